@@ -1,0 +1,52 @@
+"""Inter-process communication in which every piece of memory is a file.
+
+The public modules mirror LuaIPC's, one by one:
+
+``ipcio.shm``
+    named shared memory, alive exactly as long as somebody holds it
+``ipcio.mmap``
+    memory-mapped files
+``ipcio.strfile``
+    a read-only file over a ``str`` or any buffer
+
+Each hands out :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of
+bytes.  Importing ``ipcio`` itself costs next to nothing: a module is loaded
+when it is first asked for (:pep:`562`).
+
+How the package is layered, imports running downwards only::
+
+    _cli                    the command ``ipcio``
+    shm  mmap  strfile      what calls mean: arguments, modes, who may do what
+    _direct  _memfile       the one file face that memory gets
+    _posix/                 system calls; one module per public module
+    _names  _forklock       small shared rules
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipcio import mmap, shm, strfile
+    from ipcio._memfile import MemoryFile
+
+__all__ = ["MemoryFile", "__version__", "mmap", "shm", "strfile"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "MemoryFile":
+        from ipcio._memfile import MemoryFile as value
+    elif name in __all__:
+        from importlib import import_module
+
+        return import_module(f"ipcio.{name}")  # binds itself in this module
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

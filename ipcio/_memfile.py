@@ -1,0 +1,490 @@
+"""The file face of memory: what every handle of shm, mmap and strfile is.
+
+:class:`MemoryFile` here is written over a plain `memoryview` and is complete:
+strfile uses it as it stands.  Handles over an `mmap.mmap` are the subclass in
+`ipcio._direct`, which lets the map's own C methods do the work while nothing
+special has been asked of the handle, and falls back on these methods when
+something has: a narrowed face, a position past the end, a descriptor whose
+offset the position must follow.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from operator import index
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Buffer
+
+    from ipcio._contract import Share
+
+    Memory = mmap.mmap | memoryview[int]
+    Recipe = Callable[[], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
+
+__all__ = ["InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
+
+_LINE_GUESS = 128  # bytes looked at first when a line is sought; eight times more each round
+
+
+class MemoryFile(io.RawIOBase):
+    """A fixed-size run of bytes with a position: memory as a raw binary file.
+
+    Handles come from `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile`, not from
+    this class.  A handle has every method of `io.RawIOBase`; what memory adds or
+    changes is this:
+
+    * It never grows.  `write` is all or nothing, `truncate` narrows this
+      handle's view of the memory and nothing else.
+    * It is coherent: there is no cache.  When `write` returns, every process
+      that maps the bytes sees them.
+    * `size`, `addr` (from LuaIPC) and `getbuffer` (from `io.BytesIO`) reach the
+      memory itself.  From Python 3.12 the handle is a buffer, too.
+
+    A closed handle raises `ValueError` from every method but `close`; a mode
+    that forbids the call raises `io.UnsupportedOperation`.  Closing is optional:
+    a handle that is garbage-collected closes itself without a warning.  Handles
+    may be shared between threads, each call being one step; they work on both
+    sides of a ``fork``, and pickle by attaching again (same mode, size and
+    position).
+    """
+
+    __slots__ = (
+        "_at",
+        "_base",
+        "_created",
+        "_face",
+        "_fd",
+        "_memory",
+        "_mode",
+        "_name",
+        "_recipe",
+        "_share",
+        "_shared",
+        "_size",
+    )
+
+    _memory: Memory | None  # None: closed
+    _face: memoryview[int] | None  # the bytes that this handle shows, narrowed or not
+    _size: int  # of the face
+    _at: int  # the position; may lie past the end
+    _fd: int  # the descriptor behind the memory, -1 if there is none
+    _base: int  # where in the descriptor's file the memory begins
+    _shared: bool  # fileno() was called: the descriptor's offset is the position now
+    _recipe: Recipe  # how to open this memory again, for pickle
+    _share: Share | None  # in keeping the name alive
+
+    def __init__(
+        self,
+        memory: Memory,
+        name: object,
+        mode: str,
+        recipe: Recipe,
+        *,
+        fd: int = -1,
+        base: int = 0,
+        share: Share | None = None,
+        created: bool = False,
+    ) -> None:
+        self._memory = None  # until everything below is there, closed
+        self._name = name
+        self._mode = mode
+        self._recipe = recipe
+        self._fd = fd
+        self._base = base
+        self._share = share
+        self._created = created
+        self._shared = False
+        self._at = 0
+        self._size = len(memory)
+        self._face = memoryview(memory)
+        self._memory = memory
+
+    # -- what it is ------------------------------------------------------
+
+    @property
+    def name(self) -> object:
+        """The name or path that the handle was opened by; kept after `close`."""
+        return self._name
+
+    @property
+    def mode(self) -> str:
+        """``"rb"``, ``"wb"`` or ``"rb+"``, as `io.FileIO` spells it."""
+        return self._mode
+
+    @property
+    def created(self) -> bool:
+        """Whether this very call made the memory (``exist_ok=True`` may attach instead)."""
+        return self._created
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._memory is None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"size={self._size}"
+        return f"<ipcio.MemoryFile name={self._name!r} mode={self._mode!r} {state}>"
+
+    def readable(self) -> bool:
+        """Return whether the mode allows reading."""
+        self._check_open()
+        return "w" not in self._mode
+
+    def writable(self) -> bool:
+        """Return whether the mode allows writing."""
+        self._check_open()
+        return self._mode != "rb"
+
+    def seekable(self) -> bool:
+        """Return True: memory always is."""
+        self._check_open()
+        return True
+
+    def size(self) -> int:
+        """Return the size of the file face in bytes (`truncate` narrows it)."""
+        self._check_open()
+        return self._size
+
+    def addr(self) -> int:
+        """Return the address of the first byte in this process.
+
+        It stays the same until `close`, also across `truncate`, and differs from
+        process to process.
+        """
+        import ctypes
+
+        address, length = ctypes.c_void_p(), ctypes.c_ssize_t()
+        with turn, memoryview(self._check_open()) as whole:
+            # Deprecated for C code that would keep the pointer past the buffer's
+            # life; kept for ever in the stable ABI; the one call that takes
+            # read-only memory without a struct of ours.
+            ctypes.pythonapi.PyObject_AsReadBuffer(
+                ctypes.py_object(whole), ctypes.byref(address), ctypes.byref(length)
+            )
+        return address.value or 0
+
+    def fileno(self) -> int:
+        """Return the descriptor behind the memory; it stays the handle's own.
+
+        From the first call on, the position of the handle and the offset of the
+        descriptor are one (for a map at an offset: ``offset + position``), so that
+        ``os.sendfile``, ``subprocess`` or ``numpy.fromfile`` begin where the handle
+        stands and the handle goes on where they stopped.  That costs a system call
+        or two per operation; a handle never asked does not pay.
+
+        It is not the descriptor that keeps a shared name alive, so ``flock`` and
+        ``lockf`` on it are the caller's to use.  Raises `io.UnsupportedOperation`
+        where there is none (strfile).
+        """
+        with turn:
+            self._check_open()
+            if self._fd < 0:
+                raise io.UnsupportedOperation("fileno: this memory has no descriptor")
+            if not self._shared:
+                position = self._where()
+                self._shared = True
+                self._go(position)
+            return self._fd
+
+    # -- position --------------------------------------------------------
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        with turn:
+            self._check_open()
+            return self._where()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to `offset` bytes from the start, the position or the end; return the new position.
+
+        Past the end is allowed: `read` gives ``b""`` there, and a `write` that is
+        not empty fails.  Before 0 is an error that is both a `ValueError` (as from
+        `io.BytesIO`) and an ``OSError(EINVAL)`` (as from `io.FileIO`), and the
+        handle does not move.
+        """
+        offset = index(offset)
+        with turn:
+            self._check_open()
+            if whence == os.SEEK_SET:
+                target = offset
+            elif whence == os.SEEK_CUR:
+                target = self._where() + offset
+            elif whence == os.SEEK_END:
+                target = self._size + offset
+            else:
+                raise InvalidSeekError(errno.EINVAL, f"invalid whence ({whence!r}, should be 0, 1 or 2)", self._name)
+            if target < 0:
+                raise InvalidSeekError(errno.EINVAL, f"negative seek position {target}", self._name)
+            if target + self._base > sys.maxsize:
+                raise OverflowError(f"seek position {target} is too large")
+            self._go(target)
+            return target
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Narrow this handle's face to `size` bytes (default: the position); return `size`.
+
+        A position beyond the new end is moved to it.  The memory itself and every
+        other handle stay as they are; there is no way back but another handle.
+        More than `size()` or less than 0 is a `ValueError`.
+        """
+        wanted = None if size is None else index(size)
+        with turn:
+            self._check_open()
+            position = self._where()
+            if wanted is None:
+                wanted = position
+            if not 0 <= wanted <= self._size:
+                raise ValueError(f"cannot truncate to {wanted} bytes: memory of {self._size} bytes only narrows")
+            if wanted < self._size:
+                self._narrow(wanted)
+            if position > wanted:
+                self._go(wanted)
+            return wanted
+
+    # -- reading ---------------------------------------------------------
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes (all that is left if negative or None); ``b""`` at the end.
+
+        Never short while bytes are left, unlike other raw files.
+        """
+        count = -1 if size is None else index(size)
+        with turn:
+            face = self._check_readable()
+            start = self._where()
+            stop = self._size if count < 0 else min(start + count, self._size)
+            if start >= stop:
+                return b""
+            data = face[start:stop].tobytes()
+            self._go(stop)
+            return data
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        """Same as `read`; there so that `io.TextIOWrapper` needs no buffer between."""
+        return self.read(size)
+
+    def readall(self) -> bytes:
+        """Read from the position to the end."""
+        return self.read()
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Read into a writable contiguous `buffer`; return how many bytes, 0 at the end."""
+        target = writable_bytes(buffer)
+        with turn:
+            face = self._check_readable()
+            start = self._where()
+            count = min(len(target), self._size - start)
+            if count <= 0:
+                return 0
+            target[:count] = face[start : start + count]
+            self._go(start + count)
+            return count
+
+    def readinto1(self, buffer: Buffer, /) -> int:
+        """Same as `readinto`."""
+        return self.readinto(buffer)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        r"""Read up to and including the next ``b"\n"``, at most `size` bytes if not negative."""
+        limit = -1 if size is None else index(size)
+        with turn:
+            face = self._check_readable()
+            start = self._where()
+            stop = self._size if limit < 0 else min(start + limit, self._size)
+            if start >= stop:
+                return b""
+            line = _line(face, start, stop)
+            self._go(start + len(line))
+            return line
+
+    # -- writing ---------------------------------------------------------
+
+    def write(self, data: Buffer, /) -> int:
+        """Write all of `data`, any contiguous bytes-like object, and return its size in bytes.
+
+        All or nothing: what does not fit before the end raises ``OSError(ENOSPC)``
+        and changes neither the bytes nor the position.
+        """
+        source = memoryview(data)
+        with turn:
+            memory = self._check_open()
+            if self._mode == "rb":
+                raise io.UnsupportedOperation("not writable")
+            start, count = self._where(), source.nbytes
+            if not count:
+                return 0
+            if start + count > self._size:
+                raise OSError(
+                    errno.ENOSPC,
+                    f"{os.strerror(errno.ENOSPC)}: {count} bytes do not fit at {start} of {self._size}",
+                    self._name,
+                )
+            # A map takes any contiguous buffer; a memoryview would insist on its own format.
+            memory[start : start + count] = source
+            self._go(start + count)
+            return count
+
+    def flush(self) -> None:
+        """Do nothing: there is no cache.  (Over a mapped file: ``msync``, see `ipcio.mmap`.)"""
+        self._check_open()
+
+    # -- the memory itself -----------------------------------------------
+
+    def getbuffer(self) -> memoryview[int]:
+        """Return a `memoryview` of the face, without a copy; read-only where the handle is.
+
+        Views may outlive `close`: the memory stays mapped until the last is gone.
+        """
+        with turn:
+            whole = memoryview(self._check_open())[: self._size]
+            return whole.toreadonly() if self._mode == "rb" else whole
+
+    def __buffer__(self, _flags: int, /) -> memoryview[int]:
+        return self.getbuffer()
+
+    # -- the end ---------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the handle, its descriptor and its share of the name.  A second call does nothing.
+
+        Views from `getbuffer` stay valid and keep the memory mapped.
+        """
+        self._finish(self._unmap)
+
+    def __del__(self) -> None:
+        # Quietly, and only letting go of the memory: in ``shm.attach("x").read()`` the
+        # handle is gone before the call that it was asked for, and in ``for line in
+        # mmap.open(path)`` before the first line.
+        try:
+            if self._memory is not None:
+                self._finish(self._let_go)
+        except Exception:  # nobody could catch it
+            pass
+
+    def _finish(self, part: Callable[[], None]) -> None:
+        with turn:
+            if self._memory is None:
+                return
+            fd, share = self._fd, self._share
+            try:
+                part()
+            finally:
+                self._memory = self._face = self._share = None
+                self._fd = -1
+                try:
+                    if fd >= 0:
+                        os.close(fd)
+                finally:
+                    if share is not None:
+                        share.give_up()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with turn:
+            self._check_open()
+            return _reopen, (*self._recipe(), self._size, self.tell())
+
+    # -- for the subclass ------------------------------------------------
+
+    def _check_open(self) -> Memory:
+        memory = self._memory
+        if memory is None:
+            raise ValueError("I/O operation on closed file.")
+        return memory
+
+    def _check_readable(self) -> memoryview[int]:
+        self._check_open()
+        if self._mode == "wb":
+            raise io.UnsupportedOperation("not readable")
+        assert self._face is not None
+        return self._face
+
+    def _where(self) -> int:
+        """The position; once the descriptor is shared, its offset is the truth."""
+        if self._shared:
+            self._at = max(os.lseek(self._fd, 0, os.SEEK_CUR) - self._base, 0)
+        return self._at
+
+    def _go(self, position: int) -> None:
+        if self._shared:
+            os.lseek(self._fd, self._base + position, os.SEEK_SET)
+        self._at = position
+
+    def _narrow(self, size: int) -> None:
+        assert self._face is not None
+        self._face = self._face[:size]
+        self._size = size
+
+    def _let_go(self) -> None:
+        """Drop the memory; it goes when nobody else has it."""
+        if self._face is not None:
+            self._face.release()
+        self._memory = self._face = None
+
+    def _unmap(self) -> None:
+        """Drop the memory, now where that can be."""
+        self._let_go()
+
+
+class InvalidSeekError(OSError, ValueError):
+    """A seek before 0: what `io.FileIO` raises and what `io.BytesIO` raises, at once."""
+
+
+def writable_bytes(buffer: Buffer) -> memoryview[int]:
+    """View `buffer`, writable and contiguous but of any format, as bytes."""
+    view = memoryview(buffer)
+    if view.readonly:
+        raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__!r}")
+    if not view.c_contiguous:
+        raise BufferError("readinto() argument must be C-contiguous")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    return raw_bytes(view)
+
+
+def raw_bytes(view: memoryview[Any]) -> memoryview[int]:
+    """View any contiguous buffer as bytes; `memoryview.cast` refuses big-endian and structured items."""
+    from pickle import PickleBuffer
+
+    return PickleBuffer(view).raw()
+
+
+def _line(face: memoryview[int], start: int, stop: int) -> bytes:
+    """The line at `start`, its newline included, or what there is before `stop`.
+
+    Looks at a little first and at eight times more each round, so that what is
+    copied stays in proportion to the line.
+    """
+    span = _LINE_GUESS
+    while True:
+        end = min(start + span, stop)
+        piece = face[start:end].tobytes()
+        cut = piece.find(b"\n") + 1
+        if cut:
+            return piece[:cut]
+        if end == stop:
+            return piece
+        span *= 8
+
+
+def _reopen(opener: Callable[..., MemoryFile], arguments: tuple[Any, ...], size: int, position: int) -> MemoryFile:
+    """Unpickle: attach again and stand where the pickled handle stood."""
+    handle = opener(*arguments)
+    try:
+        handle.truncate(size)
+        handle.seek(position)
+    except BaseException:
+        handle.close()
+        raise
+    return handle
+
+

@@ -1,0 +1,83 @@
+"""Mapping files, and descriptors in general."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ipcio._forklock import turn
+
+if TYPE_CHECKING:
+    from ipcio._contract import Mapping
+
+__all__ = ["map_descriptor", "open", "path_of"]
+
+
+def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
+    """Map `size` bytes of the object open as `fd`, shared."""
+    access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, access=access, offset=offset, trackfd=False)
+    return mmap.mmap(fd, size, access=access, offset=offset)
+
+
+def open(file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
+    """See `ipcio._contract.MmapBackend`."""
+    with turn:
+        fd = _open_descriptor(file, writable)
+        try:
+            return _map_part(file, fd, writable, offset, size), fd, None
+        except BaseException:
+            os.close(fd)
+            raise
+
+
+def path_of(fd: int) -> str:
+    """See `ipcio._contract.MmapBackend`."""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    try:
+        if os.path.samestat(os.stat(path), os.fstat(fd)):
+            return path
+    except FileNotFoundError:
+        pass
+    raise TypeError("cannot pickle a map of a file that has no path (any more)")
+
+
+def _open_descriptor(file: Any, writable: bool) -> int:
+    """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
+    access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    if not isinstance(file, int):
+        return os.open(file, access)
+    held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+    if held == os.O_WRONLY or (writable and held != os.O_RDWR):
+        wanted = "reading and writing" if writable else "reading"
+        raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
+    try:
+        return os.open(f"/proc/self/fd/{file}", access)
+    except OSError:  # no /proc, or permissions have changed since: share the offset then
+        return os.dup(file)
+
+
+def _map_part(file: Any, fd: int, writable: bool, offset: int, size: int) -> mmap.mmap | None:
+    info = os.fstat(fd)
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.ENODEV, "only a regular file can be mapped", file)
+    if offset + size > info.st_size:
+        raise ValueError(
+            f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}"
+        )
+    size = size or info.st_size - offset
+    if not size:
+        return None
+    try:
+        return map_descriptor(fd, size, writable=writable, offset=offset)
+    except OSError as error:
+        error.filename = file
+        raise

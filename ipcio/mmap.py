@@ -1,0 +1,103 @@
+"""Memory-mapped files, as files.
+
+`open` maps a file, or a part of it, and returns a :class:`~ipcio.MemoryFile`: reads
+and writes are copies in memory, shared with every process that maps or reads the
+same file, with no system call between::
+
+    from ipcio import mmap
+
+    with mmap.open("words.txt") as h:
+        for line in h:
+            ...
+
+The size of the file never changes through a handle.  A file that *somebody else*
+cuts short while it is mapped takes the memory away under its readers, which then
+die of SIGBUS: no user-space library can prevent that.  Map files that only grow or
+are replaced by renaming.
+
+(LuaIPC: ``ipc.mmap``; POSIX: ``mmap(2)``.  Not to be confused with the standard
+library's module of the same name, on which this is built.)
+"""
+
+from __future__ import annotations
+
+import io
+import mmap as _mmap
+import os
+from operator import index
+from typing import TYPE_CHECKING
+
+from ipcio._direct import MappedFile
+from ipcio._memfile import MemoryFile
+from ipcio._posix import mmap as _chosen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, Any
+
+    from ipcio._contract import MmapBackend
+
+__all__ = ["open", "pagesize"]
+
+_backend: MmapBackend = _chosen
+
+pagesize: int = _mmap.ALLOCATIONGRANULARITY
+"""What `offset` must be a multiple of, in bytes."""
+
+_MODES = {"r": "rb", "w": "wb", "rw": "rb+"}
+
+
+def open(
+    path: str | bytes | os.PathLike[Any] | int | IO[bytes],
+    mode: str = "r",
+    offset: int = 0,
+    size: int = 0,
+) -> MemoryFile:
+    """Map `size` bytes of a file from `offset` (0: to its end) and return a handle at position 0.
+
+    path
+        A path, or an open binary file or descriptor, which may be closed
+        afterwards.  What a file object holds back in a buffer is flushed first.
+    mode
+        ``"r"`` maps read-only.  ``"rw"`` writes through to the file.  ``"w"`` does,
+        too, and the handle refuses to read (the system still needs permission for
+        both).
+
+    An empty file opens as an empty handle.  Raises the `OSError` with which the
+    system refuses the file (`PermissionError` also for a descriptor whose own mode
+    forbids it; ``ENODEV`` for what is no regular file), `ValueError` for an offset
+    that is no multiple of `pagesize` or a part that is not within the file.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be 'r', 'w' or 'rw', not {mode!r}")
+    offset, size = index(offset), index(size)
+    if offset < 0 or size < 0:
+        raise ValueError(f"offset and size must not be negative, not {offset} and {size}")
+    if offset % pagesize:
+        raise ValueError(f"offset must be a multiple of mmap.pagesize ({pagesize}), not {offset}")
+    file = _path_or_descriptor(path)
+    memory, fd, _ = _backend.open(file, writable=mode != "r", offset=offset, size=size)
+    absolute = None if isinstance(file, int) else os.path.abspath(file)
+
+    def reopen() -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+        return open, (absolute or _backend.path_of(fd), mode, offset, 0 if memory is None else len(memory))
+
+    name = getattr(path, "name", file) if hasattr(path, "fileno") else path
+    if memory is None:
+        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], reopen, fd=fd, base=offset)
+    return MappedFile(memory, name, _MODES[mode], reopen, fd=fd, base=offset)
+
+
+def _path_or_descriptor(path: Any) -> str | bytes | int:
+    if isinstance(path, (str, bytes, os.PathLike)):
+        return os.fspath(path)
+    if isinstance(path, io.TextIOBase):
+        raise TypeError("a text file cannot be mapped; pass its path, or the binary file under it (.buffer)")
+    if hasattr(path, "fileno"):
+        if not path.closed and path.writable():
+            path.flush()
+        return int(path.fileno())
+    descriptor = index(path)
+    if descriptor < 0:
+        raise ValueError(f"a descriptor must not be negative, not {descriptor}")
+    return descriptor

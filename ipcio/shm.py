@@ -1,0 +1,145 @@
+"""Named shared memory, as files.
+
+A segment is memory under a name; every process that creates or attaches it gets a
+:class:`~ipcio.MemoryFile` over the same bytes::
+
+    from ipcio import shm
+
+    with shm.create("prices", 4096) as h:      # in one process
+        h.write(b"hello")
+
+    with shm.attach("prices") as h:            # meanwhile, in any other
+        h.read(5)
+
+**How long a name lives.**  Exactly as long as some handle in some process is open.
+It does not matter who created it and who closes first.  A process that dies, by
+SIGKILL too, counts as having closed its handles.  Afterwards `attach` raises
+`FileNotFoundError` and `create` succeeds; at worst the dead bytes wait in memory
+for that next call.  The kernel keeps the count (see ``docs/design.md``): there is
+no helper process and no lock that goes stale.  ``persist=True`` opts out.
+
+**Who else can be there.**  ``shm.create("x", n)`` makes what C calls
+``shm_open("/x")``, with no header bytes: C programs, LuaIPC, ``posix_ipc`` and
+`multiprocessing.shared_memory` meet ipcio by name, in both directions.  Such
+programs hold no share in the name: an ipcio segment goes when the last *ipcio*
+handle does, and objects that they made are attached but never removed.
+
+Linux.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``.)
+"""
+
+from __future__ import annotations
+
+from operator import index
+from typing import TYPE_CHECKING
+
+from ipcio._direct import MappedFile
+from ipcio._names import check_name, invent_name
+from ipcio._posix import shm as _chosen
+
+if TYPE_CHECKING:
+    from ipcio._contract import Mapping, ShmBackend
+    from ipcio._memfile import MemoryFile
+
+__all__ = ["attach", "create", "unlink"]
+
+_backend: ShmBackend = _chosen
+
+
+def create(
+    name: str | None,
+    size: int,
+    *,
+    perm: int = 0o600,
+    persist: bool = False,
+    exist_ok: bool = False,
+    reserve: bool = True,
+) -> MemoryFile:
+    """Create a segment of `size` bytes, all zero, and return a handle open for reading and writing.
+
+    name
+        One word, without a slash; ``None`` invents a unique one, found in the
+        handle's ``name``.
+    perm
+        The permission bits of the new object, whatever the umask.
+    persist
+        The segment stays until `unlink`, whoever holds it.
+    exist_ok
+        Attach instead if the name lives, without a race; the handle's ``created``
+        tells which.  An existing segment may be larger, but not smaller.
+    reserve
+        Have the memory set aside now, so that a full ``/dev/shm`` is an error here
+        and not a SIGBUS later.  ``False`` makes a sparse segment.
+
+    Raises `FileExistsError` if the name lives, ``OSError(ENOSPC)`` if the memory
+    cannot be had, `PermissionError` if a dead segment of another user is in the
+    way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes, `ValueError`
+    or `TypeError` for a malformed argument.  Whenever it raises, nothing was made.
+    """
+    if name is not None:
+        check_name(name)
+    size = index(size)
+    if size <= 0:
+        raise ValueError(f"size must be at least 1 byte, not {size}")
+    perm = index(perm)
+    if not 0 <= perm <= 0o777:
+        raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
+    while True:
+        wanted = invent_name() if name is None else name
+        try:
+            made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
+            return _handle(made, wanted, "rb+", created=True)
+        except FileExistsError:
+            if name is None:
+                continue
+            if not exist_ok:
+                raise
+        try:
+            handle = attach(wanted)
+        except FileNotFoundError:  # gone since: our turn to create
+            continue
+        if handle.size() < size:
+            held = handle.size()
+            handle.close()
+            raise ValueError(f"segment {name!r} exists with {held} bytes, fewer than the {size} asked for")
+        return handle
+
+
+def attach(name: str, mode: str = "rw") -> MemoryFile:
+    """Return a handle on an existing segment, at position 0.
+
+    `mode` ``"rw"`` reads and writes; ``"r"`` maps the memory read-only.
+
+    A segment that ipcio made is never seen half-made.  What others put under the
+    name is checked before it is mapped.  Raises `FileNotFoundError` if the name
+    does not live, `PermissionError` if its permissions forbid the mode, another
+    `OSError` if there is something else under the name (a directory, a link, a
+    FIFO, an empty object), `ValueError` or `TypeError` for a malformed argument.
+    """
+    check_name(name)
+    if mode not in {"r", "rw"}:
+        raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
+    return _handle(_backend.attach(name, writable=mode == "rw"), name, "rb+" if mode == "rw" else "rb", created=False)
+
+
+def unlink(name: str) -> None:
+    """Remove `name` now; open handles keep their memory, and the name is free for others.
+
+    The only way to remove a persistent segment or one that ipcio did not make;
+    all others go by themselves.  Raises `FileNotFoundError` if the name does not
+    live.  (POSIX: ``shm_unlink(3)``.)
+    """
+    _backend.unlink(check_name(name))
+
+
+def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
+    memory, fd, share = mapping
+    assert memory is not None  # no segment is empty
+    return MappedFile(
+        memory,
+        name,
+        mode,
+        lambda: (attach, (name, "r" if mode == "rb" else "rw")),
+        fd=fd,
+        share=share,
+        created=created,
+    )

@@ -1,0 +1,125 @@
+"""What every test gets: names of its own, and proof that nothing is left after it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing.resource_tracker
+import os
+import threading
+
+import pytest
+
+from peers import Peer
+
+SHM = "/dev/shm"
+
+_numbers = itertools.count()
+
+
+def shm_names() -> set[str]:
+    return set(os.listdir(SHM))
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors of this process and what each one is."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # the one that listdir itself had open
+            pass
+    return found
+
+
+def children() -> set[int]:
+    """The processes, zombies included, whose parent is this one."""
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as listing:
+            found |= {int(pid) for pid in listing.read().split()}
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def standing_processes():
+    """Start what multiprocessing starts once and keeps, so that no test is blamed for it."""
+    multiprocessing.resource_tracker.ensure_running()
+    return {multiprocessing.resource_tracker._resource_tracker._pid}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(standing_processes):
+    """Fail the test that leaves a descriptor, a child or a thread behind."""
+    gc.collect()
+    before = descriptors(), children(), set(threading.enumerate())
+    yield
+    gc.collect()
+    left = descriptors()
+    assert not {fd: what for fd, what in left.items() if fd not in before[0]}, "descriptors left open"
+    assert not children() - before[1] - standing_processes, "children left"
+    assert not set(threading.enumerate()) - before[2], "threads left"
+
+
+@pytest.fixture
+def unique(request):
+    """Make names that no other test, process or run uses; fail if one of them is left at the end."""
+    made = []
+
+    def make(suffix: str = "") -> str:
+        made.append(f"ipcio-test-{os.getpid()}-{next(_numbers)}{suffix}")
+        return made[-1]
+
+    yield make
+    gc.collect()
+    left = shm_names() & {*made, *(f"sem.{name}" for name in made)}
+    for name in left:
+        os.unlink(f"{SHM}/{name}") if not os.path.isdir(f"{SHM}/{name}") else os.rmdir(f"{SHM}/{name}")
+    assert not left, "names left in /dev/shm"
+
+
+@pytest.fixture
+def name(unique):
+    """One such name."""
+    return unique()
+
+
+@pytest.fixture
+def peer():
+    """Start other Python processes, each reaped at the end; see `peers.Peer`."""
+    started = []
+
+    def start(*arguments, **options) -> Peer:
+        started.append(Peer(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def pytest_sessionstart(session):
+    session.config.shm_before = shm_names()
+
+
+def pytest_sessionfinish(session):
+    """Fail the whole run if it left a name: invented names cannot be laid at one test's door."""
+    if hasattr(session.config, "workerinput"):  # a parallel worker; the controller looks at the end
+        return
+    gc.collect()
+    left = {
+        entry for entry in shm_names() - session.config.shm_before if entry.lstrip(".").startswith(("ipcio-", "sem.ipcio-"))
+    }
+    if left:
+        print(f"\nnames left in {SHM}: {sorted(left)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Where everything is installed (CI sets this variable), a skip is a failure."""
+    if os.environ.get("IPCIO_TESTS_ALLOW_SKIP", "1") == "0":
+        skipped = terminalreporter.stats.get("skipped", [])
+        if skipped:
+            terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            terminalreporter.write_line(f"{len(skipped)} tests skipped where none may be", red=True)

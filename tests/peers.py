@@ -1,0 +1,108 @@
+"""A second Python process to talk to: it runs what it is told, line by line, and is always reaped."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+DEADLINE = 30  # seconds until a silent peer is a failed test
+
+_LOOP = """
+import json, sys
+scope = {}
+exec("import io, os, signal, time; from ipcio import shm, mmap, strfile", scope)
+for line in sys.stdin:
+    kind, code = json.loads(line)
+    try:
+        if kind == "ask":
+            answer = ["value", repr(eval(code, scope))]
+        else:
+            exec(code, scope)
+            answer = ["value", "None"]
+    except BaseException as error:
+        answer = ["error", [type(error).__name__, str(error), getattr(error, "errno", None)]]
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class PeerError(Exception):
+    """What the peer raised: `kind` is the class name, `errno` its number if it has one."""
+
+    def __init__(self, kind: str, text: str, errno: int | None) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.errno = errno
+
+
+class Peer:
+    """A Python process that has imported ipcio.
+
+    ``run(code)`` executes statements there, ``ask(expression)`` returns a literal
+    value; ``send`` and ``answer`` are the two halves of ``ask``, for a peer that is
+    to block meanwhile.  `python` may be another interpreter.
+    """
+
+    def __init__(self, *setup: str, python: str = sys.executable, user: int | None = None) -> None:
+        self.process = subprocess.Popen(
+            [python, "-u", "-c", _LOOP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            user=user,
+            group=user,
+            extra_groups=[] if user is not None else None,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        self.pid = self.process.pid
+        for code in setup:
+            self.run(code)
+
+    def send(self, kind: str, code: str) -> None:
+        self.process.stdin.write(json.dumps([kind, code]) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        watchdog = threading.Timer(DEADLINE, self.process.kill)
+        watchdog.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+        if not line:
+            raise AssertionError(f"the peer died (status {self.process.wait()})")
+        kind, content = json.loads(line)
+        if kind == "error":
+            raise PeerError(*content)
+        return ast.literal_eval(content)
+
+    def run(self, code: str) -> None:
+        self.send("run", code)
+        self.answer()
+
+    def ask(self, expression: str):
+        self.send("ask", expression)
+        return self.answer()
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """Kill it and wait until it is gone; return its status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+    def stop(self) -> None:
+        """Let it end by itself (atexit runs), or make it; close the pipes."""
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
