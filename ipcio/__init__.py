@@ -36,16 +36,13 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name == "MemoryFile":
-        from ipcio._memfile import MemoryFile as value
-    elif name in __all__:
-        from importlib import import_module
+    from importlib import import_module
 
-        return import_module(f"ipcio.{name}")  # binds itself in this module
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    if name == "MemoryFile":
+        return import_module("ipcio._memfile").MemoryFile
+    if name in __all__:
+        return import_module(f"ipcio.{name}")  # which binds itself here, once and for all
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
-    import os
 
 __all__ = ["Mapping", "MmapBackend", "Share", "ShmBackend"]
 

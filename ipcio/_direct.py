@@ -1,14 +1,15 @@
-"""The file face over an `mmap.mmap`, with the map's own C methods doing the work.
+"""The file face over memory that comes with C methods of its own: an `mmap.mmap`, or `io.BytesIO` over `bytes`.
 
-`MappedFile` adds to `MemoryFile` what a map can do.  `DirectFile` is the same
-handle while nothing special has been asked of it: all of the map is shown, the
-position lies in it, nobody was given the descriptor.  Then the map keeps the
+Such an object, the *cursor*, reads, writes and finds lines in C and keeps a position.
+`CursorFile` is a `MemoryFile` that knows of its cursor.  `DirectFile` is the same
+handle while nothing special has been asked of it: all of the memory is shown, the
+position lies in it, nobody was given the descriptor.  Then the cursor keeps the
 position; ``read`` and ``tell`` *are* its bound methods, so that no Python frame
-stands between the caller and C; ``seek`` and ``write`` are one frame, because
-only there can the map's answer differ from a file's (past the end, before 0,
-what does not fit).
+stands between the caller and C; ``seek`` and ``write`` are one frame, because only
+there can the answer of a map differ from a file's (past the end, before 0, what
+does not fit).
 
-A handle moves between the two by changing its class, in `MappedFile._go` and
+A handle moves between the two by changing its class, in `CursorFile._go` and
 nowhere else.  The fast methods need not check anything that way.  (A subclass of
 both `io.RawIOBase` and `mmap.mmap` would need no tricks, but their layouts
 conflict.)
@@ -19,11 +20,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._forklock import turn
-from ipcio._memfile import MemoryFile, writable_bytes
+from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
 
 if TYPE_CHECKING:
     import mmap
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from ipcio._memfile import Recipe
 
-__all__ = ["MappedFile"]
+__all__ = ["CursorFile"]
 
 # Above this many bytes one copy through a view beats two through a bytes object.
 _COPY_TWICE = 65536
@@ -44,29 +43,47 @@ _COPY_TWICE = 65536
 _CLOSES_SAFELY = sys.version_info >= (3, 11)
 
 
-class MappedFile(MemoryFile):
-    """Memory that is an `mmap.mmap`, whatever was asked of the handle."""
+class CursorFile(MemoryFile):
+    """Memory with a cursor, whatever was asked of the handle."""
 
-    # The map's methods, which DirectFile shows under their public names.  The
+    # The cursor's methods, which DirectFile shows under their public names.  The
     # slots are here because only classes of one layout can change places.
-    __slots__ = ("_cursor", "_map_read", "_map_readline", "_map_seek", "_map_tell", "_map_write")
+    __slots__ = (
+        "_cursor",
+        "_cursor_read",
+        "_cursor_readline",
+        "_cursor_seek",
+        "_cursor_tell",
+        "_cursor_write",
+        "_left",
+    )
 
-    _memory: mmap.mmap | None
-    _cursor: int  # where we left the map's own position
+    _cursor: Any
+    _left: int  # where we left the cursor
 
-    def __init__(self, memory: mmap.mmap, name: object, mode: str, recipe: Recipe, **details: Any) -> None:
+    def __init__(
+        self,
+        memory: mmap.mmap | memoryview[int],
+        name: object,
+        mode: str,
+        recipe: Recipe,
+        *,
+        cursor: mmap.mmap | io.BytesIO,
+        **details: Any,
+    ) -> None:
         super().__init__(memory, name, mode, recipe, **details)
-        self._cursor = 0
-        self._map_tell: Callable[[], int] = memory.tell
-        self._map_seek: Callable[..., int] = memory.seek
-        self._map_read: Callable[..., bytes] = memory.read
-        self._map_readline: Callable[[], bytes] = memory.readline
-        self._map_write: Callable[[Buffer], int] = memory.write
+        self._cursor = cursor
+        self._left = 0
+        self._cursor_tell: Callable[[], int] = cursor.tell
+        self._cursor_seek: Callable[..., Any] = cursor.seek
+        self._cursor_read: Callable[..., bytes] = cursor.read
+        self._cursor_readline: Callable[[], bytes] = cursor.readline
+        self._cursor_write: Callable[[Buffer], int] = cursor.write
         if mode == "wb":
-            self._map_read = self._map_readline = _not_readable
+            self._cursor_read = self._cursor_readline = _not_readable
         elif mode == "rb":
-            self._map_write = _not_writable
-        self.__class__ = DirectFile
+            self._cursor_write = _not_writable
+        _become(self, DirectFile)
 
     def flush(self) -> None:
         """Write the changes through to the file (``msync``); nothing to do on read-only memory.
@@ -75,35 +92,34 @@ class MappedFile(MemoryFile):
         change at once, and the system writes it back in its own time.  Raises
         `OSError` when the storage fails.
         """
-        memory = self._map()
+        memory = self._check_open()
         if self._mode != "rb":
             with memoryview(memory):  # so that a close() elsewhere cannot unmap meanwhile
-                memory.flush()
+                self._cursor.flush()
 
-    def _map(self) -> mmap.mmap:
-        self._check_open()
-        assert self._memory is not None
-        return self._memory
+    def __iter__(self) -> Iterator[bytes]:
+        self._check_readable()
+        return self
 
-    # An iterator that DirectFile made reads from the map itself, and the handle may
-    # leave that state under it: ``for line in h: os.fstat(h.fileno())``.  So the
-    # map's position is kept where the handle's is, and its own moves are noticed.
+    # An iterator that DirectFile made reads from the cursor, and the handle may leave
+    # that state under it: ``for line in h: os.fstat(h.fileno())``.  So the cursor is
+    # kept where the handle's position is, and its own moves are noticed.
 
     def _where(self) -> int:
-        reached = self._map().tell()
-        if reached != self._cursor:
+        reached = self._cursor_tell()
+        if reached != self._left:
             self._go(reached)
         return super()._where()
 
     def _go(self, position: int) -> None:
         super()._go(position)
-        memory = self._map()
-        whole = self._size == len(memory)
+        end = len(self._check_open())
+        whole = self._size == end
         # On a narrowed face such iterators end: they know nothing of the new end.
-        self._cursor = min(position, len(memory)) if whole else len(memory)
-        memory.seek(self._cursor)
-        direct = whole and not self._shared and position == self._cursor
-        self.__class__ = DirectFile if direct else MappedFile
+        self._left = min(position, end) if whole else end
+        self._cursor_seek(self._left)
+        direct = whole and not self._shared and position == self._left
+        _become(self, DirectFile if direct else CursorFile)
 
     def _narrow(self, size: int) -> None:
         position = self._where()
@@ -111,68 +127,70 @@ class MappedFile(MemoryFile):
         self._go(position)
 
     def _unmap(self) -> None:
-        memory = self._map()
+        cursor = self._cursor
         self._let_go()
         try:
             if _CLOSES_SAFELY:
-                memory.close()
+                cursor.close()
                 return
         except BufferError:  # views are alive; the last of them unmaps
             pass
-        memory.seek(0, os.SEEK_END)  # nothing left for an iterator that somebody kept
+        cursor.seek(0, os.SEEK_END)  # nothing left for an iterator that somebody kept
 
     def _let_go(self) -> None:
         super()._let_go()
-        self.__class__ = MappedFile
-        self._map_tell = self._map_seek = self._map_read = self._map_readline = self._map_write = _closed
+        self._cursor = None
+        self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
+        self._cursor_readline = self._cursor_write = _closed
+        _become(self, CursorFile)
 
 
-class DirectFile(MappedFile):
-    """All of a map and nothing else asked.
+class DirectFile(CursorFile):
+    """All of the memory and nothing else asked.
 
-    A fallback names `MappedFile`, for another thread may change the class under a
-    running method, and ``super()`` would then refuse.  MappedFile's methods are
+    A fallback names `CursorFile`, for another thread may change the class under a
+    running method, and ``super()`` would then refuse.  CursorFile's methods are
     right in both states.
     """
 
     __slots__ = ()
 
     if not TYPE_CHECKING:  # for the checkers these are the methods of MemoryFile
-        tell = MappedFile._map_tell
-        read = read1 = readall = MappedFile._map_read
+        tell = CursorFile._cursor_tell
+        read = read1 = readall = CursorFile._cursor_read
 
     if sys.version_info >= (3, 13):
 
         def seek(self, *where: int) -> int:
             try:
-                return self._map_seek(*where)  # cheapest: this tuple is what C is called with
+                return self._cursor_seek(*where)  # cheapest: this tuple is what C is called with
             except ValueError:
                 pass
-            return MappedFile.seek(self, *where)
+            return CursorFile.seek(self, *where)
 
     else:  # there mmap.seek returns None
 
         def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
             try:
                 if whence == os.SEEK_SET:
-                    self._memory.seek(offset)  # type: ignore[union-attr]
+                    self._cursor.seek(offset)
                     return offset + 0
             except (ValueError, TypeError, AttributeError):
                 pass
-            return MappedFile.seek(self, offset, whence)
+            return CursorFile.seek(self, offset, whence)
 
     def write(self, data: Buffer, /) -> int:
         try:
-            return self._map_write(data)
+            return self._cursor_write(data)
         except ValueError:
             pass
-        return MappedFile.write(self, data)
+        return CursorFile.write(self, data)
 
     def readinto(self, buffer: Buffer, /) -> int:
         target = writable_bytes(buffer)
         if len(target) > _COPY_TWICE:
-            return MappedFile.readinto(self, target)
-        data = self._map_read(len(target))
+            return CursorFile.readinto(self, target)
+        data = self._cursor_read(len(target))
         count = len(data)
         target[:count] = data
         return count
@@ -180,12 +198,16 @@ class DirectFile(MappedFile):
     readinto1 = readinto
 
     def readline(self, *size: int | None) -> bytes:
-        if size and size[0] is not None and index(*size) >= 0:
-            return MappedFile.readline(self, *size)
-        return self._map_readline()
+        if size:
+            return CursorFile.readline(self, *size)
+        return self._cursor_readline()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._map_readline, b"")
+        return iter(self._cursor_readline, b"")
+
+
+def _become(handle: Any, kind: type[CursorFile]) -> None:
+    handle.__class__ = kind
 
 
 def _not_readable(*_: object) -> NoReturn:
@@ -197,4 +219,4 @@ def _not_writable(*_: object) -> NoReturn:
 
 
 def _closed(*_: object) -> NoReturn:
-    raise ValueError("I/O operation on closed file.")
+    raise ValueError(CLOSED)

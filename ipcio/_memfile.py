@@ -21,7 +21,7 @@ from ipcio._forklock import turn
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from typing_extensions import Buffer
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     Memory = mmap.mmap | memoryview[int]
     Recipe = Callable[[], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
 
-__all__ = ["InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
+__all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
+
+CLOSED = "I/O operation on closed file."  # the io module's words
 
 _LINE_GUESS = 128  # bytes looked at first when a line is sought; eight times more each round
 
@@ -307,6 +309,30 @@ class MemoryFile(io.RawIOBase):
             self._go(start + len(line))
             return line
 
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over the lines from the position on, which moves along."""
+        self._check_readable()
+        return self._lines()
+
+    def _lines(self) -> Iterator[bytes]:
+        # What `readline` does, for memory that has neither descriptor nor cursor, in as
+        # few steps as can be: looking again each time is what makes it coherent.
+        while True:
+            with turn:
+                face, start = self._face, self._at
+                if face is None:
+                    raise ValueError(CLOSED)
+                line = face[start : start + _LINE_GUESS].tobytes()
+                cut = line.find(b"\n") + 1
+                if cut:
+                    line = line[:cut]
+                elif len(line) == _LINE_GUESS:
+                    line = _line(face, start, self._size)
+                self._at = start + len(line)
+            if not line:
+                return
+            yield line
+
     # -- writing ---------------------------------------------------------
 
     def write(self, data: Buffer, /) -> int:
@@ -335,7 +361,7 @@ class MemoryFile(io.RawIOBase):
             return count
 
     def flush(self) -> None:
-        """Do nothing: there is no cache.  (Over a mapped file: ``msync``, see `ipcio.mmap`.)"""
+        """Do nothing, for there is no cache.  Handles of `ipcio.mmap` write through to the file (``msync``)."""
         self._check_open()
 
     # -- the memory itself -----------------------------------------------
@@ -368,7 +394,7 @@ class MemoryFile(io.RawIOBase):
         try:
             if self._memory is not None:
                 self._finish(self._let_go)
-        except Exception:  # nobody could catch it
+        except Exception:  # noqa: BLE001, S110 -- nobody could catch it
             pass
 
     def _finish(self, part: Callable[[], None]) -> None:
@@ -398,7 +424,7 @@ class MemoryFile(io.RawIOBase):
     def _check_open(self) -> Memory:
         memory = self._memory
         if memory is None:
-            raise ValueError("I/O operation on closed file.")
+            raise ValueError(CLOSED)
         return memory
 
     def _check_readable(self) -> memoryview[int]:

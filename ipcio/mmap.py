@@ -27,7 +27,7 @@ import os
 from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._direct import MappedFile
+from ipcio._direct import CursorFile
 from ipcio._memfile import MemoryFile
 from ipcio._posix import mmap as _chosen
 
@@ -85,7 +85,7 @@ def open(
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     if memory is None:
         return MemoryFile(memoryview(bytearray()), name, _MODES[mode], reopen, fd=fd, base=offset)
-    return MappedFile(memory, name, _MODES[mode], reopen, fd=fd, base=offset)
+    return CursorFile(memory, name, _MODES[mode], reopen, fd=fd, base=offset, cursor=memory)
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:

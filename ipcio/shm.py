@@ -32,7 +32,7 @@ from __future__ import annotations
 from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._direct import MappedFile
+from ipcio._direct import CursorFile
 from ipcio._names import check_name, invent_name
 from ipcio._posix import shm as _chosen
 
@@ -81,7 +81,7 @@ def create(
     if size <= 0:
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = index(perm)
-    if not 0 <= perm <= 0o777:
+    if perm & ~0o777:
         raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
     while True:
         wanted = invent_name() if name is None else name
@@ -134,11 +134,12 @@ def unlink(name: str) -> None:
 def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
     assert memory is not None  # no segment is empty
-    return MappedFile(
+    return CursorFile(
         memory,
         name,
         mode,
         lambda: (attach, (name, "r" if mode == "rb" else "rw")),
+        cursor=memory,
         fd=fd,
         share=share,
         created=created,

@@ -182,10 +182,9 @@ def remove(path: str) -> None:
             os.unlink(path)  # not one of ours; the system says what it thinks of it
             return
         try:
-            if is_marked(os.fstat(fd)):
-                # Dead: opening again tells that the name is free.  Neither lock: a reaper.
-                if bury(path, fd) or not _lock(fd, _SHARED):
-                    continue
+            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
+            if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
+                continue
             os.unlink(path)
             return
         finally:

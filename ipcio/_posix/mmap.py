@@ -29,9 +29,9 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 def open(file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
     """See `ipcio._contract.MmapBackend`."""
     with turn:
-        fd = _open_descriptor(file, writable)
+        fd = _open_descriptor(file, writable=writable)
         try:
-            return _map_part(file, fd, writable, offset, size), fd, None
+            return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
         except BaseException:
             os.close(fd)
             raise
@@ -48,7 +48,7 @@ def path_of(fd: int) -> str:
     raise TypeError("cannot pickle a map of a file that has no path (any more)")
 
 
-def _open_descriptor(file: Any, writable: bool) -> int:
+def _open_descriptor(file: Any, *, writable: bool) -> int:
     """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
     access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if not isinstance(file, int):
@@ -63,7 +63,7 @@ def _open_descriptor(file: Any, writable: bool) -> int:
         return os.dup(file)
 
 
-def _map_part(file: Any, fd: int, writable: bool, offset: int, size: int) -> mmap.mmap | None:
+def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> mmap.mmap | None:
     info = os.fstat(fd)
     if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)

@@ -40,7 +40,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
             if os.access(path, os.F_OK) and not lifetime.bury_dead(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             fd, source, temporary = _make_nameless()
-            _allocate(fd, size, reserve)
+            _allocate(fd, size, reserve=reserve)
             if not persist:
                 share = lifetime.take(path, source)
             os.fchmod(fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
@@ -61,12 +61,13 @@ def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     path = f"{_DIRECTORY}/{name}"
     flags = _ATTACH | (os.O_RDWR if writable else os.O_RDONLY)
-    fd, share = -1, None
+    fd, size, share = -1, 0, None
     with turn:
         try:
             for _ in lifetime.attempts(path):
                 fd = os.open(path, flags)
                 info = os.fstat(fd)
+                size = info.st_size
                 if not lifetime.is_marked(info):
                     _check_foreign(info)
                     break
@@ -74,7 +75,7 @@ def attach(name: str, *, writable: bool) -> Mapping:
                     break
                 os.close(fd)
                 fd = -1
-            return map_descriptor(fd, info.st_size, writable=writable), fd, share
+            return map_descriptor(fd, size, writable=writable), fd, share
         except BaseException as error:
             _undo(None, fd, share)
             if isinstance(error, OSError):
@@ -114,7 +115,7 @@ def _make_nameless() -> tuple[int, str, str | None]:
     return fd, temporary, temporary
 
 
-def _allocate(fd: int, size: int, reserve: bool) -> None:
+def _allocate(fd: int, size: int, *, reserve: bool) -> None:
     """Give the object its size, with memory behind every byte if `reserve`."""
     try:
         if reserve:
