@@ -10,12 +10,19 @@ import subprocess
 import sys
 import threading
 
+import ipcio
+
 DEADLINE = 30  # seconds until a silent peer is a failed test
 
 _LOOP = """
 import json, sys
 scope = {}
-exec("import io, os, signal, time; from ipcio import shm, mmap, strfile", scope)
+exec("import ctypes, encodings.ascii, gc, io, os, pickle, signal, time; from ipcio import shm, mmap, strfile", scope)
+if len(sys.argv) > 1:  # another user, who may not be able to read the interpreter's own directory
+    user, os = int(sys.argv[1]), scope["os"]
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 for line in sys.stdin:
     kind, code = json.loads(line)
     try:
@@ -44,19 +51,20 @@ class Peer:
 
     ``run(code)`` executes statements there, ``ask(expression)`` returns a literal
     value; ``send`` and ``answer`` are the two halves of ``ask``, for a peer that is
-    to block meanwhile.  `python` may be another interpreter.
+    to block meanwhile.  `python` may be another interpreter; with `user`, the peer
+    becomes that user (which takes root) once it has imported what it needs.
     """
 
     def __init__(self, *setup: str, python: str = sys.executable, user: int | None = None) -> None:
+        # Another interpreter has a standard library of its own.
+        ours = os.path.dirname(os.path.dirname(ipcio.__file__))
+        path = [entry for entry in sys.path if entry] if python == sys.executable else [ours]
         self.process = subprocess.Popen(
-            [python, "-u", "-c", _LOOP],
+            [python, "-u", "-c", _LOOP, *([] if user is None else [str(user)])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            user=user,
-            group=user,
-            extra_groups=[] if user is not None else None,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
         self.pid = self.process.pid
         for code in setup:
