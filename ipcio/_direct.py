@@ -64,7 +64,7 @@ class CursorFile(MemoryFile):
     def __init__(
         self,
         memory: mmap.mmap | memoryview[int],
-        name: object,
+        name: str | Any,
         mode: str,
         recipe: Recipe,
         *,

@@ -88,7 +88,7 @@ class MemoryFile(io.RawIOBase):
     def __init__(
         self,
         memory: Memory,
-        name: object,
+        name: str | Any,
         mode: str,
         recipe: Recipe,
         *,
@@ -114,7 +114,7 @@ class MemoryFile(io.RawIOBase):
     # -- what it is ------------------------------------------------------
 
     @property
-    def name(self) -> object:
+    def name(self) -> str | Any:
         """The name or path that the handle was opened by; kept after `close`."""
         return self._name
 
@@ -170,9 +170,7 @@ class MemoryFile(io.RawIOBase):
             # Deprecated for C code that would keep the pointer past the buffer's
             # life; kept for ever in the stable ABI; the one call that takes
             # read-only memory without a struct of ours.
-            ctypes.pythonapi.PyObject_AsReadBuffer(
-                ctypes.py_object(whole), ctypes.byref(address), ctypes.byref(length)
-            )
+            ctypes.pythonapi.PyObject_AsReadBuffer(ctypes.py_object(whole), ctypes.byref(address), ctypes.byref(length))
         return address.value or 0
 
     def fileno(self) -> int:
@@ -316,19 +314,23 @@ class MemoryFile(io.RawIOBase):
 
     def _lines(self) -> Iterator[bytes]:
         # What `readline` does, for memory that has neither descriptor nor cursor, in as
-        # few steps as can be: looking again each time is what makes it coherent.
+        # few steps as can be: looking again each time is what makes it coherent.  No
+        # lock: the interpreter switches threads at calls and backward jumps, so nothing
+        # comes between the last look at the position and its move.
         while True:
-            with turn:
-                face, start = self._face, self._at
-                if face is None:
-                    raise ValueError(CLOSED)
-                line = face[start : start + _LINE_GUESS].tobytes()
-                cut = line.find(b"\n") + 1
-                if cut:
-                    line = line[:cut]
-                elif len(line) == _LINE_GUESS:
-                    line = _line(face, start, self._size)
-                self._at = start + len(line)
+            face, start = self._face, self._at
+            if face is None:
+                raise ValueError(CLOSED)
+            line = face[start : start + _LINE_GUESS].tobytes()
+            cut = line.find(b"\n") + 1
+            if cut:
+                line = line[:cut]
+            elif len(line) == _LINE_GUESS:
+                line = _line(face, start, self._size)
+            end = start + len(line)
+            if self._at != start:
+                continue
+            self._at = end
             if not line:
                 return
             yield line
@@ -512,5 +514,3 @@ def _reopen(opener: Callable[..., MemoryFile], arguments: tuple[Any, ...], size:
         handle.close()
         raise
     return handle
-
-

@@ -21,9 +21,8 @@ def check_name(name: str) -> str:
         raise ValueError("a name must not be empty")
     if name in {".", ".."}:
         raise ValueError(f"{name!r} cannot be a name: it means a directory")
-    for character in "/\\\0":
-        if character in name:
-            raise ValueError(f"name {name!r} must not contain {character!r}; use a plain word such as 'prices'")
+    if "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"name {name!r} must not contain '/', a backslash or NUL; use a plain word such as 'prices'")
     return name
 
 

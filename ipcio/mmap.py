@@ -24,11 +24,15 @@ from __future__ import annotations
 import io
 import mmap as _mmap
 import os
+import sys
 from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import CursorFile
 from ipcio._memfile import MemoryFile
+
+if sys.platform == "win32":
+    raise ImportError("ipcio.mmap has no back end for Windows yet")
 from ipcio._posix import mmap as _chosen
 
 if TYPE_CHECKING:

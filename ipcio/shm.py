@@ -29,11 +29,15 @@ Linux.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``.)
 
 from __future__ import annotations
 
+import sys
 from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import CursorFile
 from ipcio._names import check_name, invent_name
+
+if sys.platform != "linux":
+    raise ImportError(f"ipcio.shm has no back end for {sys.platform} yet")
 from ipcio._posix import shm as _chosen
 
 if TYPE_CHECKING:

@@ -254,5 +254,5 @@ def _refuse_if_dead(path: str) -> None:
         return
     if is_marked(info) and not alive:
         raise PermissionError(
-            errno.EACCES, "a dead object of another user has this name; only its owner can remove it", path
+            errno.EACCES, "a dead object that this user may not open has the name; its owner can remove it", path
         )

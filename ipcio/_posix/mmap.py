@@ -70,9 +70,7 @@ def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> 
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.ENODEV, "only a regular file can be mapped", file)
     if offset + size > info.st_size:
-        raise ValueError(
-            f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}"
-        )
+        raise ValueError(f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}")
     size = size or info.st_size - offset
     if not size:
         return None
