@@ -1,0 +1,240 @@
+"""What is public: names, signatures, documentation; what importing costs; which module may import which."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.resources
+import inspect
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ipcio
+from ipcio import MemoryFile
+
+PACKAGE = Path(ipcio.__file__).parent
+MODULES = sorted(
+    "ipcio." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
+PUBLIC = [module for module in MODULES if "._" not in module]
+
+SIGNATURES = {
+    "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True)",
+    "ipcio.shm.attach": "(name, mode='rw')",
+    "ipcio.shm.unlink": "(name)",
+    "ipcio.mmap.open": "(path, mode='r', offset=0, size=0)",
+    "ipcio.strfile.open": "(data)",
+}
+
+# The layers, from the top: a module imports from below its own line only, and what
+# is written behind it from its own.  What only type checkers import does not count.
+LAYERS = [
+    {"ipcio.__main__": {"ipcio._cli"}, "ipcio._cli": {"ipcio._demo"}, "ipcio._demo": set()},
+    {"ipcio": set()},
+    {"ipcio.shm": set(), "ipcio.mmap": set(), "ipcio.strfile": set()},
+    {"ipcio._direct": {"ipcio._memfile"}, "ipcio._memfile": set()},
+    {
+        "ipcio._posix.shm": {"ipcio._posix", "ipcio._posix.lifetime", "ipcio._posix.mmap"},
+        "ipcio._posix.mmap": set(),
+        "ipcio._posix.lifetime": set(),
+        "ipcio._posix": set(),
+    },
+    {"ipcio._names": set(), "ipcio._forklock": set(), "ipcio._contract": set()},
+]
+
+
+@pytest.mark.parametrize("module", ["ipcio", *MODULES])
+def test_all_is_what_is_public(module):
+    """Every module says what it shows; a public one, all that is defined in it without an underscore."""
+    if module == "ipcio.__main__":
+        return  # importing it runs the command
+    found = importlib.import_module(module)
+    defined = {
+        name
+        for name, value in vars(found).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module
+    }
+    assert len(found.__all__) == len(set(found.__all__))
+    assert list(found.__all__) == sorted(found.__all__)
+    if "._" not in module:
+        assert defined <= set(found.__all__), "not in __all__"
+    for name in found.__all__:
+        getattr(found, name)
+
+
+def test_the_package_shows_its_public_modules_and_handle_types():
+    shown = {module.rpartition(".")[2] for module in PUBLIC}
+    assert set(ipcio.__all__) == shown | {"MemoryFile", "__version__"}
+    assert set(ipcio.__all__) <= set(dir(ipcio))
+    with pytest.raises(AttributeError, match="'ipcio' has no attribute 'nonsense'"):
+        ipcio.nonsense  # noqa: B018
+    with pytest.raises(ImportError):
+        from ipcio import nonsense  # noqa: F401
+
+
+def test_star_import():
+    scope = {}
+    exec("from ipcio import *", scope)
+    assert set(ipcio.__all__) <= set(scope)
+    assert scope["shm"] is importlib.import_module("ipcio.shm")
+
+
+def test_version():
+    try:
+        installed = importlib.metadata.version("ipcio")
+    except importlib.metadata.PackageNotFoundError:  # a bare checkout on sys.path
+        installed = re.search(r"^## \[(.+?)\]", (PACKAGE.parent / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert installed == ipcio.__version__
+
+
+def test_py_typed_is_shipped():
+    assert importlib.resources.files("ipcio").joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("where", SIGNATURES)
+def test_signatures(where):
+    module, _, name = where.rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    assert str(inspect.Signature(plain)) == SIGNATURES[where]
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not signature.empty
+
+
+def test_every_public_function_has_a_fixed_signature():
+    functions = {
+        f"{module}.{name}"
+        for module in PUBLIC
+        for name, value in vars(importlib.import_module(module)).items()
+        if name in importlib.import_module(module).__all__ and callable(value)
+    }
+    assert functions == set(SIGNATURES)
+
+
+def test_memory_files_have_every_method():
+    assert issubclass(MemoryFile, io.RawIOBase)
+    wanted = {name for name in dir(io.RawIOBase) if not name.startswith("_")}
+    wanted |= {"read1", "readinto1", "name", "mode", "size", "addr", "getbuffer", "created"}
+    assert {name for name in dir(MemoryFile) if not name.startswith("_")} == wanted
+
+
+def documentation(of):
+    """What there is to read about it, if only in the class it overrides a method of."""
+    return of.__doc__ if inspect.isdatadescriptor(of) else inspect.getdoc(of)
+
+
+@pytest.mark.parametrize("module", ["ipcio", *MODULES])
+def test_everything_public_is_documented(module):
+    if module in {"ipcio.__main__", "ipcio._posix"}:
+        return
+    found = importlib.import_module(module)
+    assert found.__doc__
+    for name in found.__all__:
+        value = getattr(found, name)
+        if inspect.isroutine(value) or inspect.isclass(value):
+            assert inspect.getdoc(value), name
+        if inspect.isclass(value) and value.__module__ == module:
+            for member in vars(value):
+                if not member.startswith("_"):
+                    assert documentation(getattr(value, member)), f"{name}.{member}"
+
+
+def test_every_method_of_a_memory_file_is_documented():
+    for name in dir(MemoryFile):
+        if not name.startswith("_"):
+            assert documentation(getattr(MemoryFile, name)), name
+
+
+# -- what importing costs ------------------------------------------------
+
+FREE_OF = {
+    "ipcio": [
+        "ipcio._memfile",
+        "ipcio.shm",
+        "ipcio.mmap",
+        "ipcio.strfile",
+        "ctypes",
+        "mmap",
+        "typing_extensions",
+        "re",
+        "subprocess",
+        "pickle",
+        "threading",
+        "fcntl",
+    ],
+    "ipcio.strfile": ["ipcio.shm", "ipcio.mmap", "ipcio._posix", "ctypes", "typing_extensions", "re", "subprocess"],
+    "ipcio.mmap": ["ipcio.shm", "ipcio.strfile", "ctypes", "typing_extensions", "re", "subprocess", "pickle"],
+    "ipcio.shm": ["ipcio.mmap", "ipcio.strfile", "ctypes", "typing_extensions", "re", "subprocess", "pickle"],
+}
+
+
+@pytest.mark.parametrize("module", FREE_OF)
+def test_importing_pulls_in_nothing_of_other_features(module):
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import typing; before = set(sys.modules); "
+        f"import {module}; print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    # typing is the exception: every module here asks it what TYPE_CHECKING is.  Which
+    # modules it brings differs by version and is not ours to judge.
+    path = json.dumps([entry for entry in sys.path if entry])
+    done = subprocess.run([sys.executable, "-I", "-c", code, path], stdout=subprocess.PIPE, check=True)
+    new = json.loads(done.stdout)
+    assert module in new
+    assert not [
+        name
+        for name in new
+        for unwanted in FREE_OF[module]
+        if name == unwanted or name.startswith(f"{unwanted.rstrip('.')}.")
+    ]
+
+
+# -- layers --------------------------------------------------------------
+
+
+def imports(path, module):
+    """The modules of ours that the code of `path` imports at run time, at any level."""
+
+    class Visitor(ast.NodeVisitor):
+        def visit_If(self, node):
+            if ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+            self.generic_visit(node)
+
+        def visit_Import(self, node):
+            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "ipcio")
+
+        def visit_ImportFrom(self, node):
+            assert not node.level, f"{module}: imports are absolute here"
+            if node.module.split(".")[0] == "ipcio":
+                for alias in node.names:
+                    deeper = f"{node.module}.{alias.name}"
+                    found.add(deeper if deeper in MODULES else node.module)
+
+    found = set()
+    Visitor().visit(ast.parse(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("module", ["ipcio", *MODULES])
+def test_imports_run_downwards_only(module):
+    """A new module belongs into LAYERS above, and into the docstring of the package."""
+    layer = next(number for number, modules in enumerate(LAYERS) if module in modules)
+    allowed = LAYERS[layer][module].union(*LAYERS[layer + 1 :])
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    assert imports(path, module) <= allowed
+
+
+def test_the_layers_are_documented():
+    for module in MODULES:
+        word = module.split(".")[1]
+        assert word in ipcio.__doc__ or word in {"__main__", "_demo", "_contract"}, word

@@ -1,0 +1,108 @@
+"""Typical calls, for mypy and pyright to check; nobody runs this."""
+
+from __future__ import annotations
+
+import array
+import io
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+from typing_extensions import assert_type
+
+from ipcio import MemoryFile, __version__, mmap, shm, strfile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+version: str = __version__
+
+
+def segments() -> None:
+    h = shm.create("x", 100, perm=0o640, persist=True, exist_ok=True, reserve=False)
+    assert_type(h, MemoryFile)
+    assert_type(shm.create(None, 1).created, bool)
+    assert_type(shm.attach("x"), MemoryFile)
+    shm.attach("x", "r").close()
+    shm.unlink("x")
+    shm.create(b"x", 100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    shm.create("x", 100, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    shm.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def maps() -> None:
+    assert_type(mmap.pagesize, int)
+    assert_type(mmap.open("file"), MemoryFile)
+    mmap.open(b"file", "w")
+    mmap.open(Path("file"), mode="rw", offset=mmap.pagesize, size=10)
+    mmap.open(3)
+    with open("file", "rb") as f:
+        mmap.open(f)
+    with open("file", "rb", buffering=0) as f:
+        mmap.open(f)
+    mmap.open(3.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def strings() -> None:
+    h = strfile.open("text")
+    assert_type(h, MemoryFile)
+    strfile.open(b"bytes")
+    strfile.open(bytearray(1))
+    strfile.open(memoryview(b"x"))
+    strfile.open(array.array("d"))
+    strfile.open(h)
+    strfile.open(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def handles(h: MemoryFile) -> None:
+    with h as same:
+        assert_type(same, MemoryFile)
+    assert_type(h.read(), bytes)
+    assert_type(h.read(5), bytes)
+    assert_type(h.read(None), bytes)
+    assert_type(h.read1(5), bytes)
+    assert_type(h.readall(), bytes)
+    assert_type(h.readinto(bytearray(5)), int)
+    assert_type(h.readinto1(array.array("i")), int)
+    assert_type(h.readline(), bytes)
+    assert_type(h.readlines(), "list[bytes]")
+    assert_type(h.write(b"x"), int)
+    assert_type(h.write(memoryview(b"x")), int)
+    h.writelines([b"x", bytearray(b"y")])
+    assert_type(h.seek(0), int)
+    assert_type(h.seek(0, io.SEEK_END), int)
+    assert_type(h.tell(), int)
+    assert_type(h.truncate(), int)
+    assert_type(h.truncate(5), int)
+    assert_type(h.size(), int)
+    assert_type(h.addr(), int)
+    assert_type(h.getbuffer(), "memoryview[int]")
+    assert_type(h.fileno(), int)
+    assert_type(h.mode, str)
+    assert_type(h.created, bool)
+    assert_type(h.closed, bool)
+    assert_type(h.readable() and h.writable() and h.seekable() and h.isatty(), bool)
+    lines: Iterable[bytes] = h
+    for line in lines:
+        assert_type(line, bytes)
+    memoryview(h)
+    h.write("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    h.mode = "rb"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def takes_files(raw: io.RawIOBase, binary: BinaryIO | None, io_bytes: IO[bytes] | None) -> None:
+    pass
+
+
+def consumers(h: MemoryFile) -> None:
+    takes_files(h, None, None)
+    io.TextIOWrapper(h, encoding="utf-8").readline()
+    io.BufferedReader(h).peek()
+    io.BufferedRandom(h).read()
+    shutil.copyfileobj(h, h)
+    zipfile.ZipFile(io.BufferedReader(h))
+    subprocess.run(["true"], stdin=h.fileno(), stdout=h.fileno(), check=True)
+    text = io.TextIOWrapper(h, encoding="utf-8")
+    print("x", file=text)
