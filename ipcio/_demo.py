@@ -1,0 +1,276 @@
+"""``ipcio demo``: workers that share nothing but names count the words of files.
+
+The parent and its workers are separate programs.  All that a worker is told is
+the name of the run and its own number; the rest it finds under that name, in
+memory that is read and written as files are:
+
+``RUN``
+    the jobs: for each worker a list of paths, as JSON
+``RUN-board``
+    for each worker a line that says how far it is
+``RUN-1``, ``RUN-2`` ...
+    each worker's result: its count of every word, as JSON
+
+The input files are mapped.  A name lives as long as somebody holds it, so a
+worker must not leave before the parent has attached its result.  It says
+``ready`` and waits for the end of its standard input; the parent attaches, lets
+it go, and reads the result of a process that is no more.
+"""
+# ruff: noqa: T201 -- to print is what a command is for
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from ipcio import mmap, shm, strfile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ipcio import MemoryFile
+
+__all__ = ["run", "work"]
+
+_WIDEST = 60  # characters of a word that are shown
+
+
+class Tally(NamedTuple):
+    """How much was counted."""
+
+    files: int
+    bytes: int
+    words: int
+
+
+# -- the parent --------------------------------------------------------------
+
+
+def run(paths: Sequence[str], workers: int, top: int) -> None:
+    """Count the words of the files at `paths` with `workers` processes, check the count and print it.
+
+    Raises `OSError` for a file that cannot be mapped, before anything is started,
+    and `SystemExit` for a worker that died or a count that is wrong.
+    """
+    paths = [os.path.abspath(path) for path in paths] or _library()
+    shares = _share_out(paths, min(workers, len(paths)))
+    numbers = range(1, len(shares) + 1)
+    counts: Counter[str] = Counter()
+    crew: list[Worker] = []
+    with contextlib.ExitStack() as stack:
+        jobs = stack.enter_context(_publish(None, shares))
+        name = str(jobs.name)
+        board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
+        for number in numbers:
+            _post(board, number, Tally(0, 0, 0))
+        for number in numbers:
+            crew.append(Worker(name, number))
+            stack.callback(crew[-1].dismiss)
+        lines = [_line(board, number) for number in numbers]
+        for result in _collect(crew, lines, len(paths)):
+            with result:
+                counts.update(json.load(result))
+        tallies = [_read(line) for line in lines]
+
+    total = Tally(*map(sum, zip(*tallies, strict=True)))
+    if (total, counts) != _plain_count(paths):
+        sys.exit("ipcio: a single process counts otherwise than the workers did; did a file change meanwhile?")
+
+    row = "{:>8} {:>9} {:>8} {:>12} {:>12}".format
+    print(f"Workers that met at the name {name}:\n")
+    print(row("worker", "process", *Tally._fields))
+    for worker, tally in zip(crew, tallies, strict=True):
+        print(row(worker.number, worker.process.pid, *tally))
+    print(row("total", "", *total))
+    print("\nThe most frequent words:\n")
+    for word, count in counts.most_common(top):
+        print(f"{count:>8} {_printable(word)}")
+    print("\nA single process that reads the same files with open() counts the same.")
+
+
+class Worker:
+    """A worker, as the parent sees it."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.number = number
+        self._name = f"{name}-{number}"
+        self.process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "ipcio._demo", name, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            # Where this ipcio is found again, and no json.py of the user's.
+            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+            start_new_session=True,  # Ctrl-C on the terminal is for the parent
+        )
+
+    def result(self) -> MemoryFile:
+        """Wait until the worker is ready, attach its result and let it go."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        said = ""
+        for said in self.process.stdout:
+            if said == "ready\n":
+                break
+        else:
+            self._failed(said)
+        try:
+            result = shm.attach(self._name, "r")
+        except FileNotFoundError:  # it died, and there was nobody else to hold the name
+            self._failed()
+        self.process.stdin.close()
+        if self.process.wait():
+            self._failed()
+        return result
+
+    def dismiss(self) -> None:
+        """See to it that the worker is gone, and the name of its result, too."""
+        with self.process:  # closes the pipes and waits
+            self.process.kill()
+        if self.process.returncode:
+            # The dead hold nothing, but a name stays in sight until a call comes across it.
+            with contextlib.suppress(FileNotFoundError):
+                shm.unlink(self._name)
+
+    def _failed(self, said: str = "") -> NoReturn:
+        status = self.process.wait()
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        sys.exit(f"ipcio: worker {self.number} (process {self.process.pid}) {how}{said and ': '}{said.strip()}")
+
+
+def _collect(crew: Iterable[Worker], lines: Sequence[MemoryFile], files: int) -> list[MemoryFile]:
+    """Collect the workers' results as they get ready; show how far they are if somebody watches."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    with selectors.DefaultSelector() as waiting, contextlib.ExitStack() as results:
+        found: list[MemoryFile] = []
+        for worker in crew:
+            assert worker.process.stdout is not None
+            waiting.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        try:
+            while waiting.get_map():
+                for key, _ in waiting.select(0.1 if watched else None):
+                    waiting.unregister(key.fileobj)
+                    found.append(results.enter_context(key.data.result()))
+                if watched:
+                    done = sum(_read(line).files for line in lines)
+                    print(f"\r{done} of {files} files", end="", file=sys.stderr, flush=True)
+        finally:
+            if watched:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        results.pop_all()
+        return found
+
+
+def _library() -> list[str]:
+    paths = sorted(glob.glob(os.path.join(glob.escape(sysconfig.get_path("stdlib")), "*.py")))
+    return paths or sys.exit("ipcio: the sources of the standard library are not installed here; name a FILE")
+
+
+def _share_out(paths: Iterable[str], count: int) -> list[list[str]]:
+    """Divide the files among `count` workers: the largest first, each to who has least."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for size, path in sorted(((_size(path), path) for path in paths), reverse=True):
+        least = loads.index(min(loads))
+        shares[least].append(path)
+        loads[least] += size + 1
+    return shares
+
+
+def _size(path: str) -> int:
+    with mmap.open(path) as file:
+        return file.size()
+
+
+def _plain_count(paths: Iterable[str]) -> tuple[Tally, Counter[str]]:
+    """Count again, without ipcio."""
+    counts: Counter[str] = Counter()
+    files = size = words = 0
+    for path in paths:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            files += 1
+            size += os.fstat(file.fileno()).st_size
+            words += _count(file, counts)
+    return Tally(files, size, words), counts
+
+
+def _printable(word: str) -> str:
+    """The word for a terminal: in binary files there are strange ones."""
+    word = word if word.isprintable() else ascii(word)
+    return word if len(word) <= _WIDEST else f"{word[:_WIDEST]}..."
+
+
+# -- a worker ----------------------------------------------------------------
+
+
+def work(name: str, number: int) -> None:
+    """Be worker `number` of the run called `name`."""
+    counts: Counter[str] = Counter()
+    files = size = words = 0
+    with shm.attach(name, "r") as jobs, shm.attach(f"{name}-board") as board:
+        for path in json.load(jobs)[number - 1]:
+            with mmap.open(path) as file:
+                files += 1
+                size += file.size()
+                words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
+            _post(board, number, Tally(files, size, words))
+        with _publish(f"{name}-{number}", counts):
+            print("ready", flush=True)
+            sys.stdin.read()
+
+
+# -- both --------------------------------------------------------------------
+
+
+def _publish(name: str | None, value: object) -> MemoryFile:
+    """Create a segment of exactly the JSON text of `value`."""
+    text = json.dumps(value).encode()
+    segment = shm.create(name, len(text))
+    segment.write(text)
+    return segment
+
+
+def _count(lines: Iterable[str], counts: Counter[str]) -> int:
+    """Add the words of a text to `counts`; return how many they are."""
+    total = 0
+    for line in lines:
+        words = line.split()
+        counts.update(words)
+        total += len(words)
+    return total
+
+
+# A line of the board.  Nothing but digits in fixed places: who reads while the
+# worker writes gets a number between the old and the new, or near them, but a number.
+_LINE = len(f"{0:09} {0:018} {0:018}\n")
+
+
+def _post(board: MemoryFile, number: int, tally: Tally) -> None:
+    board.seek((number - 1) * _LINE)
+    board.write(b"%09d %018d %018d\n" % tally)
+
+
+def _line(board: MemoryFile, number: int) -> MemoryFile:
+    """One worker's line as a file of its own: no copy, so it always says how things stand now."""
+    return strfile.open(board.getbuffer()[(number - 1) * _LINE : number * _LINE])
+
+
+def _read(line: MemoryFile) -> Tally:
+    line.seek(0)
+    return Tally(*map(int, line.readline().split()))
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], int(sys.argv[2]))

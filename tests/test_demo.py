@@ -1,0 +1,304 @@
+"""``ipcio demo``: the counts are right, and nothing that dies leaves anything behind."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import glob
+import os
+import pty
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+
+import pytest
+from command import DEADLINE, ENVIRONMENT, finish, run, start
+
+from ipcio import _demo
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files of many kinds, as a list of paths."""
+    contents = [
+        b"",
+        b"\n",
+        b"one two two three three three\n" * 100,
+        b"no newline at the end",
+        b"windows\r\nlines\r\n\tand\ttabs\x0b\x0cand form feeds\r\n",
+        "größe größe größe größe \u3000 überall\u2028 日本 日本 日本".encode(),
+        b"\xff\xfe undecodable \xc3 \xe2\x82 bytes\n" * 7,
+        bytes(range(256)) * 10,
+        b"a-very-long-word-" * 20000,
+    ]
+    paths = [str(tmp_path / f"file {number}") for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+    return paths
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A file that keeps a worker busy for a while."""
+    path = tmp_path / "slow"
+    path.write_bytes(b"here are eight words in a line here\n" * 400_000)
+    return str(path)
+
+
+def words_of(paths):
+    """The count to expect, come by otherwise than the demo does."""
+    counts = collections.Counter()
+    for path in paths:
+        with open(path, "rb") as file:
+            counts.update(file.read().decode("utf-8", errors="replace").split())
+    return counts
+
+
+def parse(output):
+    """The numbers of the demo's tables: each worker's, the total, the frequent words."""
+    lines = output.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.split()[:1] == ["worker"])
+    last = next(at for at, line in enumerate(lines) if line.split()[:1] == ["total"])
+    workers = [[int(number) for number in line.split()] for line in lines[first + 1 : last]]
+    total = [int(number) for number in lines[last].split()[1:]]
+    frequent = [line.split() for line in lines[last + 1 :] if line[:8].strip().isdigit()]
+    return workers, total, [(word, int(count)) for count, word in frequent]
+
+
+def workers_of(demo, count):
+    """Wait until the demo has started `count` workers; return their pids and the name of the run."""
+    found = {}
+    give_up = time.monotonic() + DEADLINE
+    while len(found) < count:
+        assert demo.poll() is None, "the demo is over already"
+        assert time.monotonic() < give_up
+        with open(f"/proc/{demo.pid}/task/{demo.pid}/children") as listing:
+            for pid in map(int, listing.read().split()):
+                with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/cmdline") as cmdline:
+                    words = cmdline.read().split("\0")
+                    if "ipcio._demo" in words:  # and not still the parent's image
+                        found[pid] = words[-3]
+    (name,) = set(found.values())
+    return list(found), name
+
+
+def left_of(name):
+    return {entry for entry in os.listdir("/dev/shm") if name in entry}
+
+
+def assert_all_gone(pids, name):
+    """Nothing of a run is left; what was orphaned has a moment to notice."""
+    give_up = time.monotonic() + DEADLINE
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < give_up, "workers left"
+        time.sleep(0.01)
+    assert not left_of(name)
+
+
+# -- counts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 100])
+def test_counts(files, workers):
+    status, output, errors = run("demo", "-j", workers, "-n", 1000, *files)
+    assert (status, errors) == (0, "")
+    rows, total, frequent = parse(output)
+    expected = words_of(files)
+    assert total == [len(files), sum(map(os.path.getsize, files)), expected.total()]
+    assert [row[0] for row in rows] == list(range(1, min(workers, len(files)) + 1))
+    assert [sum(column) for column in list(zip(*rows, strict=True))[2:]] == total
+    assert all(row[2] for row in rows)  # nobody idle
+    assert len({row[1] for row in rows}) == len(rows)  # processes
+    assert sorted(count for _, count in frequent) == sorted(expected.values())
+    assert set(frequent) >= {(word, count) for word, count in expected.items() if word.isprintable() and len(word) < 60}
+    assert all(line.isprintable() and len(line) < 100 for line in output.split("\n"))
+
+
+def test_without_files_it_counts_the_standard_library():
+    status, output, errors = run("demo")
+    assert (status, errors) == (0, "")
+    rows, total, frequent = parse(output)
+    sources = glob.glob(os.path.join(sysconfig.get_path("stdlib"), "*.py"))
+    expected = words_of(sources)
+    assert total == [len(sources), sum(map(os.path.getsize, sources)), expected.total()]
+    assert frequent == expected.most_common(10)
+    assert len(rows) == min(os.cpu_count(), len(sources))
+
+
+def test_the_same_file_twice_counts_twice(files):
+    status, output, _ = run("demo", "-j2", files[2], files[2])
+    assert status == 0
+    assert parse(output)[2] == [("three", 600), ("two", 400), ("one", 200)]
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"-j", b"quote\"'\\", "größe".encode()])
+def test_strange_and_relative_file_names(tmp_path, name):
+    with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
+        file.write("found")
+    status, output, errors = run("demo", "--", os.fsdecode(os.path.join(b".", name)), cwd=tmp_path)
+    assert (status, errors) == (0, "")
+    assert parse(output)[2] == [("found", 1)]
+
+
+def test_modules_among_the_files_are_not_imported(tmp_path):
+    """Started as the script `ipcio`, that is: ``python -m`` itself looks there first."""
+    for module in ["json", "csv", "selectors", "subprocess", "ipcio"]:
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported the wrong module')")
+    code = (
+        "import sys; sys.path = [entry for entry in sys.path if entry]\n"
+        "from ipcio._cli import main; sys.exit(main(['demo', 'json.py']))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+
+
+# -- bad files ---------------------------------------------------------------
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    def popen(*_, **__):
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_bad_file_stops_the_demo_before_anything_is_started(files, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        _demo.run([*files, str(tmp_path / "missing")], 2, 10)
+    with pytest.raises(IsADirectoryError):
+        _demo.run([*files, str(tmp_path)], 2, 10)
+
+
+def test_bad_files_are_one_line(files, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for bad, complaint in [
+        (tmp_path / "missing", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "fifo", "only a regular file can be mapped"),
+        ("/dev/null", "only a regular file can be mapped"),
+        (f"{files[0]}/below", "Not a directory"),
+    ]:
+        assert run("demo", files[2], bad) == (1, "", f"ipcio: {complaint}: {str(bad)!r}\n")
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_an_unreadable_file_too(tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("secret")
+    path.chmod(0)
+    if os.getuid() == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            _demo.run([str(path)], 2, 10)
+    finally:
+        os.seteuid(os.getuid())
+
+
+def test_a_difference_is_an_error(files, monkeypatch, capsys):
+    right = _demo._plain_count
+
+    def wrong(paths):
+        total, counts = right(paths)
+        counts["two"] += 1
+        return total, counts
+
+    monkeypatch.setattr(_demo, "_plain_count", wrong)
+    with pytest.raises(SystemExit, match="otherwise than the workers"):
+        _demo.run(files, 2, 10)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_sources_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(SystemExit, match="name a FILE"):
+        _demo.run([], 2, 10)
+
+
+# -- death -------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_one_line(slow, files):
+    with start("demo", "-j2", slow, *files) as demo:
+        pids, name = workers_of(demo, 2)
+        os.kill(pids[0], signal.SIGKILL)
+        assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pids[0]}) was killed by SIGKILL\n")
+    assert_all_gone(pids, name)
+
+
+def test_a_worker_killed_when_its_result_is_there(files):
+    """The name is in sight, but its only holder is dead: it does not live."""
+    with start("demo", "-j1", *files) as demo:
+        (pid,), name = workers_of(demo, 1)
+        os.kill(demo.pid, signal.SIGSTOP)
+        while f"{name}-1" not in os.listdir("/dev/shm"):
+            assert demo.poll() is None
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+        os.kill(demo.pid, signal.SIGCONT)
+        assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pid}) was killed by SIGKILL\n")
+    assert_all_gone([pid], name)
+
+
+def test_what_a_worker_fails_of_is_told(slow):
+    with start("demo", "-j1", slow) as demo:
+        (pid,), name = workers_of(demo, 1)
+        os.kill(pid, signal.SIGSTOP)
+        os.unlink(slow)
+        os.kill(pid, signal.SIGCONT)
+        status, output, errors = finish(demo)
+    assert (status, output) == (1, "")
+    assert errors == (
+        f"ipcio: worker 1 (process {pid}) ended with status 1: "
+        f"FileNotFoundError: [Errno 2] No such file or directory: {slow!r}\n"
+    )
+    assert_all_gone([pid], name)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_interrupt(slow, files, stopped):
+    """Ctrl-C ends it quietly, whatever state the workers are in."""
+    with start("demo", "-j2", slow, *files) as demo:
+        pids, name = workers_of(demo, 2)
+        if stopped:
+            os.kill(pids[0], signal.SIGSTOP)
+        demo.send_signal(signal.SIGINT)
+        assert finish(demo) == (130, "", "")
+    assert_all_gone(pids, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_outlive_the_parent_and_leave(slow, files, number):
+    """They hold the names when the parent is gone, and the last of them takes the names along."""
+    with start("demo", "-j2", slow, *files) as demo:
+        pids, name = workers_of(demo, 2)
+        demo.send_signal(signal.SIGSTOP)  # lest it becomes the only holder of a result
+        while not left_of(f"{name}-2"):
+            time.sleep(0.001)
+        demo.send_signal(number)
+        demo.send_signal(signal.SIGCONT)
+        finish(demo)
+        assert demo.returncode == -number
+    assert_all_gone(pids, name)
+
+
+# -- progress ----------------------------------------------------------------
+
+
+def test_progress_on_a_terminal_only(slow, files):
+    ours, terminal = pty.openpty()
+    try:
+        with start("demo", "-j2", slow, *files, stderr=terminal) as demo:
+            os.close(terminal)
+            status, output, _ = finish(demo)
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+    assert status == 0
+    assert "\r" not in output
+    assert f"of {len(files) + 1} files" in shown
+    assert shown.endswith("\r\x1b[K")  # and is gone
