@@ -1,0 +1,27 @@
+"""Sphinx: ``sphinx-build -W -n -b html docs docs/_build/html``, with ``.[docs]`` installed."""
+
+from __future__ import annotations
+
+import ipcio
+
+project = "ipcio"
+author = "The ipcio authors"
+copyright = "the ipcio authors"
+version = release = ipcio.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build", "examples"]
+html_theme = "furo"
+html_title = f"ipcio {release}"
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3  # so that pages can link to each other's sections
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # 0o600, not 384
+autodoc_type_aliases = {"MemoryFile": "ipcio.MemoryFile"}
+
+default_role = "py:obj"  # `create` in a docstring is a link where it is one of ours
+# Of what a docstring names, ours must exist; parameters and the standard library need not
+# be found (that would take the network).
+nitpick_ignore_regex = [(r"py:.*", r"(?!ipcio\.).*")]
