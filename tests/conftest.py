@@ -98,6 +98,12 @@ def peer():
         process.stop()
 
 
+def pytest_collection_finish(session):
+    """What is loaded by now is no test's garbage: `nothing_left` need not search it, and takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionstart(session):
     session.config.shm_before = shm_names()
 
