@@ -1,0 +1,90 @@
+"""Measure ipcio against its peers: ``python -m benchmarks [GROUP ...]``.  See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import datetime, timezone
+
+from benchmarks.rows import GROUPS, ROWS, Skip
+
+RESULTS = os.path.join(os.path.dirname(__file__), "results")
+LEAST = 5  # rounds, however long they take
+
+
+def measure(ours, peer, rounds, seconds):
+    """Time both sides in turn, who is first alternating; return their times per round."""
+    times = [], []
+    give_up = time.monotonic() + seconds
+    for turn in range(rounds):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            times[which].append((ours, peer)[which]())
+        if time.monotonic() > give_up and turn + 1 >= LEAST:
+            break
+    return times
+
+
+def report(row, rounds, seconds):
+    """Measure one row; return what is known of it afterwards."""
+    found = {"group": row.group, "operation": row.name, "peer": row.peer, "goal": row.goal}
+    try:
+        with contextlib.ExitStack() as stack:
+            ours, peer = measure(*row.prepare(stack), rounds, seconds)
+    except Skip as reason:
+        return {**found, "skipped": str(reason)}
+    return {
+        **found,
+        "ratio": min(ours) / min(peer),
+        "median": statistics.median(our / their for our, their in zip(ours, peer, strict=True)),
+        "ours": ours,
+        "theirs": peer,
+    }
+
+
+def line(found):
+    """One row as Markdown."""
+    goal = found["goal"]
+    start = f"| {found['group']} | {found['operation']} | {found['peer']} | {'' if goal is None else goal} |"
+    if "skipped" in found:
+        return f"{start} | | skipped: {found['skipped']} |"
+    over = "over" if isinstance(goal, float) and found["ratio"] > goal else ""
+    return f"{start} {found['ratio']:.3g} | {found['median']:.3g} | {over} |"
+
+
+def main():
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Measure ipcio against its peers.")
+    parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"default: all of {', '.join(GROUPS)}")
+    parser.add_argument("--rounds", type=int, default=31, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=4, help="after which a row ends; default: %(default)s")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(unknown)}")
+
+    about = (
+        f"{platform.python_implementation()} {platform.python_version()}, {platform.system()}, {os.cpu_count()} CPUs"
+    )
+    print(f"{about}. Ratios of time, ipcio to peer; less is better.\n")
+    print("| group | operation | peer | goal | ratio of minima | median ratio | |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    results = []
+    for row in ROWS:
+        if not arguments.groups or row.group in arguments.groups:
+            results.append(report(row, max(arguments.rounds, LEAST), arguments.seconds))
+            print(line(results[-1]), flush=True)
+
+    os.makedirs(RESULTS, exist_ok=True)
+    now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    path = os.path.join(RESULTS, f"{now}-python{platform.python_version()}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"about": about, "date": now, "rows": results}, file, indent=1)
+    print(f"\nAll times, in seconds per operation: {os.path.relpath(path)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
