@@ -1,0 +1,115 @@
+"""Children by ``fork``: a function runs in a copy of this process, and its answer comes back."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import traceback
+import warnings
+
+
+class Forked:
+    """A copy of this process that runs ``function(*arguments)`` and ends without cleaning up.
+
+    ``result()`` waits for its end and returns the value; what the child raised
+    is an `AssertionError` with the child's traceback.  As a context manager it
+    kills and reaps what is still there.
+    """
+
+    def __init__(self, function, *arguments) -> None:
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            # Python 3.12 warns if there are threads (a parallel test run has some).  Our
+            # children run nothing that would wait for them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if not self.pid:
+            os.close(reader)
+            try:
+                answer = True, function(*arguments)
+            except BaseException:
+                answer = False, traceback.format_exc()
+            try:
+                with open(writer, "wb") as pipe:
+                    pickle.dump(answer, pipe)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        self._pipe = open(reader, "rb")
+        self.status = None
+
+    def wait(self) -> int:
+        """Reap it; return 0 or minus the signal that ended it."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._pipe.close()
+        return self.status
+
+    def result(self):
+        """Wait for the answer and for the end."""
+        try:
+            fine, answer = pickle.load(self._pipe)
+        except EOFError:
+            raise AssertionError(f"the child died (status {self.wait()})") from None
+        self.wait()
+        assert fine, answer
+        return answer
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """Send a deadly signal, reap, return the status."""
+        if self.status is None:
+            os.kill(self.pid, number)
+        return self.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.kill()
+
+
+def leave_dead(make) -> None:
+    """Have a child call `make`, which opens something, and die of SIGKILL with it open."""
+
+    def die() -> None:
+        kept = make()
+        os.kill(os.getpid(), signal.SIGKILL)
+        kept.close()
+
+    assert Forked(die).wait() == -signal.SIGKILL
+
+
+class Event:
+    """A one-time event between processes that were forked from one another."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def set(self) -> None:
+        os.write(self._writer, b"!")
+
+    def wait(self) -> None:
+        assert os.read(self._reader, 1) == b"!"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+# Targets for multiprocessing's children, which import them by name.
+
+
+def hold_until_told(handle, ready, go) -> None:
+    ready.set()
+    go.wait()
+    handle.close()
+
+
+def die_with(handle, ready) -> None:
+    assert handle.name
+    ready.set()
+    os.kill(os.getpid(), signal.SIGKILL)

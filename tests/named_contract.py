@@ -1,0 +1,921 @@
+"""What a name is, how long it lives and who may have it: the rules that all named objects share.
+
+A test module subclasses the two contracts for its kind of object and says in the
+hooks how to make one.  Peers must know the module under its plain name.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from contextlib import closing
+
+import children
+import pytest
+from children import Event, Forked, leave_dead
+from peers import PeerError
+
+SHM = "/dev/shm"
+NOBODY, SOMEBODY = 65534, 65533  # two ordinary users
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes the super-user")
+
+
+def ordinary() -> int | None:
+    """The user for a peer that is not to be root; None if we are none ourselves."""
+    return None if os.geteuid() else NOBODY
+
+
+def entries_with(part: str) -> list[str]:
+    return [entry for entry in os.listdir(SHM) if part in entry]
+
+
+class Named:
+    """Hooks: one kind of named object."""
+
+    module = None  # ipcio.shm, say
+    spelling = ""  # its name in a peer
+    measure = 100  # what `create` takes after the name
+    prefix = ""  # between the directory and the name
+    longest = 255  # bytes in a name
+
+    def make(self, name, **options):
+        return self.module.create(name, self.measure, **options)
+
+    def make_code(self, name, **options) -> str:
+        return f"{self.spelling}.create({name!r}, {self.measure}, **{options!r})"
+
+    def attach_code(self, name) -> str:
+        return f"{self.spelling}.attach({name!r})"
+
+    def path(self, name) -> str:
+        return f"{SHM}/{self.prefix}{name}"
+
+    def mark(self, handle) -> None:
+        """Change the object behind `handle` visibly."""
+        raise NotImplementedError
+
+    def is_marked(self, handle) -> bool:
+        """Whether somebody did."""
+        raise NotImplementedError
+
+    def foreign(self, name) -> None:
+        """Make such an object without ipcio."""
+        raise NotImplementedError
+
+    # What tests say often.
+
+    def lives(self, name) -> bool:
+        try:
+            self.module.attach(name).close()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def same(self, one, other) -> bool:
+        assert not self.is_marked(one)
+        assert not self.is_marked(other)
+        self.mark(one)
+        return self.is_marked(other)
+
+    def assert_free(self, name) -> None:
+        """Nobody is there: attach says so, and create makes a new one."""
+        assert not self.lives(name)
+        with closing(self.make(name)) as h:
+            assert h.created
+            assert not self.is_marked(h)
+
+
+class NameContract(Named):
+    """What may be a name, and what stands under it."""
+
+    # -- malformed arguments ---------------------------------------------
+
+    @pytest.mark.parametrize("bad", ["", "/", ".", "..", "/{}", "{}/", "{}/b", "a/{}", "{}\\b", "\\{}", "{}\0", "\0{}"])
+    def test_a_malformed_name_is_a_value_error_and_makes_nothing(self, bad, name):
+        bad = bad.format(name)
+        for call in (self.make, self.module.attach, self.module.unlink, lambda n: self.make(n, exist_ok=True)):
+            with pytest.raises(ValueError, match="name"):
+                call(bad)
+        assert not entries_with(name)
+
+    @pytest.mark.parametrize("bad", [b"bytes", bytearray(b"x"), 5, 1.5, ("x",), object()])
+    def test_a_name_that_is_no_str_is_a_type_error(self, bad):
+        for call in (self.make, self.module.attach, self.module.unlink):
+            with pytest.raises(TypeError):
+                call(bad)
+
+    def test_only_create_invents_names(self):
+        for call in (self.module.attach, self.module.unlink):
+            with pytest.raises(TypeError):
+                call(None)
+
+    def test_a_name_that_no_file_can_have_is_a_value_error(self, name):
+        for call in (self.make, self.module.attach, self.module.unlink):
+            with pytest.raises(ValueError):  # UnicodeEncodeError is one
+                call(f"{name}\ud800")
+        assert not entries_with(name)
+
+    def test_too_long_a_name_is_enametoolong(self, name):
+        for long in (name.ljust(self.longest + 1, "x"), name + "é" * ((self.longest - len(name)) // 2 + 1)):
+            for call in (self.make, self.module.attach, self.module.unlink, lambda n: self.make(n, exist_ok=True)):
+                with pytest.raises(OSError) as caught:
+                    call(long)
+                assert caught.value.errno == errno.ENAMETOOLONG
+                assert caught.value.filename == long
+        assert not entries_with(name)
+
+    def test_the_longest_name_is_a_name(self, unique):
+        short = unique()
+        long = unique("x" * (self.longest - len(short)))[: self.longest]
+        with closing(self.make(long)):
+            assert self.lives(long)
+        self.assert_free(long)
+
+    @pytest.mark.parametrize("suffix", [" x", "\n", "é€", ".", "..", "*?", "%s{}", "\udc80", "~", "-" * 10])
+    def test_any_other_word_is_a_name(self, unique, suffix):
+        name = unique(suffix)
+        with closing(self.make(name)) as h, closing(self.module.attach(name)) as other:
+            assert h.name == other.name == name
+            assert self.same(h, other)
+        assert not self.lives(name)
+
+    @pytest.mark.parametrize("perm", [-1, 0o10000, 0o100600, 2**70])
+    def test_perm_out_of_range_is_a_value_error_and_makes_nothing(self, name, perm):
+        with pytest.raises(ValueError, match="perm"):
+            self.make(name, perm=perm)
+        assert not entries_with(name)
+
+    @pytest.mark.parametrize("perm", ["600", 6.0, None])
+    def test_perm_that_is_no_integer_is_a_type_error_and_makes_nothing(self, name, perm):
+        with pytest.raises(TypeError):
+            self.make(name, perm=perm)
+        assert not entries_with(name)
+
+    # -- create, attach, unlink ------------------------------------------
+
+    def test_attach_finds_what_create_made(self, name):
+        with closing(self.make(name)) as h, closing(self.module.attach(name)) as other:
+            assert h.created
+            assert not other.created
+            assert self.same(h, other)
+
+    def test_another_process_finds_it_too(self, name, peer):
+        other = peer()
+        with closing(self.make(name)) as h:
+            other.run(f"h = {self.attach_code(name)}")
+            self.mark(h)
+            with closing(self.module.attach(name)) as again:
+                assert self.is_marked(again)
+            other.run("h.close()")
+        self.assert_free(name)
+
+    def test_create_refuses_a_name_that_lives(self, name):
+        with closing(self.make(name)) as h:
+            with pytest.raises(FileExistsError) as caught:
+                self.make(name)
+            assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, name)
+            with closing(self.module.attach(name)) as other:
+                assert self.same(h, other)  # and has not touched it
+
+    def test_attach_and_unlink_of_a_name_that_nobody_made_say_so(self, name):
+        for call in (self.module.attach, self.module.unlink):
+            with pytest.raises(FileNotFoundError) as caught:
+                call(name)
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, name)
+        assert not entries_with(name)
+
+    def test_exist_ok_attaches_to_what_lives_and_tells(self, name):
+        with closing(self.make(name, exist_ok=True)) as h, closing(self.make(name, exist_ok=True)) as other:
+            assert h.created
+            assert not other.created
+            assert self.same(h, other)
+        self.assert_free(name)
+
+    def test_exist_ok_leaves_the_permissions_of_what_lives(self, name):
+        with closing(self.make(name, perm=0o640)), closing(self.make(name, perm=0o600, exist_ok=True)):
+            assert os.stat(self.path(name)).st_mode & 0o777 == 0o640
+
+    def test_no_name_invents_a_unique_one(self):
+        with closing(self.make(None)) as h, closing(self.make(None, exist_ok=True)) as other:
+            assert isinstance(h.name, str)
+            assert h.name != other.name
+            assert h.created
+            assert other.created
+            assert self.lives(h.name)
+            names = h.name, other.name
+        for name in names:
+            assert not os.path.lexists(self.path(name))
+
+    def test_an_invented_name_is_not_one_that_lives(self, name, unique, monkeypatch):
+        """Where the random bits repeat, another try is made."""
+        second = unique()
+        answers = iter([name, second])
+        monkeypatch.setattr(self.module, "invent_name", lambda: next(answers))
+        with closing(self.make(name)), closing(self.make(None)) as h:
+            assert h.name == second
+
+    @pytest.mark.parametrize("perm", [0o600, 0o666, 0o640, 0o444, 0o777])
+    @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+    def test_perm_is_final_whatever_the_umask(self, name, perm, umask):
+        before = os.umask(umask)
+        try:
+            h = self.make(name, perm=perm)
+        finally:
+            os.umask(before)
+        with closing(h):
+            assert os.stat(self.path(name)).st_mode & 0o777 == perm
+        self.assert_free(name)
+
+    def test_the_umask_does_not_matter_to_an_ordinary_user_either(self, name, peer):
+        """A umask that forbids even the owner must not get between create and its own object."""
+        other = peer("os.umask(0o777)", user=ordinary())
+        other.run(f"h = {self.make_code(name, perm=0o640)}")
+        assert os.stat(self.path(name)).st_mode & 0o777 == 0o640
+        other.run("h.close()")
+        assert not os.path.lexists(self.path(name))
+
+    @pytest.mark.parametrize("perm", [0, 0o200, 0o100, 0o066])
+    def test_an_owner_who_gave_himself_no_access_can_use_the_name_again(self, name, perm, peer):
+        """After the last close the name is free, whatever the permissions were."""
+        other = peer(user=ordinary())
+        for _ in range(2):
+            other.run(f"h = {self.make_code(name, perm=perm)}")
+            with pytest.raises(PeerError) as caught:
+                other.run(self.make_code(name))
+            assert caught.value.kind == "FileExistsError"
+            other.run("h.close()")
+        other.run(f"h = {self.make_code(name)}; h.close()")
+        assert not self.lives(name)
+
+    def test_unlink_frees_the_name_and_leaves_open_handles_their_object(self, name):
+        with closing(self.make(name)) as old, closing(self.module.attach(name)) as too:
+            self.module.unlink(name)
+            assert not os.path.lexists(self.path(name))
+            assert not self.lives(name)
+            with pytest.raises(FileNotFoundError):
+                self.module.unlink(name)
+            assert self.same(old, too)
+            with closing(self.make(name)) as new:
+                assert not self.is_marked(new)
+
+    def test_unlink_of_what_the_dead_left_finds_nothing(self, name):
+        leave_dead(lambda: self.make(name))
+        with pytest.raises(FileNotFoundError) as caught:
+            self.module.unlink(name)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, name)
+        assert not os.path.lexists(self.path(name))
+
+    # -- persistent objects ----------------------------------------------
+
+    def test_a_persistent_object_stays_until_unlink(self, name):
+        with closing(self.make(name, persist=True)) as h:
+            self.mark(h)
+        for _ in range(2):
+            with closing(self.module.attach(name)) as h:
+                assert self.is_marked(h)
+        with pytest.raises(FileExistsError):
+            self.make(name)
+        with closing(self.make(name, exist_ok=True)) as h:
+            assert not h.created
+            assert self.is_marked(h)
+        self.module.unlink(name)
+        self.assert_free(name)
+
+    def test_a_persistent_object_survives_its_creator(self, name, peer):
+        for end in ("kill", "stop"):
+            other = peer(f"h = {self.make_code(name, persist=True, perm=0o644)}")
+            getattr(other, end)()
+            with closing(self.module.attach(name)) as h:
+                assert not self.is_marked(h)
+            assert os.stat(self.path(name)).st_mode & 0o777 == 0o644
+            self.module.unlink(name)
+
+    # -- what others put there -------------------------------------------
+
+    def put(self, what, path, target) -> None:
+        sticky = what.startswith("sticky ")
+        what = what.removeprefix("sticky ")
+        if what == "empty file":
+            open(path, "x").close()
+        elif what == "directory":
+            os.mkdir(path)
+        elif what == "fifo":
+            os.mkfifo(path)
+        elif what == "socket":
+            with socket.socket(socket.AF_UNIX) as s:
+                s.bind(path)
+        elif what in {"link", "link to a dead object"}:
+            target.write_bytes(bytes(4096))
+            os.chmod(target, 0o1600 if what != "link" else 0o600)
+            os.symlink(target, path)
+        elif what == "dangling link":
+            os.symlink(target, path)
+        elif what == "link to itself":
+            os.symlink(os.path.basename(path), path)
+        if sticky:
+            os.chmod(path, 0o1700)
+
+    THINGS = (
+        "empty file",
+        "directory",
+        "fifo",
+        "socket",
+        "link",
+        "dangling link",
+        "link to itself",
+        "link to a dead object",
+        "sticky directory",
+        "sticky fifo",
+        "sticky socket",
+    )
+
+    @pytest.fixture(params=THINGS)
+    def thing(self, request, name, tmp_path):
+        """Something under the name that is no object of ours; it must still be there at the end."""
+        path, target = self.path(name), tmp_path / "target"
+        self.put(request.param, path, target)
+        before = os.lstat(path), list(tmp_path.iterdir()), target.exists() and target.read_bytes()
+        yield request.param
+        try:
+            after = os.lstat(path)
+            assert (after.st_ino, after.st_mode) == (before[0].st_ino, before[0].st_mode)
+            assert before[1:] == (list(tmp_path.iterdir()), target.exists() and target.read_bytes())
+        finally:
+            (os.rmdir if "directory" in request.param else os.unlink)(path)
+
+    @pytest.mark.usefixtures("thing")
+    def test_what_is_no_object_is_in_the_way_of_create(self, name):
+        with pytest.raises(FileExistsError) as caught:
+            self.make(name)
+        assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, name)
+
+    @pytest.mark.usefixtures("thing")
+    def test_what_is_no_object_cannot_be_attached(self, name):
+        for call in (self.module.attach, lambda n: self.make(n, exist_ok=True)):
+            with pytest.raises(OSError) as caught:
+                call(name)
+            assert caught.value.errno not in {None, errno.ENOENT}
+            assert caught.value.filename == name
+
+    @pytest.mark.parametrize("what", ["empty file", "fifo", "socket", "link", "dangling link", "link to itself"])
+    def test_unlink_removes_what_stands_under_the_name_and_nothing_else(self, name, what, tmp_path):
+        target = tmp_path / "target"
+        self.put(what, self.path(name), target)
+        self.module.unlink(name)
+        assert not os.path.lexists(self.path(name))
+        assert target.exists() == (what == "link")
+
+    def test_unlink_of_a_directory_is_refused(self, name):
+        os.mkdir(self.path(name))
+        with pytest.raises(OSError) as caught:
+            self.module.unlink(name)
+        os.rmdir(self.path(name))
+        assert caught.value.errno in {errno.EISDIR, errno.EPERM}
+        assert caught.value.filename == name
+
+    def test_a_file_that_may_not_be_opened_is_a_permission_error(self, name, peer):
+        """For attach; for create it is in the way."""
+        other = peer(user=ordinary())
+        self.foreign(name)
+        os.chmod(self.path(name), 0)
+        calls = {
+            self.attach_code(name): "PermissionError",
+            self.make_code(name, exist_ok=True): "PermissionError",
+            self.make_code(name): "FileExistsError",
+        }
+        for call, kind in calls.items():
+            with pytest.raises(PeerError) as caught:
+                other.run(call)
+            assert caught.value.kind == kind
+            assert repr(name) in str(caught.value)
+        os.unlink(self.path(name))
+
+    # -- other users -----------------------------------------------------
+
+    @needs_root
+    @pytest.mark.parametrize("perm", [0o600, 0o644, 0o666])
+    def test_a_dead_object_of_another_user_is_a_permission_error_for_create(self, name, perm, peer):
+        """And a name that does not live for attach, as far as the permissions let one look."""
+        peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY).kill()
+        stranger = peer(user=SOMEBODY)
+        for options in ({}, {"exist_ok": True}):
+            with pytest.raises(PeerError) as caught:
+                stranger.run(self.make_code(name, **options))
+            assert caught.value.kind == "PermissionError"
+            assert caught.value.errno in {errno.EACCES, errno.EPERM}
+            assert repr(name) in str(caught.value)
+        with pytest.raises(PeerError) as caught:
+            stranger.run(self.attach_code(name))
+        assert caught.value.kind == ("FileNotFoundError" if perm == 0o666 else "PermissionError")
+        owner = peer(user=NOBODY)
+        owner.run(f"{self.make_code(name)}.close()")
+        self.assert_free(name)
+
+    @needs_root
+    @pytest.mark.parametrize("perm", [0o600, 0o666])
+    def test_a_living_object_of_another_user_is_a_file_exists_error(self, name, perm, peer):
+        owner = peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY)
+        stranger = peer(user=SOMEBODY)
+        with pytest.raises(PeerError) as caught:
+            stranger.run(self.make_code(name))
+        assert (caught.value.kind, caught.value.errno) == ("FileExistsError", errno.EEXIST)
+        with pytest.raises(PeerError) as caught:
+            stranger.run(f"{self.spelling}.unlink({name!r})")
+        assert caught.value.kind == "PermissionError"
+        assert self.lives(name)
+        owner.run("h.close()")
+        stranger.run(f"{self.make_code(name)}.close()")
+
+    @needs_root
+    def test_a_persistent_object_of_another_user_is_no_dead_one(self, name, peer):
+        peer(f"h = {self.make_code(name, persist=True)}", user=NOBODY).kill()
+        with pytest.raises(PeerError) as caught:
+            peer(user=SOMEBODY).run(self.make_code(name))
+        assert caught.value.kind == "FileExistsError"
+        self.module.unlink(name)
+
+    @needs_root
+    def test_a_guest_may_be_the_last_to_close(self, name, peer):
+        """He cannot remove the owner's name; it is dead all the same."""
+        owner = peer(f"h = {self.make_code(name, perm=0o666)}", user=NOBODY)
+        guest = peer(f"h = {self.attach_code(name)}", user=SOMEBODY)
+        owner.run("h.close()")
+        assert self.lives(name)
+        guest.run("h.close()")
+        with pytest.raises(PeerError) as caught:
+            guest.run(self.attach_code(name))
+        assert caught.value.kind == "FileNotFoundError"
+        owner.run(f"h = {self.make_code(name)}; assert h.created; h.close()")
+        assert not self.lives(name)
+
+    @needs_root
+    def test_the_super_user_removes_the_dead_of_anybody(self, name, peer):
+        peer(f"h = {self.make_code(name)}", user=NOBODY).kill()
+        self.assert_free(name)
+
+
+class LifetimeContract(Named):
+    """A name lives exactly as long as some handle in some process is open."""
+
+    # -- who closes first does not matter --------------------------------
+
+    def test_the_creator_may_close_first(self, name, peer):
+        one, other, third = peer(), peer(), peer()
+        one.run(f"h = {self.make_code(name)}")
+        other.run(f"h = {self.attach_code(name)}")
+        one.run("h.close()")
+        third.run(f"h = {self.attach_code(name)}")
+        other.run("h.close()")
+        assert self.lives(name)
+        third.run("h.close()")
+        assert not os.path.lexists(self.path(name))
+        self.assert_free(name)
+
+    def test_many_handles_may_close_in_any_order(self, name):
+        handles = [self.make(name), *(self.module.attach(name) for _ in range(40))]
+        random.Random(4).shuffle(handles)
+        while len(handles) > 1:
+            handles.pop().close()
+            assert self.lives(name)
+        handles.pop().close()
+        assert not os.path.lexists(self.path(name))
+
+    def test_closing_twice_gives_up_one_share(self, name):
+        with closing(self.make(name)):
+            other = self.module.attach(name)
+            for _ in range(5):
+                other.close()
+            assert self.lives(name)
+
+    def test_a_failed_call_gives_up_nothing(self, name):
+        """Refused creates and attaches neither keep the name nor end it."""
+        with closing(self.make(name)) as h:
+            for _ in range(3):
+                with pytest.raises(FileExistsError):
+                    self.make(name)
+            with closing(self.module.attach(name)) as other:
+                assert self.same(h, other)
+        assert not os.path.lexists(self.path(name))
+
+    # -- deaths ----------------------------------------------------------
+
+    @pytest.mark.parametrize("next_call", ["attach", "create", "exist_ok", "unlink"])
+    def test_a_killed_holder_counts_as_having_closed(self, name, peer, next_call):
+        """Whatever call comes next finds a free name."""
+        other = peer(f"h = {self.make_code(name)}; g = {self.attach_code(name)}")
+        assert self.lives(name)
+        other.kill()
+        if next_call in {"attach", "unlink"}:
+            with pytest.raises(FileNotFoundError):
+                getattr(self.module, next_call)(name)
+            assert not os.path.lexists(self.path(name))
+        else:
+            with closing(self.make(name, exist_ok=next_call == "exist_ok")) as h:
+                assert h.created
+        self.assert_free(name)
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGSEGV, signal.SIGABRT])
+    def test_no_way_to_die_keeps_a_name(self, name, number):
+        with Event() as made:
+
+            def child() -> None:
+                signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
+                _kept = self.make(name)
+                made.set()
+                signal.pause()
+
+            with Forked(child) as forked:
+                made.wait()
+                assert self.lives(name)
+                assert forked.kill(number) == -number
+        self.assert_free(name)
+
+    def test_the_death_of_one_holder_is_not_the_death_of_the_name(self, name, peer):
+        one, other = peer(f"h = {self.make_code(name)}"), peer(f"h = {self.attach_code(name)}")
+        with closing(self.module.attach(name)):
+            one.kill()
+            assert self.lives(name)
+            with pytest.raises(FileExistsError):
+                self.make(name)
+            other.kill()
+            assert self.lives(name)
+        self.assert_free(name)
+
+    def test_a_stopped_holder_holds(self, name, peer):
+        other = peer(f"h = {self.make_code(name)}")
+        os.kill(other.pid, signal.SIGSTOP)
+        try:
+            os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+            assert self.lives(name)
+            with pytest.raises(FileExistsError):
+                self.make(name)
+        finally:
+            os.kill(other.pid, signal.SIGCONT)
+        other.run("h.close()")
+        assert not self.lives(name)
+
+    def test_a_zombie_does_not_hold(self, name):
+        """Dead is dead, before its parent has reaped it."""
+        made, go = Event(), Event()
+        with made, go:
+
+            def child() -> None:
+                _kept = self.make(name)
+                made.set()
+                go.wait()
+                os._exit(0)
+
+            with Forked(child) as forked:
+                made.wait()
+                go.set()
+                os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOWAIT)
+                self.assert_free(name)
+
+    def test_os_exit_counts_as_closing(self, name):
+        def child() -> str:
+            _kept = self.make(name)
+            return "made"
+
+        assert Forked(child).result() == "made"  # it ends by os._exit
+        self.assert_free(name)
+
+    def test_exec_counts_as_closing(self, name, peer):
+        """The new program has inherited nothing."""
+        other = peer()
+        shell = "['sh', '-c', 'echo executed; read line']"
+        other.send("run", f"h = {self.make_code(name)}; os.execv('/bin/sh', {shell})")
+        assert other.process.stdout.readline() == "executed\n"
+        self.assert_free(name)
+        other.send("run", "")
+
+    def test_a_child_program_inherits_nothing(self, name):
+        """Not even when it was told to inherit all it can."""
+        h = self.make(name)
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as program:
+            h.close()
+            assert not self.lives(name)
+            program.stdin.close()
+
+    @pytest.mark.parametrize(
+        "end",
+        ["", "sys.exit(3)", "raise KeyError('expected')", "del shm", "cycle = [h]; cycle.append(cycle)"],
+    )
+    def test_a_program_that_ends_without_closing_leaves_no_name(self, name, end):
+        code = f"import sys; from ipcio import shm, {self.spelling}; h = {self.make_code(name)}; {end}"
+        done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+        assert ("Traceback" in done.stderr) == ("raise" in end), done.stderr
+        assert not os.path.lexists(self.path(name))
+
+    def test_a_program_that_dies_of_ctrl_c_leaves_no_name(self, name):
+        code = f"from ipcio import {self.spelling}; h = {self.make_code(name)}; print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as program:
+            program.stdout.readline()
+            assert self.lives(name)
+            program.send_signal(signal.SIGINT)
+            program.wait()
+        assert not os.path.lexists(self.path(name))
+
+    # -- garbage ---------------------------------------------------------
+
+    def test_a_dropped_handle_is_a_closed_one(self, name):
+        h = self.make(name)
+        assert self.lives(name)
+        del h
+        gc.collect()
+        assert not os.path.lexists(self.path(name))
+
+    def test_a_handle_dropped_in_a_cycle_is_a_closed_one(self, name):
+        cycle = [self.make(name)]
+        cycle.append(cycle)
+        assert self.lives(name)
+        del cycle
+        gc.collect()
+        assert not os.path.lexists(self.path(name))
+
+    def test_a_handle_dropped_by_a_thread_that_ended_is_a_closed_one(self, name):
+        made, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            _kept = self.make(name)
+            made.set()
+            go.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        made.wait()
+        assert self.lives(name)
+        go.set()
+        thread.join()
+        gc.collect()
+        assert not os.path.lexists(self.path(name))
+
+    # -- fork ------------------------------------------------------------
+
+    @pytest.mark.parametrize("end", ["close", "drop", "exit", "kill"])
+    def test_a_forked_child_holds_on_after_its_parent_closed(self, name, end):
+        h = self.make(name)
+        go = Event()
+        with go:
+
+            def child() -> None:
+                nonlocal h
+                go.wait()
+                if end == "close":
+                    h.close()
+                elif end == "drop":
+                    h = None
+                    gc.collect()
+                elif end == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            with Forked(child) as forked:
+                h.close()
+                assert self.lives(name)
+                with pytest.raises(FileExistsError):
+                    self.make(name)
+                go.set()
+                forked.wait()
+        if end in {"close", "drop"}:
+            assert not os.path.lexists(self.path(name))
+        self.assert_free(name)
+
+    @pytest.mark.parametrize("end", ["close", "drop", "exit", "kill"])
+    def test_the_parent_holds_on_whatever_its_forked_child_does(self, name, end):
+        h = self.make(name)
+
+        def child() -> None:
+            nonlocal h
+            if end == "close":
+                h.close()
+            elif end == "drop":
+                h = None
+                gc.collect()
+            elif end == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with closing(h):
+            Forked(child).wait()
+            assert os.path.lexists(self.path(name))
+            assert self.lives(name)
+            with closing(self.module.attach(name)) as other:
+                assert self.same(h, other)
+        assert not os.path.lexists(self.path(name))
+
+    def test_a_forked_child_that_runs_exit_handlers_does_not_take_the_name_along(self, name):
+        code = (
+            f"import os, sys; from ipcio import {self.spelling}; h = {self.make_code(name)}; child = os.fork()\n"
+            f"if not child: sys.exit()\n"
+            f"os.waitpid(child, 0); {self.attach_code(name)}.close(); print('lives')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+        assert done.stdout == "lives\n"
+        assert not os.path.lexists(self.path(name))
+
+    def test_a_grandchild_holds_on_after_both_are_dead(self, name):
+        h = self.make(name)
+        reader, writer = os.pipe()
+        go = Event()
+        with go:
+
+            def grandchild() -> None:
+                os.close(reader)
+                go.wait()
+
+            def child() -> int:
+                return Forked(grandchild).pid
+
+            Forked(child).result()
+            os.close(writer)
+            h.close()
+            assert self.lives(name)
+            go.set()
+            assert os.read(reader, 1) == b""  # the grandchild is gone
+            os.close(reader)
+        self.assert_free(name)
+
+    def test_handles_of_before_and_after_a_fork_are_equal(self, name):
+        """The child may attach again, close what it inherited, and still hold."""
+        h = self.make(name)
+        ready, go = Event(), Event()
+        with ready, go:
+
+            def child() -> None:
+                own = self.module.attach(name)
+                h.close()
+                ready.set()
+                go.wait()
+                own.close()
+
+            with Forked(child) as forked:
+                ready.wait()
+                h.close()
+                assert self.lives(name)
+                go.set()
+                forked.result()
+        assert not os.path.lexists(self.path(name))
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_a_handle_given_to_a_multiprocessing_child_is_a_share_of_its_own(self, name, method):
+        context = multiprocessing.get_context(method)
+        ready, go = context.Event(), context.Event()
+        h = self.make(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+            process = context.Process(target=children.hold_until_told, args=(h, ready, go))
+            process.start()
+        try:
+            assert ready.wait(30)
+            h.close()
+            assert self.lives(name)
+            go.set()
+            process.join(30)
+            assert process.exitcode == 0
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+        assert not os.path.lexists(self.path(name))
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_a_killed_multiprocessing_child_keeps_nothing_and_takes_nothing(self, name, method):
+        context = multiprocessing.get_context(method)
+        ready = context.Event()
+        with closing(self.make(name)) as h:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = context.Process(target=children.die_with, args=(h, ready))
+                process.start()
+            assert ready.wait(30)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            process.close()
+            assert self.lives(name)
+        assert not os.path.lexists(self.path(name))
+
+    # -- names that change hands -----------------------------------------
+
+    @pytest.mark.parametrize("end", ["close", "drop", "kill", "exit"])
+    def test_the_end_of_an_unlinked_object_leaves_its_successor_alone(self, name, peer, end):
+        old = peer(f"h = {self.make_code(name)}")
+        self.module.unlink(name)
+        with closing(self.make(name)) as new:
+            assert new.created
+            if end == "close":
+                old.run("h.close()")
+            elif end == "drop":
+                old.run("del h; gc.collect()")
+            elif end == "kill":
+                old.kill()
+            else:
+                old.stop()
+            with closing(self.module.attach(name)) as other:
+                assert self.same(new, other)
+            with pytest.raises(FileExistsError):
+                self.make(name)
+        assert not os.path.lexists(self.path(name))
+
+    def test_the_end_of_an_unlinked_object_leaves_persistent_and_foreign_ones_alone(self, name):
+        old = [self.make(name)]
+        self.module.unlink(name)
+        old.append(self.make(name, persist=True))
+        old.pop(0).close()
+        old.pop(0).close()
+        assert self.lives(name)
+        self.module.unlink(name)
+        h = self.make(name)
+        self.module.unlink(name)
+        self.foreign(name)
+        h.close()
+        assert os.path.lexists(self.path(name))
+        os.unlink(self.path(name))
+
+    def test_a_name_removed_behind_our_back_is_no_error_at_close(self, name):
+        with closing(self.make(name)) as h:
+            os.unlink(self.path(name))
+            assert not self.lives(name)
+            with closing(self.make(name)) as new:
+                assert not self.is_marked(new)
+                h.close()
+                assert self.lives(name)
+
+    # -- objects of others -----------------------------------------------
+
+    @pytest.mark.parametrize("end", ["close", "drop", "kill", "exit"])
+    def test_a_foreign_object_is_never_removed(self, name, peer, end):
+        self.foreign(name)
+        before = os.stat(self.path(name))
+        other = peer(f"h = {self.attach_code(name)}; g = {self.attach_code(name)}")
+        if end == "close":
+            other.run("h.close(); g.close()")
+        elif end == "drop":
+            other.run("del h, g; gc.collect()")
+        elif end == "kill":
+            other.kill()
+        else:
+            other.stop()
+        for _ in range(2):
+            with pytest.raises(FileExistsError):
+                self.make(name)
+            with closing(self.make(name, exist_ok=True)) as h:
+                assert not h.created
+        after = os.stat(self.path(name))
+        assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
+        self.module.unlink(name)
+        self.assert_free(name)
+
+    # -- threads ---------------------------------------------------------
+
+    def test_handles_closed_by_many_threads_at_once(self, name):
+        for turn in range(30):
+            handles = [self.make(name), *(self.module.attach(name) for _ in range(7))]
+            if turn % 2:  # all threads close one and the same handle, too
+                handles.append(handles[0])
+            start = threading.Barrier(len(handles))
+
+            def close(h, start=start) -> None:
+                start.wait()
+                h.close()
+
+            threads = [threading.Thread(target=close, args=(h,)) for h in handles]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not os.path.lexists(self.path(name))
+
+    def test_threads_that_create_attach_and_close_agree(self, name):
+        """Within one process, too, nobody sees a name that is not, or misses one that is."""
+        wrong = []
+
+        def work(seed) -> None:
+            chance = random.Random(seed)
+            try:
+                for _ in range(60):
+                    h = self.make(name, exist_ok=True)
+                    for _ in range(chance.randrange(3)):
+                        self.module.attach(name).close()
+                    with pytest.raises(FileExistsError):
+                        self.make(name)
+                    h.close()
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert not os.path.lexists(self.path(name))
