@@ -24,8 +24,7 @@ How the package is layered, imports running downwards only::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
     from ipcio import mmap, shm, strfile
     from ipcio._memfile import MemoryFile

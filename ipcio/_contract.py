@@ -19,8 +19,15 @@ __all__ = ["Mapping", "MmapBackend", "Share", "ShmBackend"]
 class Share(Protocol):
     """A part in keeping a name alive."""
 
+    def open_again(self, fd: int) -> int:
+        """Return another descriptor of the object open as `fd`, for the user.
+
+        Nothing that is done through it touches the life of the name.  It may be `fd`.
+        """
+        ...
+
     def give_up(self) -> None:
-        """Let go of the name, once; the last one to do so removes it."""
+        """Let go of the name, once, before the descriptor is closed; the last one to do so removes the name."""
         ...
 
 

@@ -118,7 +118,7 @@ class CursorFile(MemoryFile):
         # On a narrowed face such iterators end: they know nothing of the new end.
         self._left = min(position, end) if whole else end
         self._cursor_seek(self._left)
-        direct = whole and not self._shared and position == self._left
+        direct = whole and self._given < 0 and position == self._left
         _become(self, DirectFile if direct else CursorFile)
 
     def _narrow(self, size: int) -> None:
@@ -156,6 +156,7 @@ class DirectFile(CursorFile):
     __slots__ = ()
 
     if not TYPE_CHECKING:  # for the checkers these are the methods of MemoryFile
+        closed = False  # or it would be in the other state; C looks here for every line of a TextIOWrapper
         tell = CursorFile._cursor_tell
         read = read1 = readall = CursorFile._cursor_read
 
@@ -175,6 +176,8 @@ class DirectFile(CursorFile):
                 if whence == os.SEEK_SET:
                     self._cursor.seek(offset)
                     return offset + 0
+                self._cursor.seek(offset, whence)
+                return self._cursor_tell()
             except (ValueError, TypeError, AttributeError):
                 pass
             return CursorFile.seek(self, offset, whence)

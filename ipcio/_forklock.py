@@ -14,14 +14,28 @@ from __future__ import annotations
 
 import os
 from _thread import RLock  # threading's own, without importing threading
+from typing import TYPE_CHECKING
 
-__all__ = ["turn"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["before_fork", "turn"]
 
 turn = RLock()
 
+before_fork: list[Callable[[], None]] = []
+"""What is to be done before a fork, once nothing is half-way any more."""
+
+
+def _before() -> None:
+    turn.acquire()
+    for prepare in before_fork:
+        prepare()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=turn.acquire,
+        before=_before,
         after_in_parent=turn.release,
         after_in_child=turn.release,  # the forking thread is the only one left
     )

@@ -66,12 +66,12 @@ class MemoryFile(io.RawIOBase):
         "_created",
         "_face",
         "_fd",
+        "_given",
         "_memory",
         "_mode",
         "_name",
         "_recipe",
         "_share",
-        "_shared",
         "_size",
     )
 
@@ -80,8 +80,8 @@ class MemoryFile(io.RawIOBase):
     _size: int  # of the face
     _at: int  # the position; may lie past the end
     _fd: int  # the descriptor behind the memory, -1 if there is none
+    _given: int  # the one that fileno() gave, whose offset is the position from then on; -1 before
     _base: int  # where in the descriptor's file the memory begins
-    _shared: bool  # fileno() was called: the descriptor's offset is the position now
     _recipe: Recipe  # how to open this memory again, for pickle
     _share: Share | None  # in keeping the name alive
 
@@ -97,19 +97,19 @@ class MemoryFile(io.RawIOBase):
         share: Share | None = None,
         created: bool = False,
     ) -> None:
-        self._memory = None  # until everything below is there, closed
+        self._face = None
+        self._fd = fd
+        self._given = -1
+        self._share = share
+        self._memory = memory  # from here on, whatever is raised, __del__ gives it all back
         self._name = name
         self._mode = mode
         self._recipe = recipe
-        self._fd = fd
         self._base = base
-        self._share = share
         self._created = created
-        self._shared = False
         self._at = 0
         self._size = len(memory)
         self._face = memoryview(memory)
-        self._memory = memory
 
     # -- what it is ------------------------------------------------------
 
@@ -190,11 +190,13 @@ class MemoryFile(io.RawIOBase):
             self._check_open()
             if self._fd < 0:
                 raise io.UnsupportedOperation("fileno: this memory has no descriptor")
-            if not self._shared:
+            if self._given < 0:
                 position = self._where()
-                self._shared = True
+                # Not the one that a share's lock is on: what is locked, unlocked or dropped
+                # through the user's must not matter to the name, nor last as long as a map.
+                self._given = self._fd if self._share is None else self._share.open_again(self._fd)
                 self._go(position)
-            return self._fd
+            return self._given
 
     # -- position --------------------------------------------------------
 
@@ -403,18 +405,22 @@ class MemoryFile(io.RawIOBase):
         with turn:
             if self._memory is None:
                 return
-            fd, share = self._fd, self._share
+            fd, given, share = self._fd, self._given, self._share
             try:
                 part()
             finally:
                 self._memory = self._face = self._share = None
-                self._fd = -1
+                self._fd = self._given = -1
                 try:
-                    if fd >= 0:
-                        os.close(fd)
+                    if given not in {-1, fd}:
+                        os.close(given)
                 finally:
-                    if share is not None:
-                        share.give_up()
+                    try:
+                        if share is not None:
+                            share.give_up()
+                    finally:
+                        if fd >= 0:
+                            os.close(fd)
 
     def __reduce__(self) -> tuple[Any, ...]:
         with turn:
@@ -437,14 +443,14 @@ class MemoryFile(io.RawIOBase):
         return self._face
 
     def _where(self) -> int:
-        """The position; once the descriptor is shared, its offset is the truth."""
-        if self._shared:
-            self._at = max(os.lseek(self._fd, 0, os.SEEK_CUR) - self._base, 0)
+        """The position; once a descriptor was given, its offset is the truth."""
+        if self._given >= 0:
+            self._at = max(os.lseek(self._given, 0, os.SEEK_CUR) - self._base, 0)
         return self._at
 
     def _go(self, position: int) -> None:
-        if self._shared:
-            os.lseek(self._fd, self._base + position, os.SEEK_SET)
+        if self._given >= 0:
+            os.lseek(self._given, self._base + position, os.SEEK_SET)
         self._at = position
 
     def _narrow(self, size: int) -> None:

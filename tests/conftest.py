@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import itertools
 import multiprocessing.resource_tracker
@@ -108,14 +109,31 @@ def pytest_sessionstart(session):
     session.config.shm_before = shm_names()
 
 
+def held(name: str) -> bool:
+    """Whether some process has a share in a name, by the same lock that ipcio asks."""
+    try:
+        fd = os.open(f"{SHM}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return True  # somebody else's, or gone meanwhile
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def pytest_sessionfinish(session):
-    """Fail the whole run if it left a name: invented names cannot be laid at one test's door."""
+    """Fail the whole run if it left a name: invented names cannot be laid at one test's door.
+
+    Names that are held belong to another run on this machine; ours has no process left.
+    """
     if hasattr(session.config, "workerinput"):  # a parallel worker; the controller looks at the end
         return
     gc.collect()
-    left = {
-        entry for entry in shm_names() - session.config.shm_before if entry.lstrip(".").startswith(("ipcio-", "sem.ipcio-"))
-    }
+    new = shm_names() - session.config.shm_before
+    left = {name for name in new if name.lstrip(".").startswith(("ipcio-", "sem.ipcio-")) and not held(name)}
     if left:
         print(f"\nnames left in {SHM}: {sorted(left)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

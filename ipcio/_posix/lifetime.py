@@ -6,13 +6,15 @@ The rules, on an object in a directory that a file system backs (``/dev/shm``):
   foreign or persistent and is left alone.
 * Every handle holds ``flock(LOCK_SH)`` on an open file description of its own,
   its *share*.  The kernel drops it with the last copy of the description: at
-  close, at exit, at SIGKILL, in forked children too.
+  close, at exit, at SIGKILL.
 * So nobody holds the object exactly if ``LOCK_EX`` can be had.  Whoever gets it
   finds the object dead, is alone with it, and removes the name.
 
-A share is on a description that nothing else uses.  Memory must be mapped
-through another one, for a mapping keeps its description, and with it the lock,
-until the last view of it is gone.
+A mapping keeps its description, and with it the lock, until the last view of the
+memory is gone; a handle that is closed must not wait for that.  As long as no other
+process has the description, unlocking it does.  Before a fork a share therefore
+moves to a description that is used for nothing else (`Share.part`): the kernel drops
+that one with its last copy, whichever process has it.
 
 Every function here takes the step from "looked" to "done" under a lock on the
 object itself; the races that remain open between two system calls are closed by
@@ -27,9 +29,10 @@ import fcntl
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ipcio._forklock import turn
+from ipcio._forklock import before_fork, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,40 +54,100 @@ _PATIENCE = 2.0  # seconds; a reaper needs microseconds
 class Share:
     """This handle's part in keeping a name alive."""
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_apart", "_fd", "_path")
 
     def __init__(self, path: str, fd: int) -> None:
+        """Stand for the lock that is on the handle's own descriptor `fd`."""
         self._path = path
         self._fd = fd
+        self._apart = False
         _shares.add(self)
 
-    def give_up(self) -> None:
-        """Close the share; the last one takes the name with it.
+    def part(self) -> None:
+        """Move the lock to a description of its own and leave the handle's to others."""
+        with turn:
+            if self._apart or self._fd < 0:
+                return
+            own = _open_again(self._fd, self._path, os.O_RDONLY)
+            # There is no moment without a lock, and none when this one could be refused.
+            fcntl.flock(own, _SHARED)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._fd, self._apart = own, True
 
-        Trying for the exclusive lock on our own description would be wrong twice:
-        a forked child has that description too and must go on holding, and a failed
-        upgrade loses the lock.  So the question is asked through a fresh one.
-        """
+    def open_again(self, fd: int) -> int:
+        """Open what the handle's own `fd` has open, in the same mode, for the user."""
+        with turn:
+            try:
+                return _open_again(fd, self._path, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+            except PermissionError:
+                # Who made an object may have more rights through `fd` than its permissions
+                # give.  Then the user gets that one, and the lock goes elsewhere.
+                self.part()
+                return fd
+
+    def give_up(self) -> None:
+        """Let go of the lock, before the handle closes its descriptor; the last share takes the name with it."""
         with turn:
             fd, self._fd = self._fd, -1
             if fd < 0:
                 return
             _shares.discard(self)
-            try:
-                fresh = os.open(self._path, PROBE)
-            except OSError:  # no such name any more, or nothing that was ours
-                os.close(fd)
+            if self._apart:
+                _close_and_bury(self._path, fd)
                 return
+            # Upgrading gives the lock up, whether it succeeds or not (flock(2)).
             try:
-                os.close(fd)
-                bury(self._path, fresh)
-            except PermissionError:  # dead, and in a directory of somebody else: its owner's to remove
-                pass
+                with suppress(PermissionError):  # dead, and its owner's to remove
+                    bury(self._path, fd)
             finally:
-                os.close(fresh)
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _close_and_bury(path: str, fd: int) -> None:
+    """Close a description that forked processes may have, too, and see whether it was the last.
+
+    Its lock is not ours to touch: they must go on holding.  So the question is asked
+    through a fresh description.
+    """
+    try:
+        fresh = os.open(path, PROBE)
+    except OSError:  # no such name any more, or nothing that was ours
+        os.close(fd)
+        return
+    try:
+        os.close(fd)
+        with suppress(PermissionError):
+            bury(path, fresh)
+    finally:
+        os.close(fresh)
+
+
+def _open_again(fd: int, path: str, access: int) -> int:
+    """Open what `fd` has open once more, as a description of its own."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_CLOEXEC)
+    except FileNotFoundError:  # no /proc
+        again = os.open(path, PROBE | access)
+        if not os.path.samestat(os.fstat(again), os.fstat(fd)):
+            os.close(again)
+            raise
+        return again
 
 
 _shares: set[Share] = set()
+
+
+def _part_all() -> None:
+    for share in list(_shares):
+        try:
+            share.part()
+        except OSError:
+            # The lock stays where it is, goes with the last copy of the handle's own
+            # descriptor, and leaves the dead bytes to the next call.
+            share._fd = -1
+
+
+before_fork.append(_part_all)
 
 
 @atexit.register
@@ -95,44 +158,31 @@ def _give_up_all() -> None:
         share.give_up()
 
 
-def take(path: str, source: str) -> Share:
-    """Take the first share in an object that has no name yet and will be called `path`.
-
-    `source` is a path by which the maker can open it meanwhile.
-    """
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+def take(path: str, fd: int) -> Share:
+    """Take the first share in a new object, which has no name yet and will be called `path`."""
     if not _lock(fd, _SHARED):
-        os.close(fd)
         raise BlockingIOError(errno.EAGAIN, "another program locks the object in the making", path)
     return Share(path, fd)
 
 
-def join(path: str, info: os.stat_result) -> Share | None:
-    """Take a share in the marked object that was found under `path`.
+def join(path: str, fd: int) -> Share | None:
+    """Take a share in the marked object that was found under `path`, open as `fd`.
 
     None: things moved under us; open again what is there now.  (A dead object is
     removed, and opening again tells.)  One that cannot be removed is a
     `FileNotFoundError`, too.
     """
-    fd = os.open(path, PROBE)
     try:
-        try:
-            if bury(path, fd):
-                return None
-        except PermissionError:  # dead, and its owner's to remove
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-        # Somebody holds it.  Being refused now means that the holder is burying it.
-        # Once we are in, it must still have a name: nobody can bury it any more, but
-        # it may have happened before our lock.
-        if _lock(fd, _SHARED):
-            held = os.fstat(fd)
-            if held.st_ino == info.st_ino and held.st_nlink:
-                share, fd = Share(path, fd), -1
-                return share
-        return None
-    finally:
-        if fd >= 0:
-            os.close(fd)
+        if bury(path, fd):
+            return None
+    except PermissionError:  # dead, and its owner's to remove
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    # Somebody holds it.  Being refused now means that the holder is burying it.  Once
+    # we are in, it must still have a name: nobody can bury it any more, but it may
+    # have happened before our lock.
+    if _lock(fd, _SHARED) and os.fstat(fd).st_nlink:
+        return Share(path, fd)
+    return None
 
 
 def bury_dead(path: str) -> bool:
@@ -191,7 +241,7 @@ def remove(path: str) -> None:
             os.close(fd)
 
 
-def attempts(path: str) -> Iterator[None]:
+def attempts(name: str) -> Iterator[None]:
     """Loop while another process is in mid-step; give up on one that keeps us out on purpose."""
     give_up = 0.0
     while True:
@@ -201,7 +251,7 @@ def attempts(path: str) -> Iterator[None]:
             give_up = now + _PATIENCE
         elif now > give_up:
             raise BlockingIOError(
-                errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(path)
+                errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(name)
             )
         else:
             time.sleep(0.0002)
@@ -225,10 +275,12 @@ def bury(path: str, fd: int) -> bool:
     if not is_marked(info):
         return False
     try:
-        if os.path.samestat(os.stat(path, follow_symlinks=False), info):
+        there = os.stat(path, follow_symlinks=False)
+    except OSError:  # no such name any more, or never one
+        return True
+    if os.path.samestat(there, info):
+        with suppress(FileNotFoundError):
             os.unlink(path)
-    except FileNotFoundError:
-        pass
     return True
 
 

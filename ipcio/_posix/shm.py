@@ -42,7 +42,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
             fd, source, temporary = _make_nameless()
             _allocate(fd, size, reserve=reserve)
             if not persist:
-                share = lifetime.take(path, source)
+                share = lifetime.take(path, fd)
             os.fchmod(fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
             memory = map_descriptor(fd, size, writable=True)
             _link(source, path)
@@ -61,26 +61,25 @@ def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     path = f"{_DIRECTORY}/{name}"
     flags = _ATTACH | (os.O_RDWR if writable else os.O_RDONLY)
-    fd, size, share = -1, 0, None
     with turn:
-        try:
-            for _ in lifetime.attempts(path):
+        for _ in lifetime.attempts(name):
+            fd, share = -1, None
+            try:
                 fd = os.open(path, flags)
                 info = os.fstat(fd)
-                size = info.st_size
-                if not lifetime.is_marked(info):
-                    _check_foreign(info)
-                    break
-                if share := lifetime.join(path, info):
-                    break
-                os.close(fd)
-                fd = -1
-            return map_descriptor(fd, size, writable=writable), fd, share
-        except BaseException as error:
-            _undo(None, fd, share)
-            if isinstance(error, OSError):
-                raise _named(error, name) from None
-            raise
+                if lifetime.is_marked(info):
+                    share = lifetime.join(path, fd)
+                    if share is None:
+                        os.close(fd)
+                        continue
+                _check_mappable(info)
+                return map_descriptor(fd, info.st_size, writable=writable), fd, share
+            except BaseException as error:
+                _undo(None, fd, share)
+                if isinstance(error, OSError):
+                    raise _named(error, name) from None
+                raise
+    raise AssertionError("unreachable")
 
 
 def unlink(name: str) -> None:
@@ -143,8 +142,8 @@ def _link(source: str, path: str) -> None:
                 raise
 
 
-def _check_foreign(info: os.stat_result) -> None:
-    """Refuse to map what somebody else put there if it is no shared memory."""
+def _check_mappable(info: os.stat_result) -> None:
+    """Refuse what somebody else put there, or cut down, if it is no shared memory."""
     if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(info.st_mode):
@@ -154,12 +153,14 @@ def _check_foreign(info: os.stat_result) -> None:
 
 
 def _undo(memory: mmap.mmap | None, fd: int, share: lifetime.Share | None) -> None:
-    if memory is not None:
-        memory.close()
-    if fd >= 0:
-        os.close(fd)
-    if share is not None:
-        share.give_up()
+    try:
+        if memory is not None:
+            memory.close()
+        if share is not None:
+            share.give_up()
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _named(error: OSError, name: str) -> OSError:
