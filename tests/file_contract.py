@@ -464,7 +464,8 @@ class FileContract:
             "readinto(large)": lambda: h.readinto(bytearray(1 << 17)), "readline": h.readline,
             "readline(n)": lambda: h.readline(3), "readlines": h.readlines, "readlines(n)": lambda: h.readlines(3),
             "write": lambda: h.write(b"x"), "write(0)": lambda: h.write(b""),
-            "writelines": lambda: h.writelines([b"x"]), "writelines(0)": lambda: h.writelines([]), "seek": lambda: h.seek(0), "seek(1)": lambda: h.seek(0, 1),
+            "writelines": lambda: h.writelines([b"x"]), "writelines(0)": lambda: h.writelines([]),
+            "seek": lambda: h.seek(0), "seek(1)": lambda: h.seek(0, 1),
             "seek(2)": lambda: h.seek(0, 2), "seek(-1)": lambda: h.seek(-1), "tell": h.tell, "truncate": h.truncate,
             "truncate(n)": lambda: h.truncate(0), "flush": h.flush, "readable": h.readable, "writable": h.writable,
             "seekable": h.seekable, "isatty": h.isatty, "fileno": h.fileno, "iter": lambda: iter(h),
@@ -880,7 +881,8 @@ class WriteContract(FileContract):
         for data in (
             b"bytes", b"", bytearray(b"bytearray"), memoryview(b"0123456789")[3:7], array.array("I", [1, 2, 3]),
             array.array("d", [0.5]), memoryview(b"12345678").cast("B", [2, 4]),
-            memoryview(b"12345678").cast("H", [2, 2]), memoryview(b"1234").cast("b"), memoryview(b"1234").cast("c"), big, record, ctypes.c_uint64(1 << 40),
+            memoryview(b"12345678").cast("H", [2, 2]), memoryview(b"1234").cast("b"), memoryview(b"1234").cast("c"),
+            big, record, ctypes.c_uint64(1 << 40),
             memoryview(b"12345678").cast("B", [2, 2, 2]),
         ):  # fmt: skip
             raw = memoryview(data).tobytes()

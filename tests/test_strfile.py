@@ -75,7 +75,8 @@ def test_any_contiguous_buffer_is_read_as_its_bytes():
 
     for data in (
         b"", b"bytes", bytearray(), bytearray(b"x"), Bytes(b"sub"), memoryview(b"0123456789")[2:5],
-        array.array("d", [1.5, 2]), array.array("i"), big, records, ctypes.c_int(5), ctypes.create_string_buffer(b"c", 10),
+        array.array("d", [1.5, 2]), array.array("i"), big, records, ctypes.c_int(5),
+        ctypes.create_string_buffer(b"c", 10),
         memoryview(bytes(range(24))).cast("B", [2, 3, 4]), memoryview(bytes(8)).cast("H", [2, 2]),
         memoryview(bytes(range(24))).cast("b"), memoryview(b"abc").cast("c"), memoryview(b"abcd").cast("?"),
         memoryview(b""), memoryview(bytes(8)).cast("d", ()),
