@@ -37,8 +37,11 @@ def children() -> set[int]:
     """The processes, zombies included, whose parent is this one."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as listing:
-            found |= {int(pid) for pid in listing.read().split()}
+        try:
+            with open(f"/proc/self/task/{task}/children") as listing:
+                found |= {int(pid) for pid in listing.read().split()}
+        except FileNotFoundError:  # a thread that has been joined, but was not quite gone
+            pass
     return found
 
 
