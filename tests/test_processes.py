@@ -1,0 +1,404 @@
+"""Many processes at once: what each of them sees must fit together, whoever is killed when.
+
+The campaigns are seeded and bounded by a number of steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap as std_mmap
+import os
+import random
+import signal
+import struct
+import time
+import zlib
+from contextlib import ExitStack, closing
+
+import pytest
+from children import Event, Forked, leave_dead
+
+from ipcio import shm
+
+DEADLINE = 40  # seconds until processes that wait for each other are a failed test
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def there(name):
+    return os.path.lexists(f"/dev/shm/{name}")
+
+
+class Board:
+    """Counters shared by forked processes, one writer each: barriers without anything to test in them."""
+
+    def __init__(self, slots):
+        self._memory = std_mmap.mmap(-1, 8 * slots)
+        self._slots = memoryview(self._memory).cast("Q")
+        self._end = time.monotonic() + DEADLINE
+
+    def __getitem__(self, slot):
+        return self._slots[slot]
+
+    def __setitem__(self, slot, value):
+        self._slots[slot] = value
+
+    def meet(self, slot, others):
+        """Wait until everybody in `others` has been here as often."""
+        self._slots[slot] += 1
+        while any(self._slots[other] < self._slots[slot] for other in others):
+            self.pause()
+
+    def pause(self):
+        os.sched_yield()
+        assert time.monotonic() < self._end, "the others did not come"
+
+    def close(self):
+        self._slots.release()
+        self._memory.close()
+
+
+# -- coherence ---------------------------------------------------------------
+
+
+def test_what_one_process_wrote_the_other_reads(name, peer):
+    """From the moment that `write` returned, in both directions, however the bytes are looked at."""
+    other = peer()
+    with shm.create(name, 10_000) as h:
+        other.run(f"h = shm.attach({name!r}); view = h.getbuffer(); r = shm.attach({name!r}, 'r')")
+        chance = random.Random(1)
+        for turn in range(100):
+            at, data = chance.randrange(9_000), bytes([turn % 255 + 1]) * chance.randrange(1, 1000)
+            h.seek(at)
+            h.write(data)
+            stop = at + len(data)
+            assert other.ask(f"(h.seek({at}), h.read({len(data)}))[1] == {data!r} == view[{at}:{stop}].tobytes()")
+            assert other.ask(f"(r.seek({at}), os.pread(r.fileno(), {len(data)}, {at}))[1] == {data!r}")
+            other.run(f"h.seek({at}); h.write({data[::-1] + b'.'!r})")
+            h.seek(at)
+            assert h.read(len(data) + 1) == data + b"."
+
+
+# -- exactly one -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["nothing", "a dead one", "a closing one"])
+def test_of_many_creates_at_once_exactly_one_wins(name, before):
+    """Also over what the dead left, and none does while somebody holds the name."""
+    players, rounds = 4, {"nothing": 500, "a dead one": 150, "a closing one": 1000}[before]
+    everybody = range(players + 1)
+    board = Board(2 * players + 1)
+
+    def play(me):
+        for turn in range(rounds):
+            h = shm.create(name, 64, exist_ok=True) if before == "a closing one" and not me else None
+            board.meet(me, everybody)
+            if h is not None:
+                h.close()
+            try:
+                h = shm.create(name, 100)
+                board[players + 1 + me] = 1
+            except FileExistsError:
+                h = None
+                board[players + 1 + me] = 0
+            board.meet(me, everybody)
+            # Everybody has tried, and nobody has closed.
+            with closing(shm.attach(name)) as guest:
+                assert guest.size() == 100, turn
+            board.meet(me, everybody)
+            if h is not None:
+                h.close()
+            board.meet(me, everybody)
+            board.meet(me, everybody)  # the referee has looked
+        return descriptors()
+
+    with ExitStack() as stack:
+        stack.callback(board.close)
+        count = descriptors()
+        forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
+        for turn in range(rounds):
+            if before == "a dead one":
+                leave_dead(lambda: shm.create(name, 70))
+            board.meet(players, everybody)
+            board.meet(players, everybody)
+            winners = [board[players + 1 + me] for me in range(players)]
+            assert sum(winners) == 1, (turn, winners)
+            board.meet(players, everybody)
+            board.meet(players, everybody)
+            assert not there(name), turn
+            board.meet(players, everybody)
+        left = [process.result() for process in forked]
+        assert max(left) <= count + players + 2  # pipes that later children inherited, no more
+        assert not there(name)
+
+
+@pytest.mark.parametrize("before", ["nothing", "a dead one"])
+def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
+    """And all of them have the same memory."""
+    players, rounds = 4, 500 if before == "nothing" else 150
+    everybody = range(players + 1)
+    board = Board(3 * players + 1)
+
+    def play(me):
+        for turn in range(rounds):
+            board.meet(me, everybody)
+            with shm.create(name, 100, exist_ok=True) as h:
+                board[players + 1 + 2 * me] = h.created
+                board[players + 2 + 2 * me] = os.fstat(h.fileno()).st_ino
+                if h.created:
+                    h.write(struct.pack("Q", turn + 1))
+                board.meet(me, everybody)
+                assert struct.unpack_from("Q", h.getbuffer()) == (turn + 1,)
+                board.meet(me, everybody)
+            board.meet(me, everybody)
+            board.meet(me, everybody)  # the referee has looked
+
+    with ExitStack() as stack:
+        stack.callback(board.close)
+        forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
+        for turn in range(rounds):
+            if before == "a dead one":
+                leave_dead(lambda: shm.create(name, 70))
+            board.meet(players, everybody)
+            board.meet(players, everybody)
+            created = [board[players + 1 + 2 * me] for me in range(players)]
+            assert sum(created) == 1, (turn, created)
+            assert len({board[players + 2 + 2 * me] for me in range(players)}) == 1, turn
+            board.meet(players, everybody)
+            board.meet(players, everybody)
+            assert not there(name), turn
+            board.meet(players, everybody)
+        for process in forked:
+            process.result()
+        assert not there(name)
+
+
+# -- no false absence, no false presence -------------------------------------
+
+
+@pytest.mark.parametrize("churn", ["attach and close", "create", "die"])
+def test_a_held_name_is_never_absent_and_never_free(name, churn):
+    """It is handed from process to process, while others come and go: no attach fails, no create succeeds."""
+    runners, crowd = 2, 2
+    board = Board(runners + 1)
+    stop = runners
+
+    def run(me):
+        # Lap by lap: tell that we hold, wait until the other holds, too, let go and come back.
+        other = (me + 1) % runners
+        h = shm.attach(name)
+        lap = 0
+        while not board[stop]:
+            lap += 1
+            board[me] = lap
+            while board[other] < lap and not board[stop]:
+                board.pause()
+            if (lap + me) % 2 and not board[stop]:
+                # The other holds, and will not let go before it has seen us back.
+                h.close()
+                h = shm.attach(name)
+        board[me] = lap + 2**32
+        while board[other] < 2**32:
+            board.pause()
+        h.close()
+        return lap
+
+    def mill(me, steps):
+        chance = random.Random(me)
+        for _ in range(steps):
+            if churn == "create" or chance.random() < 0.3:
+                with pytest.raises(FileExistsError):
+                    shm.create(name, 10)
+            else:
+                with shm.attach(name, chance.choice(["r", "rw"])) as h:
+                    assert h.size() == 4000
+        return steps
+
+    with ExitStack() as stack:
+        stack.callback(board.close)
+        h = shm.create(name, 4000)
+        relay = [stack.enter_context(Forked(run, me)) for me in range(runners)]
+        while any(board[me] < 1 for me in range(runners)):
+            board.pause()
+        h.close()
+        if churn == "die":
+            chance = random.Random(9)
+            for number in range(40):
+                with Forked(mill, number, 10**9) as victim:
+                    for _ in range(chance.randrange(50)):
+                        board.pause()
+                    if victim.kill() != -signal.SIGKILL:
+                        victim.result()
+        else:
+            for process in [stack.enter_context(Forked(mill, number, 2000)) for number in range(crowd)]:
+                assert process.result() == 2000
+        board[stop] = 1
+        for process in relay:
+            assert process.result() > 1
+        with pytest.raises(FileNotFoundError):
+            shm.attach(name)
+        assert not there(name)
+
+
+# -- the campaign ------------------------------------------------------------
+
+STAMP = struct.Struct("<IHH")  # life, size, checksum: eight bytes, written at once
+
+
+def stamp(life, size):
+    return STAMP.pack(life, size, zlib.crc32(struct.pack("<IH", life, size)) & 0xFFFF)
+
+
+def check(h):
+    """An attacher sees all of a segment, either all zero still or with the stamp of this very one."""
+    content = bytes(h.getbuffer()[: STAMP.size])
+    if content == bytes(STAMP.size):
+        return None
+    life, size, _ = STAMP.unpack(content)
+    assert content == stamp(life, size), "torn, or another's bytes"
+    assert size == h.size() == os.fstat(h.fileno()).st_size, "half of a segment"
+    assert not any(h.getbuffer()[STAMP.size :]), "bytes of an earlier life"
+    return life
+
+
+def work(seed, names, steps, *, unlinks):
+    """Do this and that; while we hold a name, we know what others must find."""
+    chance = random.Random(seed)
+    lives = itertools.count(seed * 65536 + 1)
+    held = {name: [] for name in names}
+    before = descriptors()
+    for _ in range(steps):
+        name = chance.choice(names)
+        mine = held[name]
+        act = chance.random()
+        try:
+            if mine and (act < 0.4 or len(mine) > 3):
+                mine.pop(chance.randrange(len(mine))).close()
+            elif act < 0.5:
+                size = chance.randrange(STAMP.size, 9000)
+                h = shm.create(name, size, reserve=chance.random() < 0.5)
+                assert unlinks or not mine, "created although we hold it"
+                mine.append(h)
+                assert h.created
+                assert h.size() == size
+                assert not any(h.getbuffer()), "not zero"
+                h.getbuffer()[: STAMP.size] = stamp(next(lives), size)
+            elif act < 0.6:
+                h = shm.create(name, STAMP.size, exist_ok=True)
+                mine.append(h)
+                if h.created:
+                    h.getbuffer()[: STAMP.size] = stamp(next(lives), STAMP.size)
+                check(h)
+            elif act < 0.95 or not unlinks:
+                h = shm.attach(name, chance.choice(["r", "rw"]))
+                mine.append(h)
+                life = check(h)
+                if not unlinks:
+                    assert {check(other) for other in mine} <= {life, None}, "two lives at once"
+            else:
+                shm.unlink(name)
+        except FileNotFoundError:
+            assert unlinks or not mine, "absent although we hold it"
+        except FileExistsError:
+            pass
+    for mine in held.values():
+        for h in mine:
+            h.close()
+    return descriptors() - before
+
+
+@pytest.mark.parametrize("unlinks", [False, True], ids=["", "with unlink"])
+@pytest.mark.parametrize("kills", [0, 100], ids=["", "with kills"])
+def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks):
+    names = [unique() for _ in range(3)]
+    chance = random.Random(kills + unlinks)
+    seeds = itertools.count(1)
+    workers = 3
+    with ExitStack() as stack:
+        if not kills:
+            running = [
+                stack.enter_context(Forked(lambda s: work(s, names, 4000, unlinks=unlinks), next(seeds)))
+                for _ in range(workers)
+            ]
+            assert [process.result() for process in running] == [0] * workers
+            assert not any(map(there, names))
+        else:
+            endless = [Forked(lambda s: work(s, names, 10**9, unlinks=unlinks), next(seeds)) for _ in range(workers)]
+            try:
+                for _ in range(kills):
+                    # Some steps of our own between two kills: that is what we would notice.
+                    assert work(next(seeds), names, chance.randrange(30), unlinks=unlinks) == 0
+                    victim = endless.pop(chance.randrange(workers))
+                    os.kill(victim.pid, signal.SIGKILL)
+                    if victim.wait() != -signal.SIGKILL:
+                        victim.result()
+                    endless.append(Forked(lambda s: work(s, names, 10**9, unlinks=unlinks), next(seeds)))
+            finally:
+                statuses = [process.kill() for process in endless]
+            assert statuses == [-signal.SIGKILL] * workers
+    for name in names:
+        with shm.create(name, 10) as h:
+            assert h.created
+        assert not there(name)
+
+
+def test_a_killed_creator_never_shows_half_of_a_segment(name):
+    """It is killed at random moments of endless creating; whoever attaches sees all or nothing."""
+    size = 300_000  # long enough to be hit in the middle of the reservation
+
+    def create_for_ever():
+        while True:
+            try:
+                with shm.create(name, size) as h:
+                    h.getbuffer()[:2] = h.getbuffer()[-2:] = b"ok"
+            except FileExistsError:  # the guest is the last holder
+                pass
+
+    seen = 0
+    chance = random.Random(3)
+    for _ in range(60):
+        with Forked(create_for_ever) as creator:
+            for _ in range(chance.randrange(20, 60)):
+                try:
+                    with shm.attach(name) as h:
+                        assert h.size() == size
+                        assert h.read(2) in {bytes(2), b"ok"}
+                        seen += 1
+                except FileNotFoundError:
+                    os.sched_yield()
+            assert creator.kill() == -signal.SIGKILL
+        with pytest.raises(FileNotFoundError):
+            shm.attach(name)
+        assert not there(name)
+    assert seen
+
+
+def test_children_forked_in_the_midst_of_it_hold_what_they_inherited(name):
+    """A chain of processes, each forked from the last holder: the name goes with the last of them."""
+    links = 30
+
+    def link(number, h, go):
+        if not number:
+            go.wait()
+            with shm.attach(name) as other:
+                assert other.read(2) == b"ok"
+            h.close()
+            return
+        with Forked(link, number - 1, h, go) as following:
+            h.close()
+            following.result()
+
+    with Event() as go:
+        h = shm.create(name, 100)
+        h.write(b"ok")
+        with Forked(link, links, h, go) as first:
+            h.close()
+            with shm.attach(name) as other:
+                assert other.read(2) == b"ok"
+            with pytest.raises(FileExistsError):
+                shm.create(name, 10)
+            go.set()
+            first.result()
+    assert not there(name)
