@@ -10,7 +10,6 @@ import os
 import threading
 
 import pytest
-
 from peers import Peer
 
 SHM = "/dev/shm"
@@ -66,7 +65,7 @@ def nothing_left(standing_processes):
 
 
 @pytest.fixture
-def unique(request):
+def unique():
     """Make names that no other test, process or run uses; fail if one of them is left at the end."""
     made = []
 
@@ -102,7 +101,7 @@ def peer():
         process.stop()
 
 
-def pytest_collection_finish(session):
+def pytest_collection_finish():
     """What is loaded by now is no test's garbage: `nothing_left` need not search it, and takes a tenth of the time."""
     gc.collect()
     gc.freeze()
