@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import pickle
 import signal
+import sys
+import time
 import traceback
+import types
 import warnings
 
 
@@ -98,6 +103,55 @@ class Event:
     def __exit__(self, *_) -> None:
         os.close(self._reader)
         os.close(self._writer)
+
+
+# -- system calls in other hands ---------------------------------------------
+
+CALLS = {
+    os: (
+        "close",
+        "dup",
+        "fchmod",
+        "fstat",
+        "ftruncate",
+        "link",
+        "lseek",
+        "open",
+        "posix_fallocate",
+        "readlink",
+        "stat",
+        "unlink",
+    ),
+    fcntl: ("fcntl", "flock"),
+    mmap: ("mmap",),
+    time: ("monotonic", "sleep"),
+}
+
+
+def watch_calls(handler, put=setattr) -> None:
+    """Have every loaded module of the package call ``handler(name, args, call)`` in place of its system calls.
+
+    The modules get stand-ins for `os` and the like; nobody else does.  ``call()``
+    makes the real one.  `put` is how a module is changed: ``monkeypatch.setattr``.
+    """
+    known = {}
+    for module, names in CALLS.items():
+        stand_in = types.ModuleType(module.__name__)
+        stand_in.__getattr__ = lambda name, module=module: getattr(module, name)
+        for name in names:
+            real = getattr(module, name)
+
+            def watched(*args, name=name, real=real, **kwargs):
+                return handler(name, args, lambda: real(*args, **kwargs))
+
+            setattr(stand_in, name, watched)
+            known[id(real)] = watched
+        known[id(module)] = stand_in
+    for module_name, module in list(sys.modules.items()):
+        if module_name.partition(".")[0] == "ipcio":
+            for name, value in list(vars(module).items()):
+                if id(value) in known:
+                    put(module, name, known[id(value)])
 
 
 # Targets for multiprocessing's children, which import them by name.
