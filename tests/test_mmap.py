@@ -8,6 +8,7 @@ import io
 import mmap as stdlib_mmap
 import os
 import pathlib
+import pickle
 import socket
 import stat
 import subprocess
@@ -306,6 +307,55 @@ def test_what_others_write_is_seen(file):
         f.write(b"1\n")
         h.seek(0)
         assert h.read() == b"1\ne\n2\no\n"
+
+
+# -- how long it is mapped
+
+
+def mapped(path):
+    with open("/proc/self/maps") as listing:
+        return str(path) in listing.read()
+
+
+def descriptors_of(path):
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}") == str(path)]
+
+
+@pytest.mark.parametrize("what", ["nothing", "narrowed", "fileno", "iterator", "copy"])
+def test_a_closed_handle_keeps_neither_map_nor_descriptor(file, what):
+    """Though the object itself is still about, and what was done with it before."""
+    path = file(b"one\ntwo\n" * 1000)
+    h = mmap.open(path, "rw")
+    assert mapped(path)
+    if what == "narrowed":
+        h.truncate(10)
+    if what == "fileno":
+        h.fileno()
+    if what == "iterator":
+        assert len([*h]) == 2000
+    if what == "copy":
+        pickle.loads(pickle.dumps(h)).close()
+    h.close()
+    assert not mapped(path)
+    assert not descriptors_of(path)
+    assert h.closed
+
+
+def test_the_last_view_unmaps(file):
+    """After `close` the memory stays exactly as long as a view of it."""
+    path = file(b"one\ntwo\n" * 1000)
+    h = mmap.open(path, "rw")
+    view = h.getbuffer()
+    part = view[4:7]
+    h.close()
+    view.release()
+    assert mapped(path)
+    assert bytes(part) == b"two"
+    part.release()
+    del view, part
+    assert not mapped(path)
+    assert not descriptors_of(path)
+    assert h.closed
 
 
 # -- the descriptor
