@@ -645,6 +645,7 @@ def test_ctrl_c_during_a_large_reservation_leaves_nothing(name):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, lambda *_: interrupted())
+    timer = signal.setitimer(signal.ITIMER_REAL, 0)  # the watchdog's
     try:
         for microseconds in range(200, 4000, 400):
             signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
@@ -658,3 +659,4 @@ def test_ctrl_c_during_a_large_reservation_leaves_nothing(name):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)

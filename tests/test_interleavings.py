@@ -311,7 +311,7 @@ def there(name):
     [
         ("nothing", False, False, 800),
         ("a dead one", False, False, 500),
-        ("nothing", False, True, 1500),
+        ("nothing", False, True, 800),
         ("a dead one", True, False, 200),
         ("nothing", True, True, 100),
     ],

@@ -225,9 +225,9 @@ def test_a_held_name_is_never_absent_and_never_free(name, churn):
         h.close()
         if churn == "die":
             chance = random.Random(9)
-            for number in range(40):
+            for number in range(25):
                 with Forked(mill, number, 10**9) as victim:
-                    for _ in range(chance.randrange(50)):
+                    for _ in range(chance.randrange(30)):
                         board.pause()
                     if victim.kill() != -signal.SIGKILL:
                         victim.result()
@@ -310,7 +310,7 @@ def work(seed, names, steps, *, unlinks):
 
 
 @pytest.mark.parametrize("unlinks", [False, True], ids=["", "with unlink"])
-@pytest.mark.parametrize("kills", [0, 100], ids=["", "with kills"])
+@pytest.mark.parametrize("kills", [0, 70], ids=["", "with kills"])
 def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks):
     names = [unique() for _ in range(3)]
     chance = random.Random(kills + unlinks)
@@ -358,7 +358,7 @@ def test_a_killed_creator_never_shows_half_of_a_segment(name):
 
     seen = 0
     chance = random.Random(3)
-    for _ in range(60):
+    for _ in range(40):
         with Forked(create_for_ever) as creator:
             for _ in range(chance.randrange(20, 60)):
                 try:
