@@ -101,6 +101,17 @@ def peer():
         process.stop()
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what the machine, not an installation, is unable to do: ``@pytest.mark.able(probe=...)``.
+
+    A skip says that something could be installed, and is a failure where everything is.
+    """
+    unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]
+    if unable:
+        items[:] = [item for item in items if item not in unable]
+        config.hook.pytest_deselected(items=unable)
+
+
 def pytest_collection_finish():
     """What is loaded by now is no test's garbage: `nothing_left` need not search it, and takes a tenth of the time."""
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -246,33 +247,31 @@ def test_what_posix_ipc_has_not_sized_yet_is_an_error_and_not_a_crash(name):
 # -- another Python ----------------------------------------------------------
 
 
+@functools.cache
 def other_pythons():
-    """Interpreters of other versions that can be started, at most one each."""
+    """Interpreters of other versions that can be started, one each.
+
+    Not only the first on the path: that may be a shim which finds none.
+    """
     found = {}
     for minor in range(10, 20):
-        path = shutil.which(f"python3.{minor}")
-        if path is None or minor == sys.version_info[1]:
-            continue
-        code = "import sys; print(*sys.version_info[:2])"
-        try:
-            done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0 and done.stdout.split() == ["3", str(minor)]:
-            found[minor] = path
+        for folder in os.get_exec_path():
+            path = shutil.which(f"python3.{minor}", path=folder)
+            if path is None or minor in {sys.version_info[1], *found}:
+                continue
+            code = "import sys; print(*sys.version_info[:2])"
+            try:
+                done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            if done.returncode == 0 and done.stdout.split() == ["3", str(minor)]:
+                found[minor] = path
     return found
 
 
-@pytest.fixture(scope="session")
-def pythons():
-    found = other_pythons()
-    if not found:
-        pytest.skip("no other Python found")
-    return found
-
-
-def test_processes_of_different_python_versions_share_names_and_lifetimes(unique, peer, pythons):
-    for path in pythons.values():
+@pytest.mark.able(probe=other_pythons)
+def test_processes_of_different_python_versions_share_names_and_lifetimes(unique, peer):
+    for path in other_pythons().values():
         name = unique()
         other = peer(python=path)
         assert other.ask("tuple(__import__('sys').version_info[:2])") != sys.version_info[:2]
