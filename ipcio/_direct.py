@@ -20,6 +20,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
+from itertools import chain
+from operator import not_
 from typing import TYPE_CHECKING
 
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
@@ -43,6 +46,9 @@ _COPY_TWICE = 65536
 _CLOSES_SAFELY = sys.version_info >= (3, 11)
 
 
+_call: Any = partial.__call__
+
+
 class CursorFile(MemoryFile):
     """Memory with a cursor, whatever was asked of the handle."""
 
@@ -56,10 +62,12 @@ class CursorFile(MemoryFile):
         "_cursor_tell",
         "_cursor_write",
         "_left",
+        "_lines_begun",
     )
 
     _cursor: Any
     _left: int  # where we left the cursor
+    _lines_begun: Any  # what the loops of DirectFile take from the cursor, until its end
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class CursorFile(MemoryFile):
         super().__init__(memory, name, mode, recipe, **details)
         self._cursor = cursor
         self._left = 0
+        self._lines_begun = None
         self._cursor_tell: Callable[[], int] = cursor.tell
         self._cursor_seek: Callable[..., Any] = cursor.seek
         self._cursor_read: Callable[..., bytes] = cursor.read
@@ -92,33 +101,43 @@ class CursorFile(MemoryFile):
         change at once, and the system writes it back in its own time.  Raises
         `OSError` when the storage fails.
         """
-        memory = self._check_open()
+        memory: Any = self._check_open()
         if self._mode != "rb":
             with memoryview(memory):  # so that a close() elsewhere cannot unmap meanwhile
-                self._cursor.flush()
+                memory.flush()
 
     def __iter__(self) -> Iterator[bytes]:
         self._check_readable()
-        return self
+        return self._rest()
 
-    # An iterator that DirectFile made reads from the cursor, and the handle may leave
-    # that state under it: ``for line in h: os.fstat(h.fileno())``.  So the cursor is
-    # kept where the handle's position is, and its own moves are noticed.
+    def _rest(self) -> Iterator[bytes]:
+        while line := self.readline():
+            yield line
+
+    # Bound methods of the cursor that somebody took from DirectFile (`pickle.Unpickler`
+    # does) outlive that state.  So the cursor is kept where the handle's position is,
+    # and its own moves are noticed.
 
     def _where(self) -> int:
         reached = self._cursor_tell()
         if reached != self._left:
-            self._go(reached)
+            self._left = reached
+            super()._go(reached)
         return super()._where()
 
     def _go(self, position: int) -> None:
         super()._go(position)
         end = len(self._check_open())
         whole = self._size == end
-        # On a narrowed face such iterators end: they know nothing of the new end.
+        direct = whole and self._given < 0 and position <= end
+        if not direct and self._lines_begun is not None:
+            # Loops that DirectFile began know nothing of a new end or a descriptor: let
+            # their first part come to its end, and they go on with `_rest`.
+            lines, self._lines_begun = self._lines_begun, None
+            self._cursor_seek(end)
+            next(lines, None)
         self._left = min(position, end) if whole else end
         self._cursor_seek(self._left)
-        direct = whole and self._given < 0 and position == self._left
         _become(self, DirectFile if direct else CursorFile)
 
     def _narrow(self, size: int) -> None:
@@ -127,7 +146,7 @@ class CursorFile(MemoryFile):
         self._go(position)
 
     def _unmap(self) -> None:
-        cursor = self._cursor
+        cursor, end = self._cursor, len(self._check_open())
         self._let_go()
         try:
             if _CLOSES_SAFELY:
@@ -135,11 +154,11 @@ class CursorFile(MemoryFile):
                 return
         except BufferError:  # views are alive; the last of them unmaps
             pass
-        cursor.seek(0, os.SEEK_END)  # nothing left for an iterator that somebody kept
+        cursor.seek(end)  # nothing left for an iterator that somebody kept
 
     def _let_go(self) -> None:
         super()._let_go()
-        self._cursor = None
+        self._cursor = self._lines_begun = None
         self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
         self._cursor_readline = self._cursor_write = _closed
         _become(self, CursorFile)
@@ -156,7 +175,9 @@ class DirectFile(CursorFile):
     __slots__ = ()
 
     if not TYPE_CHECKING:  # for the checkers these are the methods of MemoryFile
-        closed = False  # or it would be in the other state; C looks here for every line of a TextIOWrapper
+        # Never in this state, and `not handle` says so without a Python frame: C asks
+        # for every line of a TextIOWrapper.
+        closed = property(not_)
         tell = CursorFile._cursor_tell
         read = read1 = readall = CursorFile._cursor_read
 
@@ -190,15 +211,30 @@ class DirectFile(CursorFile):
         return CursorFile.write(self, data)
 
     def readinto(self, buffer: Buffer, /) -> int:
-        target = writable_bytes(buffer)
-        if len(target) > _COPY_TWICE:
-            return CursorFile.readinto(self, target)
-        data = self._cursor_read(len(target))
-        count = len(data)
-        target[:count] = data
-        return count
+        with writable_bytes(buffer) as target:
+            if len(target) > _COPY_TWICE and self._cursor is self._memory:
+                return DirectFile._copy_into(self, target)
+            data = self._cursor_read(len(target))
+            count = len(data)
+            target[:count] = data
+            return count
 
     readinto1 = readinto
+
+    def _copy_into(self, target: memoryview[int]) -> int:
+        self._check_readable()
+        if self.__class__ is not DirectFile:  # no more, since somebody's __buffer__ ran
+            return CursorFile.readinto(self, target)
+        with memoryview(self._check_open()) as whole:
+            while True:
+                count = min(len(target), len(whole) - self._cursor_tell())
+                try:
+                    # One step for other threads: no bytecode runs between the two calls.
+                    start, _ = map(_call, (partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)))
+                except ValueError:  # another thread was quicker; fewer are left now
+                    continue
+                target[:count] = whole[start : start + count]
+                return count
 
     def readline(self, *size: int | None) -> bytes:
         if size:
@@ -206,7 +242,11 @@ class DirectFile(CursorFile):
         return self._cursor_readline()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._cursor_readline, b"")
+        self._check_readable()
+        lines = self._lines_begun
+        if lines is None or not lines.__reduce__()[1][0]:  # none yet, or come to its end
+            self._lines_begun = lines = iter(self._cursor_readline, b"")
+        return chain(lines, self._rest())
 
 
 def _become(handle: Any, kind: type[CursorFile]) -> None:

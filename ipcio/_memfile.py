@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ipcio._contract import Share
 
     Memory = mmap.mmap | memoryview[int]
-    Recipe = Callable[[], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
+    Recipe = Callable[[Any], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
 
 __all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
 
@@ -55,9 +55,9 @@ class MemoryFile(io.RawIOBase):
     A closed handle raises `ValueError` from every method but `close`; a mode
     that forbids the call raises `io.UnsupportedOperation`.  Closing is optional:
     a handle that is garbage-collected closes itself without a warning.  Handles
-    may be shared between threads, each call being one step; they work on both
-    sides of a ``fork``, and pickle by attaching again (same mode, size and
-    position).
+    may be shared between threads; each reading and writing call is one step for
+    others of its kind.  They work on both sides of a ``fork``, and pickle by
+    attaching again (same mode, size and position).
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class MemoryFile(io.RawIOBase):
     _fd: int  # the descriptor behind the memory, -1 if there is none
     _given: int  # the one that fileno() gave, whose offset is the position from then on; -1 before
     _base: int  # where in the descriptor's file the memory begins
-    _recipe: Recipe  # how to open this memory again, for pickle
+    _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
     _share: Share | None  # in keeping the name alive
 
     def __init__(
@@ -182,19 +182,27 @@ class MemoryFile(io.RawIOBase):
         stands and the handle goes on where they stopped.  That costs a system call
         or two per operation; a handle never asked does not pay.
 
-        It is not the descriptor that keeps a shared name alive, so ``flock`` and
-        ``lockf`` on it are the caller's to use.  Raises `io.UnsupportedOperation`
-        where there is none (strfile).
+        Nothing done through it touches the life of a shared name.  ``lockf`` on it is
+        the caller's to use; ``flock`` can share but not exclude, because each handle's
+        part in the name is a shared ``flock`` of its own.  Raises
+        `io.UnsupportedOperation` where there is no descriptor (strfile).
         """
         with turn:
             self._check_open()
             if self._fd < 0:
                 raise io.UnsupportedOperation("fileno: this memory has no descriptor")
+            position = self._where()
             if self._given < 0:
-                position = self._where()
                 # Not the one that a share's lock is on: what is locked, unlocked or dropped
                 # through the user's must not matter to the name, nor last as long as a map.
-                self._given = self._fd if self._share is None else self._share.open_again(self._fd)
+                given = self._fd if self._share is None else self._share.open_again(self._fd)
+                try:
+                    os.lseek(given, self._base + position, os.SEEK_SET)
+                except BaseException:
+                    if given != self._fd:
+                        os.close(given)
+                    raise
+                self._given = given
                 self._go(position)
             return self._given
 
@@ -214,7 +222,7 @@ class MemoryFile(io.RawIOBase):
         `io.BytesIO`) and an ``OSError(EINVAL)`` (as from `io.FileIO`), and the
         handle does not move.
         """
-        offset = index(offset)
+        offset, whence = index(offset), index(whence)
         with turn:
             self._check_open()
             if whence == os.SEEK_SET:
@@ -281,8 +289,7 @@ class MemoryFile(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable contiguous `buffer`; return how many bytes, 0 at the end."""
-        target = writable_bytes(buffer)
-        with turn:
+        with writable_bytes(buffer) as target, turn:
             face = self._check_readable()
             start = self._where()
             count = min(len(target), self._size - start)
@@ -330,12 +337,11 @@ class MemoryFile(io.RawIOBase):
             elif len(line) == _LINE_GUESS:
                 line = _line(face, start, self._size)
             end = start + len(line)
-            if self._at != start:
-                continue
-            self._at = end
-            if not line:
-                return
-            yield line
+            if self._at == start:
+                self._at = end
+                if not line:
+                    return
+                yield line
 
     # -- writing ---------------------------------------------------------
 
@@ -345,8 +351,7 @@ class MemoryFile(io.RawIOBase):
         All or nothing: what does not fit before the end raises ``OSError(ENOSPC)``
         and changes neither the bytes nor the position.
         """
-        source = memoryview(data)
-        with turn:
+        with memoryview(data) as source, turn:
             memory = self._check_open()
             if self._mode == "rb":
                 raise io.UnsupportedOperation("not writable")
@@ -424,8 +429,7 @@ class MemoryFile(io.RawIOBase):
 
     def __reduce__(self) -> tuple[Any, ...]:
         with turn:
-            self._check_open()
-            return _reopen, (*self._recipe(), self._size, self.tell())
+            return _reopen, (*self._recipe(self._check_open()), self._size, self.tell())
 
     # -- for the subclass ------------------------------------------------
 
@@ -474,22 +478,26 @@ class InvalidSeekError(OSError, ValueError):
 
 
 def writable_bytes(buffer: Buffer) -> memoryview[int]:
-    """View `buffer`, writable and contiguous but of any format, as bytes."""
-    view = memoryview(buffer)
-    if view.readonly:
-        raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__!r}")
-    if not view.c_contiguous:
-        raise BufferError("readinto() argument must be C-contiguous")
-    if view.format == "B" and view.ndim == 1:
-        return view
-    return raw_bytes(view)
+    """View `buffer`, writable and contiguous but of any format, as bytes.
+
+    Release the view: while one exists, in the traceback of an error say, the owner
+    of the buffer cannot resize it.
+    """
+    with memoryview(buffer) as view:
+        if view.readonly:
+            raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__!r}")
+        if not view.c_contiguous:
+            raise BufferError("readinto() argument must be C-contiguous")
+        if view.format == "B" and view.ndim == 1:
+            return view[:]
+    return raw_bytes(buffer)
 
 
-def raw_bytes(view: memoryview[Any]) -> memoryview[int]:
+def raw_bytes(buffer: Buffer) -> memoryview[int]:
     """View any contiguous buffer as bytes; `memoryview.cast` refuses big-endian and structured items."""
     from pickle import PickleBuffer
 
-    return PickleBuffer(view).raw()
+    return PickleBuffer(buffer).raw()
 
 
 def _line(face: memoryview[int], start: int, stop: int) -> bytes:

@@ -83,13 +83,13 @@ def open(
     memory, fd, _ = _backend.open(file, writable=mode != "r", offset=offset, size=size)
     absolute = None if isinstance(file, int) else os.path.abspath(file)
 
-    def reopen() -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-        return open, (absolute or _backend.path_of(fd), mode, offset, 0 if memory is None else len(memory))
+    def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+        return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     if memory is None:
-        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], reopen, fd=fd, base=offset)
-    return CursorFile(memory, name, _MODES[mode], reopen, fd=fd, base=offset, cursor=memory)
+        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd=fd, base=offset)
+    return CursorFile(memory, name, _MODES[mode], recipe, fd=fd, base=offset, cursor=memory)
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:
@@ -98,9 +98,10 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
     if isinstance(path, io.TextIOBase):
         raise TypeError("a text file cannot be mapped; pass its path, or the binary file under it (.buffer)")
     if hasattr(path, "fileno"):
-        if not path.closed and path.writable():
+        descriptor = index(path.fileno())
+        if hasattr(path, "flush"):
             path.flush()
-        return int(path.fileno())
+        return descriptor
     descriptor = index(path)
     if descriptor < 0:
         raise ValueError(f"a descriptor must not be negative, not {descriptor}")

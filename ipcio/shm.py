@@ -142,7 +142,7 @@ def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryF
         memory,
         name,
         mode,
-        lambda: (attach, (name, "r" if mode == "rb" else "rw")),
+        lambda _: (attach, (name, "r" if mode == "rb" else "rw")),
         cursor=memory,
         fd=fd,
         share=share,

@@ -15,6 +15,8 @@ owner of a mutable buffer changes, the reader sees::
 from __future__ import annotations
 
 import io
+import os
+from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import CursorFile
@@ -44,14 +46,22 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         data = data.encode()
     elif isinstance(data, MemoryFile):  # before Python 3.12 no buffer by itself
         data = data.getbuffer()
-    view = memoryview(data)
-    if view.format != "B" or view.ndim != 1 or not view.contiguous:
-        view = raw_bytes(view)
-    view = view.toreadonly()
-
-    def reopen() -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-        return open, (view.tobytes(),)
-
+    with memoryview(data) as whole:
+        plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
+        view = (whole[:] if plain else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # nobody can change it, and BytesIO shares it
-        return CursorFile(view, "<strfile>", "rb", reopen, cursor=io.BytesIO(data))
-    return MemoryFile(view, "<strfile>", "rb", reopen)
+        return CursorFile(view, "<strfile>", "rb", _recipe, cursor=_BytesCursor(data))
+    return MemoryFile(view, "<strfile>", "rb", _recipe)
+
+
+class _BytesCursor(io.BytesIO):
+    """`io.BytesIO` with the answers of a map: what leads before the start is refused."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence != os.SEEK_SET and index(offset) < 0:  # BytesIO would stop at 0
+            raise ValueError("perhaps before the start")
+        return super().seek(offset, whence)
+
+
+def _recipe(view: memoryview[int]) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+    return open, (view.tobytes(),)

@@ -29,7 +29,7 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import before_fork, turn
@@ -37,7 +37,20 @@ from ipcio._forklock import before_fork, turn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["KEEP", "MARK", "PROBE", "Share", "attempts", "bury", "bury_dead", "is_marked", "join", "remove", "take"]
+__all__ = [
+    "KEEP",
+    "MARK",
+    "PROBE",
+    "Share",
+    "attempts",
+    "bury",
+    "bury_dead",
+    "is_marked",
+    "join",
+    "names",
+    "remove",
+    "take",
+]
 
 MARK = stat.S_ISVTX  # on an object that lives as long as its shares
 KEEP = stat.S_ISGID  # on a persistent one: made by ipcio, removed by unlink only
@@ -210,6 +223,10 @@ def bury_dead(path: str) -> bool:
                 # closer from the exclusive lock just now, so it is on us to try again.
                 if bury(path, fd):
                     continue
+                # But the other shares may be of those who look, as we do, at an object
+                # that somebody has buried meanwhile.
+                if not names(path, fd):
+                    continue
                 return False
             # Neither: another process is burying it.  Again.
         finally:
@@ -220,25 +237,45 @@ def bury_dead(path: str) -> bool:
 def remove(path: str) -> None:
     """Remove the name now, whoever holds the object; `FileNotFoundError` if only the dead did.
 
-    A lock is held meanwhile, so that no reaper of this object is between its look
-    at the name and its own removal, which might then hit a newcomer.
+    A lock on the object keeps its reapers away meanwhile, and a lock on the directory
+    other removers: between one's look at a name and its ``unlink`` the name would
+    otherwise change hands, and the wrong object lose it.
     """
-    for _ in attempts(path):
-        try:
-            fd = os.open(path, PROBE)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            os.unlink(path)  # not one of ours; the system says what it thinks of it
-            return
-        try:
-            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-            if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
-                continue
-            os.unlink(path)
-            return
-        finally:
-            os.close(fd)
+    with _alone(os.path.dirname(path)):
+        for _ in attempts(path):
+            fd = -1
+            try:
+                fd = os.open(path, PROBE)
+                # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
+                if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
+                    continue
+                if names(path, fd):
+                    os.unlink(path)
+                    return
+            except FileNotFoundError:
+                raise
+            except OSError:
+                if fd >= 0:
+                    raise
+                os.unlink(path)  # not one of ours; the system says what it thinks of it
+                return
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+
+@contextmanager
+def _alone(directory: str) -> Iterator[None]:
+    """Keep other removers out of `directory`; give up on one that is stopped, or no remover."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(BlockingIOError):
+            for _ in attempts(directory):
+                if _lock(fd, _EXCLUSIVE):
+                    break
+        yield
+    finally:
+        os.close(fd)
 
 
 def attempts(name: str) -> Iterator[None]:
@@ -271,17 +308,21 @@ def bury(path: str, fd: int) -> bool:
     """
     if not _lock(fd, _EXCLUSIVE):
         return False
-    info = os.fstat(fd)
-    if not is_marked(info):
+    if not is_marked(os.fstat(fd)):
         return False
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except OSError:  # no such name any more, or never one
-        return True
-    if os.path.samestat(there, info):
+    if names(path, fd):
         with suppress(FileNotFoundError):
             os.unlink(path)
     return True
+
+
+def names(path: str, fd: int) -> bool:
+    """Whether `path` means the object open as `fd`."""
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except OSError:  # no such name any more, or never one
+        return False
+    return os.path.samestat(there, os.fstat(fd))
 
 
 def _lock(fd: int, kind: int) -> bool:

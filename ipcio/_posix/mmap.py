@@ -53,7 +53,11 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
     access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if not isinstance(file, int):
         return os.open(file, access)
-    held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+    try:
+        held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError as error:
+        error.filename = file
+        raise
     if held == os.O_WRONLY or (writable and held != os.O_RDWR):
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["attach", "create", "unlink"]
 
 _DIRECTORY = "/dev/shm"  # where glibc and musl keep shared memory
+
+# What open(O_TMPFILE) says where there is no such thing: an old file system, an old
+# kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 _ATTACH = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -46,15 +51,20 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
             os.fchmod(fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
             memory = map_descriptor(fd, size, writable=True)
             _link(source, path)
+            if temporary is not None:
+                os.unlink(temporary)
             return memory, fd, share
         except BaseException as error:
+            with contextlib.suppress(OSError):
+                if temporary is not None:
+                    os.unlink(temporary)
+            with contextlib.suppress(OSError):
+                if persist and fd >= 0 and lifetime.names(path, fd):
+                    os.unlink(path)
             _undo(memory, fd, share)
             if isinstance(error, OSError):
                 raise _named(error, name) from None
             raise
-        finally:
-            if temporary is not None:
-                os.unlink(temporary)
 
 
 def attach(name: str, *, writable: bool) -> Mapping:
@@ -70,7 +80,8 @@ def attach(name: str, *, writable: bool) -> Mapping:
                 if lifetime.is_marked(info):
                     share = lifetime.join(path, fd)
                     if share is None:
-                        os.close(fd)
+                        gone, fd = fd, -1
+                        os.close(gone)
                         continue
                 _check_mappable(info)
                 return map_descriptor(fd, info.st_size, writable=writable), fd, share
@@ -96,7 +107,9 @@ def _has_tmpfile() -> bool:
     """Whether files can be made without a name here and get one later (``open(2)``, O_TMPFILE)."""
     try:
         fd = os.open(_DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:  # an old file system, or a kernel's look-alike
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise  # that passes, and is no answer to remember
         return False
     try:
         return os.path.exists(f"/proc/self/fd/{fd}")
