@@ -46,9 +46,6 @@ _COPY_TWICE = 65536
 _CLOSES_SAFELY = sys.version_info >= (3, 11)
 
 
-_call: Any = partial.__call__
-
-
 class CursorFile(MemoryFile):
     """Memory with a cursor, whatever was asked of the handle."""
 
@@ -230,7 +227,8 @@ class DirectFile(CursorFile):
                 count = min(len(target), len(whole) - self._cursor_tell())
                 try:
                     # One step for other threads: no bytecode runs between the two calls.
-                    start, _ = map(_call, (partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)))
+                    steps = (partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR))
+                    start, _ = map(partial[int].__call__, steps)
                 except ValueError:  # another thread was quicker; fewer are left now
                     continue
                 target[:count] = whole[start : start + count]

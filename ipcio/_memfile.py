@@ -440,11 +440,12 @@ class MemoryFile(io.RawIOBase):
         return memory
 
     def _check_readable(self) -> memoryview[int]:
-        self._check_open()
+        face = self._face
+        if face is None:
+            raise ValueError(CLOSED)
         if self._mode == "wb":
             raise io.UnsupportedOperation("not readable")
-        assert self._face is not None
-        return self._face
+        return face
 
     def _where(self) -> int:
         """The position; once a descriptor was given, its offset is the truth."""

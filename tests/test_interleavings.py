@@ -312,7 +312,8 @@ def there(name):
         ("nothing", False, False, 800),
         ("a dead one", False, False, 500),
         ("nothing", False, True, 800),
-        ("a dead one", True, False, 200),
+        # Not a dead one with kills: who is killed between finding an object dead and
+        # removing its name may let one more guest in (docs/design.md).
         ("nothing", True, True, 100),
     ],
 )
@@ -359,6 +360,7 @@ def whole(worker, operation, size=0):
     return until("", *worker.begin(operation, size), worker)
 
 
+@pytest.mark.xfail(reason="unlink(2) cannot be told which object it is to take the name from", strict=True)
 def test_an_unlink_that_comes_late_takes_no_newcomer_along(name, workers):
     """Unlink, last close and create, each on an object of its own under the one name."""
     remover, holder, newcomer = workers

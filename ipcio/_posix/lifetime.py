@@ -29,7 +29,7 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import before_fork, turn
@@ -237,45 +237,29 @@ def bury_dead(path: str) -> bool:
 def remove(path: str) -> None:
     """Remove the name now, whoever holds the object; `FileNotFoundError` if only the dead did.
 
-    A lock on the object keeps its reapers away meanwhile, and a lock on the directory
-    other removers: between one's look at a name and its ``unlink`` the name would
-    otherwise change hands, and the wrong object lose it.
+    A lock on the object keeps its reapers away meanwhile; between their look at the
+    name and their ``unlink`` it would otherwise change hands.
     """
-    with _alone(os.path.dirname(path)):
-        for _ in attempts(path):
-            fd = -1
-            try:
-                fd = os.open(path, PROBE)
-                # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-                if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
-                    continue
-                if names(path, fd):
-                    os.unlink(path)
-                    return
-            except FileNotFoundError:
-                raise
-            except OSError:
-                if fd >= 0:
-                    raise
-                os.unlink(path)  # not one of ours; the system says what it thinks of it
+    for _ in attempts(path):
+        fd = -1
+        try:
+            fd = os.open(path, PROBE)
+            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
+            if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
+                continue
+            if names(path, fd):
+                os.unlink(path)
                 return
-            finally:
-                if fd >= 0:
-                    os.close(fd)
-
-
-@contextmanager
-def _alone(directory: str) -> Iterator[None]:
-    """Keep other removers out of `directory`; give up on one that is stopped, or no remover."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(BlockingIOError):
-            for _ in attempts(directory):
-                if _lock(fd, _EXCLUSIVE):
-                    break
-        yield
-    finally:
-        os.close(fd)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if fd >= 0:
+                raise
+            os.unlink(path)  # not one of ours; the system says what it thinks of it
+            return
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
 
 def attempts(name: str) -> Iterator[None]:
