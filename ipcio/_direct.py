@@ -22,7 +22,6 @@ import os
 import sys
 from functools import partial
 from itertools import chain
-from operator import not_
 from typing import TYPE_CHECKING
 
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
@@ -172,9 +171,7 @@ class DirectFile(CursorFile):
     __slots__ = ()
 
     if not TYPE_CHECKING:  # for the checkers these are the methods of MemoryFile
-        # Never in this state, and `not handle` says so without a Python frame: C asks
-        # for every line of a TextIOWrapper.
-        closed = property(not_)
+        closed = False  # or it would be in the other state; C asks for every line of a TextIOWrapper
         tell = CursorFile._cursor_tell
         read = read1 = readall = CursorFile._cursor_read
 
@@ -208,23 +205,27 @@ class DirectFile(CursorFile):
         return CursorFile.write(self, data)
 
     def readinto(self, buffer: Buffer, /) -> int:
+        with memoryview(buffer) as view:
+            if view.format == "B" and view.ndim == 1 and view.c_contiguous and not view.readonly:
+                return DirectFile._fill(self, view)
         with writable_bytes(buffer) as target:
-            if len(target) > _COPY_TWICE and self._cursor is self._memory:
-                return DirectFile._copy_into(self, target)
-            data = self._cursor_read(len(target))
-            count = len(data)
-            target[:count] = data
-            return count
+            return DirectFile._fill(self, target)
 
     readinto1 = readinto
 
-    def _copy_into(self, target: memoryview[int]) -> int:
+    def _fill(self, target: memoryview[int]) -> int:
+        size = len(target)
+        if size <= _COPY_TWICE or self._cursor is not self._memory:
+            data = self._cursor_read(size)
+            count = len(data)
+            target[:count] = data
+            return count
         self._check_readable()
         if self.__class__ is not DirectFile:  # no more, since somebody's __buffer__ ran
             return CursorFile.readinto(self, target)
         with memoryview(self._check_open()) as whole:
             while True:
-                count = min(len(target), len(whole) - self._cursor_tell())
+                count = min(size, len(whole) - self._cursor_tell())
                 try:
                     # One step for other threads: no bytecode runs between the two calls.
                     steps = (partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR))

@@ -225,7 +225,7 @@ def bury_dead(path: str) -> bool:
                     continue
                 # But the other shares may be of those who look, as we do, at an object
                 # that somebody has buried meanwhile.
-                if not names(path, fd):
+                if not names(path, os.fstat(fd)):
                     continue
                 return False
             # Neither: another process is burying it.  Again.
@@ -247,7 +247,7 @@ def remove(path: str) -> None:
             # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
             if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
                 continue
-            if names(path, fd):
+            if names(path, os.fstat(fd)):
                 os.unlink(path)
                 return
         except FileNotFoundError:
@@ -292,21 +292,22 @@ def bury(path: str, fd: int) -> bool:
     """
     if not _lock(fd, _EXCLUSIVE):
         return False
-    if not is_marked(os.fstat(fd)):
+    info = os.fstat(fd)
+    if not is_marked(info):
         return False
-    if names(path, fd):
+    if names(path, info):
         with suppress(FileNotFoundError):
             os.unlink(path)
     return True
 
 
-def names(path: str, fd: int) -> bool:
-    """Whether `path` means the object open as `fd`."""
+def names(path: str, info: os.stat_result) -> bool:
+    """Whether `path` means the object that `info` is of."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except OSError:  # no such name any more, or never one
         return False
-    return os.path.samestat(there, os.fstat(fd))
+    return there.st_ino == info.st_ino and there.st_dev == info.st_dev
 
 
 def _lock(fd: int, kind: int) -> bool:

@@ -59,7 +59,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
                 if temporary is not None:
                     os.unlink(temporary)
             with contextlib.suppress(OSError):
-                if persist and fd >= 0 and lifetime.names(path, fd):
+                if persist and fd >= 0 and lifetime.names(path, os.fstat(fd)):
                     os.unlink(path)
             _undo(memory, fd, share)
             if isinstance(error, OSError):
