@@ -17,8 +17,8 @@ moves to a description that is used for nothing else (`Share.part`): the kernel 
 that one with its last copy, whichever process has it.
 
 Every function here takes the step from "looked" to "done" under a lock on the
-object itself; the races that remain open between two system calls are closed by
-looking again afterwards and are described where that happens.
+object itself; what may happen before the lock is had is looked at again afterwards,
+and described there.
 """
 
 from __future__ import annotations
@@ -82,9 +82,13 @@ class Share:
             if self._apart or self._fd < 0:
                 return
             own = _open_again(self._fd, self._path, os.O_RDONLY)
-            # There is no moment without a lock, and none when this one could be refused.
-            fcntl.flock(own, _SHARED)
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            try:
+                # There is no moment without a lock, and none when this one could be refused.
+                fcntl.flock(own, _SHARED)
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except BaseException:
+                os.close(own)
+                raise
             self._fd, self._apart = own, True
 
     def open_again(self, fd: int) -> int:
@@ -192,7 +196,9 @@ def join(path: str, fd: int) -> Share | None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     # Somebody holds it.  Being refused now means that the holder is burying it.  Once
     # we are in, it must still have a name: nobody can bury it any more, but it may
-    # have happened before our lock.
+    # have happened before our lock.  (A holder that was burying it and was killed in
+    # that very moment leaves us with a dead object.  Asking twice would tell; it is not
+    # worth a sixth of every attach.)
     if _lock(fd, _SHARED) and os.fstat(fd).st_nlink:
         return Share(path, fd)
     return None
