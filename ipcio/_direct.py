@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ipcio._memfile import Recipe
 
-__all__ = ["CursorFile"]
+__all__ = ["DirectFile"]
 
 # Above this many bytes one copy through a view beats two through a bytes object.
 _COPY_TWICE = 65536
@@ -67,15 +67,14 @@ class CursorFile(MemoryFile):
 
     def __init__(
         self,
+        cursor: mmap.mmap | io.BytesIO,
         memory: mmap.mmap | memoryview[int],
         name: str | Any,
         mode: str,
         recipe: Recipe,
-        *,
-        cursor: mmap.mmap | io.BytesIO,
-        **details: Any,
+        *rest: Any,  # as for MemoryFile
     ) -> None:
-        super().__init__(memory, name, mode, recipe, **details)
+        MemoryFile.__init__(self, memory, name, mode, recipe, *rest)
         self._cursor = cursor
         self._left = 0
         self._lines_begun = None
@@ -88,7 +87,6 @@ class CursorFile(MemoryFile):
             self._cursor_read = self._cursor_readline = _not_readable
         elif mode == "rb":
             self._cursor_write = _not_writable
-        _become(self, DirectFile)
 
     def flush(self) -> None:
         """Write the changes through to the file (``msync``); nothing to do on read-only memory.
@@ -161,7 +159,7 @@ class CursorFile(MemoryFile):
 
 
 class DirectFile(CursorFile):
-    """All of the memory and nothing else asked.
+    """All of the memory and nothing else asked: how every handle with a cursor begins.
 
     A fallback names `CursorFile`, for another thread may change the class under a
     running method, and ``super()`` would then refuse.  CursorFile's methods are
@@ -227,13 +225,25 @@ class DirectFile(CursorFile):
             while True:
                 count = min(size, len(whole) - self._cursor_tell())
                 try:
-                    # One step for other threads: no bytecode runs between the two calls.
-                    steps = (partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR))
-                    start, _ = map(partial[int].__call__, steps)
+                    start = DirectFile._claim(self, count)
                 except ValueError:  # another thread was quicker; fewer are left now
                     continue
                 target[:count] = whole[start : start + count]
                 return count
+
+    # Take the next `count` bytes, in one step for other threads, and say where they start.
+    if sys.version_info >= (3, 13):
+
+        def _claim(self, count: int) -> int:
+            return self._cursor_seek(count, os.SEEK_CUR) - count
+
+    else:
+
+        def _claim(self, count: int) -> int:
+            # No bytecode runs between the two calls.
+            steps = partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)
+            start, _ = map(_call, steps)
+            return start
 
     def readline(self, *size: int | None) -> bytes:
         if size:
@@ -246,6 +256,9 @@ class DirectFile(CursorFile):
         if lines is None or not lines.__reduce__()[1][0]:  # none yet, or come to its end
             self._lines_begun = lines = iter(self._cursor_readline, b"")
         return chain(lines, self._rest())
+
+
+_call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 def _become(handle: Any, kind: type[CursorFile]) -> None:

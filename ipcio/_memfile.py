@@ -85,17 +85,17 @@ class MemoryFile(io.RawIOBase):
     _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
     _share: Share | None  # in keeping the name alive
 
+    # Positional, all of them: Python passes keywords to a class at twice the price.
     def __init__(
         self,
         memory: Memory,
         name: str | Any,
         mode: str,
         recipe: Recipe,
-        *,
         fd: int = -1,
         base: int = 0,
         share: Share | None = None,
-        created: bool = False,
+        created: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         self._face = None
         self._fd = fd

@@ -28,7 +28,7 @@ import sys
 from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._direct import CursorFile
+from ipcio._direct import DirectFile
 from ipcio._memfile import MemoryFile
 
 if sys.platform == "win32":
@@ -88,8 +88,8 @@ def open(
 
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     if memory is None:
-        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd=fd, base=offset)
-    return CursorFile(memory, name, _MODES[mode], recipe, fd=fd, base=offset, cursor=memory)
+        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
+    return DirectFile(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:

@@ -33,7 +33,7 @@ import sys
 from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._direct import CursorFile
+from ipcio._direct import DirectFile
 from ipcio._names import check_name, invent_name
 
 if sys.platform != "linux":
@@ -138,13 +138,5 @@ def unlink(name: str) -> None:
 def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
     assert memory is not None  # no segment is empty
-    return CursorFile(
-        memory,
-        name,
-        mode,
-        lambda _: (attach, (name, "r" if mode == "rb" else "rw")),
-        cursor=memory,
-        fd=fd,
-        share=share,
-        created=created,
-    )
+    recipe = (attach, (name, "r" if mode == "rb" else "rw"))
+    return DirectFile(memory, memory, name, mode, lambda _: recipe, fd, 0, share, created)

@@ -19,7 +19,7 @@ import os
 from operator import index
 from typing import TYPE_CHECKING
 
-from ipcio._direct import CursorFile
+from ipcio._direct import DirectFile
 from ipcio._memfile import MemoryFile, raw_bytes
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
         view = (whole[:] if plain else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # nobody can change it, and BytesIO shares it
-        return CursorFile(view, "<strfile>", "rb", _recipe, cursor=_BytesCursor(data))
+        return DirectFile(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
     return MemoryFile(view, "<strfile>", "rb", _recipe)
 
 

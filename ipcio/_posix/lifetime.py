@@ -29,7 +29,6 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import before_fork, turn
@@ -114,8 +113,9 @@ class Share:
                 return
             # Upgrading gives the lock up, whether it succeeds or not (flock(2)).
             try:
-                with suppress(PermissionError):  # dead, and its owner's to remove
-                    bury(self._path, fd)
+                bury(self._path, fd)
+            except PermissionError:  # dead, and its owner's to remove
+                pass
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -133,8 +133,9 @@ def _close_and_bury(path: str, fd: int) -> None:
         return
     try:
         os.close(fd)
-        with suppress(PermissionError):
-            bury(path, fresh)
+        bury(path, fresh)
+    except PermissionError:
+        pass
     finally:
         os.close(fresh)
 
@@ -302,8 +303,10 @@ def bury(path: str, fd: int) -> bool:
     if not is_marked(info):
         return False
     if names(path, info):
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            pass
     return True
 
 
