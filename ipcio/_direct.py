@@ -235,13 +235,15 @@ class DirectFile(CursorFile):
     if sys.version_info >= (3, 13):
 
         def _claim(self, count: int) -> int:
-            return self._cursor_seek(count, os.SEEK_CUR) - count
+            reached: int = self._cursor_seek(count, os.SEEK_CUR)
+            return reached - count
 
     else:
 
         def _claim(self, count: int) -> int:
             # No bytecode runs between the two calls.
             steps = partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)
+            start: int
             start, _ = map(_call, steps)
             return start
 
