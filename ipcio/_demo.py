@@ -69,7 +69,7 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
     crew: list[Worker] = []
     with contextlib.ExitStack() as stack:
         jobs = stack.enter_context(_publish(None, shares))
-        name = str(jobs.name)
+        name = jobs.name
         board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
         for number in numbers:
             _post(board, number, Tally(0, 0, 0))

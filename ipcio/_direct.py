@@ -177,7 +177,8 @@ class DirectFile(CursorFile):
 
         def seek(self, *where: int) -> int:
             try:
-                return self._cursor_seek(*where)  # cheapest: this tuple is what C is called with
+                # Cheapest: this very tuple is what C is called with.
+                return self._cursor_seek(*where)  # type: ignore[no-any-return]
             except ValueError:
                 pass
             return CursorFile.seek(self, *where)
