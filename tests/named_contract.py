@@ -257,6 +257,20 @@ class NameContract(Named):
         other.run(f"h = {self.make_code(name)}; h.close()")
         assert not self.lives(name)
 
+    @pytest.mark.parametrize("perm", [0o200, 0o000])
+    def test_nor_does_it_keep_him_from_it_if_he_was_killed(self, name, perm, peer):
+        """Whom the permissions keep from asking whether anybody holds the dead object asks the list of locks."""
+        user = ordinary()
+        victim = peer(user=user)
+        victim.run(f"h = {self.make_code(name, perm=perm)}")
+        other = peer(user=user)
+        with pytest.raises(PeerError) as caught:
+            other.run(self.make_code(name))
+        assert caught.value.kind == "FileExistsError"
+        victim.kill()
+        other.run(f"h = {self.make_code(name)}; h.close()")
+        assert not self.lives(name)
+
     def test_unlink_frees_the_name_and_leaves_open_handles_their_object(self, name):
         with closing(self.make(name)) as old, closing(self.module.attach(name)) as too:
             self.module.unlink(name)

@@ -216,29 +216,29 @@ def bury_dead(path: str) -> bool:
         except FileNotFoundError:
             return True
         except PermissionError:
-            _refuse_if_dead(path)
-            return False
+            if not _unlock_dead(path):
+                return False
+            continue
         except OSError:  # a link, a socket: not one of ours
             return False
         try:
-            if not is_marked(os.fstat(fd)):
+            if _lives(path, fd):
                 return False
-            if bury(path, fd):
-                continue  # somebody may have been quicker with a new one
-            if _lock(fd, _SHARED):
-                # There are shares beside ours: it lives.  But ours may have kept the last
-                # closer from the exclusive lock just now, so it is on us to try again.
-                if bury(path, fd):
-                    continue
-                # But the other shares may be of those who look, as we do, at an object
-                # that somebody has buried meanwhile.
-                if not names(path, os.fstat(fd)):
-                    continue
-                return False
-            # Neither: another process is burying it.  Again.
         finally:
             os.close(fd)
     raise AssertionError("unreachable")
+
+
+def _lives(path: str, fd: int) -> bool:
+    """Whether the object found under `path` is to be left alone; if not, look again what is there."""
+    if not is_marked(os.fstat(fd)):
+        return True
+    if bury(path, fd) or not _lock(fd, _SHARED):  # no lock to be had: another process is burying it
+        return False
+    # There are shares beside ours.  But ours may have kept the last closer from the
+    # exclusive lock just now, so it is on us to try again.  And the others may be of
+    # those who look, as we do, at an object that somebody has buried meanwhile.
+    return not bury(path, fd) and names(path, os.fstat(fd))
 
 
 def remove(path: str) -> None:
@@ -327,19 +327,24 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _refuse_if_dead(path: str) -> None:
-    """For an object that we may not even open: `PermissionError` if it is dead.
+def _unlock_dead(path: str) -> bool:
+    """Make a dead object that its permissions keep us from opening fit to be looked at; False if it lives.
 
-    Who may not open may still read the kernel's list of locks.
+    Who may not open may still read the kernel's list of locks, and an owner may
+    change permissions.  Raises `PermissionError` for somebody else's.
     """
     try:
         info = os.stat(path, follow_symlinks=False)
         with open("/proc/locks", encoding="ascii") as table:
             key = f" {os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino} "
             alive = any(" FLOCK " in line and key in line for line in table)
-    except (FileNotFoundError, PermissionError):
-        return
-    if is_marked(info) and not alive:
-        raise PermissionError(
-            errno.EACCES, "a dead object that this user may not open has the name; its owner can remove it", path
-        )
+    except FileNotFoundError:  # no such name any more; or no such list, and then nobody can tell
+        return not os.path.lexists(path)
+    except PermissionError:
+        return False
+    if alive or not is_marked(info):
+        return False
+    if info.st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, "a dead object of another user has the name; its owner can remove it", path)
+    os.chmod(path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR)
+    return True
