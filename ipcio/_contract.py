@@ -17,7 +17,7 @@ __all__ = ["Mapping", "MmapBackend", "Share", "ShmBackend"]
 
 
 class Share(Protocol):
-    """A part in keeping a name alive."""
+    """A part in keeping a name alive; owns the handle's descriptor."""
 
     def open_again(self, fd: int) -> int:
         """Return another descriptor of the object open as `fd`, for the user.
@@ -27,7 +27,7 @@ class Share(Protocol):
         ...
 
     def give_up(self) -> None:
-        """Let go of the name, once, before the descriptor is closed; the last one to do so removes the name."""
+        """Let go of the name and close the descriptor, once; the last one to do so removes the name."""
         ...
 
 

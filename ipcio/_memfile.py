@@ -420,12 +420,10 @@ class MemoryFile(io.RawIOBase):
                     if given not in {-1, fd}:
                         os.close(given)
                 finally:
-                    try:
-                        if share is not None:
-                            share.give_up()
-                    finally:
-                        if fd >= 0:
-                            os.close(fd)
+                    if share is not None:  # which owns the descriptor
+                        share.give_up()
+                    elif fd >= 0:
+                        os.close(fd)
 
     def __reduce__(self) -> tuple[Any, ...]:
         with turn:

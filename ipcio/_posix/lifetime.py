@@ -30,6 +30,7 @@ import os
 import stat
 import time
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from ipcio._forklock import before_fork, turn
 
@@ -64,21 +65,25 @@ _PATIENCE = 2.0  # seconds; a reaper needs microseconds
 
 
 class Share:
-    """This handle's part in keeping a name alive."""
+    """This handle's part in keeping a name alive, and the owner of the descriptor that its lock is on.
 
-    __slots__ = ("_apart", "_fd", "_path")
+    Whatever becomes of the handle, or of the call that was to make one, the share
+    ends with the last reference to it.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "_own", "_path")
 
     def __init__(self, path: str, fd: int) -> None:
-        """Stand for the lock that is on the handle's own descriptor `fd`."""
+        """Stand for the lock that is on the handle's descriptor `fd`, which is the share's from now on."""
         self._path = path
         self._fd = fd
-        self._apart = False
-        _shares.add(self)
+        self._own = -1  # the descriptor that the lock has moved to
+        _shares[id(self)] = ref(self)
 
     def part(self) -> None:
         """Move the lock to a description of its own and leave the handle's to others."""
         with turn:
-            if self._apart or self._fd < 0:
+            if self._own >= 0 or self._fd < 0:
                 return
             own = _open_again(self._fd, self._path, os.O_RDONLY)
             try:
@@ -88,7 +93,7 @@ class Share:
             except BaseException:
                 os.close(own)
                 raise
-            self._fd, self._apart = own, True
+            self._own = own
 
     def open_again(self, fd: int) -> int:
         """Open what the handle's own `fd` has open, in the same mode, for the user."""
@@ -102,22 +107,33 @@ class Share:
                 return fd
 
     def give_up(self) -> None:
-        """Let go of the lock, before the handle closes its descriptor; the last share takes the name with it."""
+        """Let go of the lock and close the descriptor, once; the last share takes the name with it."""
         with turn:
             fd, self._fd = self._fd, -1
             if fd < 0:
                 return
-            _shares.discard(self)
-            if self._apart:
-                _close_and_bury(self._path, fd)
-                return
-            # Upgrading gives the lock up, whether it succeeds or not (flock(2)).
             try:
-                bury(self._path, fd)
-            except PermissionError:  # dead, and its owner's to remove
-                pass
+                _shares.pop(id(self), None)
+                if self._own == fd:  # see _part_all
+                    return
+                if self._own >= 0:
+                    _close_and_bury(self._path, self._own)
+                    return
+                # Upgrading gives the lock up, whether it succeeds or not (flock(2)).
+                try:
+                    bury(self._path, fd)
+                except PermissionError:  # dead, and its owner's to remove
+                    pass
+                finally:
+                    fcntl.flock(fd, fcntl.LOCK_UN)
             finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
+
+    def __del__(self) -> None:
+        try:
+            self.give_up()
+        except Exception:  # noqa: BLE001, S110 -- nobody could catch it
+            pass
 
 
 def _close_and_bury(path: str, fd: int) -> None:
@@ -152,17 +168,22 @@ def _open_again(fd: int, path: str, access: int) -> int:
         return again
 
 
-_shares: set[Share] = set()
+_shares: dict[int, ref[Share]] = {}
+
+
+def _living() -> list[Share]:
+    return [share for known in list(_shares.values()) if (share := known())]
 
 
 def _part_all() -> None:
-    for share in list(_shares):
+    for share in _living():
         try:
             share.part()
         except OSError:
-            # The lock stays where it is, goes with the last copy of the handle's own
-            # descriptor, and leaves the dead bytes to the next call.
-            share._fd = -1
+            # No descriptors left, say.  So parent and child will have one lock together,
+            # and must not let go of it; it goes with the last copy of the descriptor, and
+            # the dead bytes wait for the next call.
+            share._own = share._fd
 
 
 before_fork.append(_part_all)
@@ -172,7 +193,7 @@ before_fork.append(_part_all)
 def _give_up_all() -> None:
     # Handles still open when the interpreter ends.  multiprocessing's children and
     # os._exit skip this; the kernel drops their locks and the next call cleans up.
-    for share in list(_shares):
+    for share in _living():
         share.give_up()
 
 

@@ -169,10 +169,10 @@ def _undo(memory: mmap.mmap | None, fd: int, share: lifetime.Share | None) -> No
     try:
         if memory is not None:
             memory.close()
-        if share is not None:
-            share.give_up()
     finally:
-        if fd >= 0:
+        if share is not None:  # which owns the descriptor
+            share.give_up()
+        elif fd >= 0:
             os.close(fd)
 
 
