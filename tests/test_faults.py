@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest

@@ -46,10 +46,8 @@ __all__ = [
     "bury",
     "bury_dead",
     "is_marked",
-    "join",
     "names",
     "remove",
-    "take",
 ]
 
 MARK = stat.S_ISVTX  # on an object that lives as long as its shares
@@ -73,12 +71,47 @@ class Share:
 
     __slots__ = ("__weakref__", "_fd", "_own", "_path")
 
-    def __init__(self, path: str, fd: int) -> None:
-        """Stand for the lock that is on the handle's descriptor `fd`, which is the share's from now on."""
+    def __init__(self, path: str) -> None:
+        """Prepare a share in what `path` means or will mean; there is none yet."""
         self._path = path
-        self._fd = fd
-        self._own = -1  # the descriptor that the lock has moved to
+        self._fd = -1  # the handle's descriptor, with the lock
+        self._own = -1  # the one that the lock has moved to
+
+    def take(self, fd: int) -> None:
+        """Take the first share in the new object open as `fd`, which has no name yet; `fd` is ours then."""
+        if not _lock(fd, _SHARED):
+            raise BlockingIOError(errno.EAGAIN, "another program locks the object in the making", self._path)
+        self._hold(fd)
+
+    def join(self, fd: int) -> bool:
+        """Take a share in the marked object that was found under the path, open as `fd`; `fd` is ours then.
+
+        False: things moved under us; open again what is there now.  (A dead object is
+        removed, and opening again tells.)  One that cannot be removed is a
+        `FileNotFoundError`, too.
+        """
+        try:
+            if bury(self._path, fd):
+                return False
+        except PermissionError:  # dead, and its owner's to remove
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
+        # Somebody holds it.  Being refused now means that the holder is burying it.  Once
+        # we are in, it must still have a name: nobody can bury it any more, but it may
+        # have happened before our lock.  (A holder that was burying it and was killed in
+        # that very moment leaves us with a dead object.  Asking twice would tell; it is not
+        # worth a sixth of every attach.)
+        if _lock(fd, _SHARED) and os.fstat(fd).st_nlink:
+            self._hold(fd)
+            return True
+        return False
+
+    def _hold(self, fd: int) -> None:
         _shares[id(self)] = ref(self)
+        self._fd = fd
+
+    def owns(self, fd: int) -> bool:
+        """Whether `fd` is closed by `give_up`: after `take` or `join`, even one that Ctrl-C has cut short."""
+        return self._fd == fd
 
     def part(self) -> None:
         """Move the lock to a description of its own and leave the handle's to others."""
@@ -113,7 +146,7 @@ class Share:
             if fd < 0:
                 return
             try:
-                _shares.pop(id(self), None)
+                del _shares[id(self)]
                 if self._own == fd:  # see _part_all
                     return
                 if self._own >= 0:
@@ -195,35 +228,6 @@ def _give_up_all() -> None:
     # os._exit skip this; the kernel drops their locks and the next call cleans up.
     for share in _living():
         share.give_up()
-
-
-def take(path: str, fd: int) -> Share:
-    """Take the first share in a new object, which has no name yet and will be called `path`."""
-    if not _lock(fd, _SHARED):
-        raise BlockingIOError(errno.EAGAIN, "another program locks the object in the making", path)
-    return Share(path, fd)
-
-
-def join(path: str, fd: int) -> Share | None:
-    """Take a share in the marked object that was found under `path`, open as `fd`.
-
-    None: things moved under us; open again what is there now.  (A dead object is
-    removed, and opening again tells.)  One that cannot be removed is a
-    `FileNotFoundError`, too.
-    """
-    try:
-        if bury(path, fd):
-            return None
-    except PermissionError:  # dead, and its owner's to remove
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-    # Somebody holds it.  Being refused now means that the holder is burying it.  Once
-    # we are in, it must still have a name: nobody can bury it any more, but it may
-    # have happened before our lock.  (A holder that was burying it and was killed in
-    # that very moment leaves us with a dead object.  Asking twice would tell; it is not
-    # worth a sixth of every attach.)
-    if _lock(fd, _SHARED) and os.fstat(fd).st_nlink:
-        return Share(path, fd)
-    return None
 
 
 def bury_dead(path: str) -> bool:

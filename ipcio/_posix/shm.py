@@ -47,7 +47,8 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
             fd, source, temporary = _make_nameless()
             _allocate(fd, size, reserve=reserve)
             if not persist:
-                share = lifetime.take(path, fd)
+                share = lifetime.Share(path)
+                share.take(fd)
             os.fchmod(fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
             memory = map_descriptor(fd, size, writable=True)
             _link(source, path)
@@ -78,8 +79,8 @@ def attach(name: str, *, writable: bool) -> Mapping:
                 fd = os.open(path, flags)
                 info = os.fstat(fd)
                 if lifetime.is_marked(info):
-                    share = lifetime.join(path, fd)
-                    if share is None:
+                    share = lifetime.Share(path)
+                    if not share.join(fd):
                         gone, fd = fd, -1
                         os.close(gone)
                         continue
@@ -170,7 +171,7 @@ def _undo(memory: mmap.mmap | None, fd: int, share: lifetime.Share | None) -> No
         if memory is not None:
             memory.close()
     finally:
-        if share is not None:  # which owns the descriptor
+        if share is not None and share.owns(fd):
             share.give_up()
         elif fd >= 0:
             os.close(fd)
