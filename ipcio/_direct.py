@@ -187,7 +187,7 @@ class DirectFile(CursorFile):
 
         def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
             try:
-                if whence == os.SEEK_SET:
+                if whence == 0:  # SEEK_SET, without looking it up
                     self._cursor.seek(offset)
                     return offset + 0
                 self._cursor.seek(offset, whence)
