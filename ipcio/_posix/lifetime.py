@@ -43,7 +43,6 @@ __all__ = [
     "PROBE",
     "Share",
     "attempts",
-    "bury",
     "bury_dead",
     "is_marked",
     "names",
@@ -120,13 +119,13 @@ class Share:
                 return
             own = _open_again(self._fd, self._path, os.O_RDONLY)
             try:
-                # There is no moment without a lock, and none when this one could be refused.
-                fcntl.flock(own, _SHARED)
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-            except BaseException:
-                os.close(own)
-                raise
-            self._own = own
+                fcntl.flock(own, _SHARED)  # cannot be refused beside our other one
+                self._own = own
+            finally:
+                if self._own != own:
+                    os.close(own)
+            # Last, so that there is no moment without a lock, even if Ctrl-C comes now.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def open_again(self, fd: int) -> int:
         """Open what the handle's own `fd` has open, in the same mode, for the user."""

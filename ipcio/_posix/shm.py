@@ -27,8 +27,6 @@ _DIRECTORY = "/dev/shm"  # where glibc and musl keep shared memory
 # kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
-_ATTACH = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-
 
 def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`.
@@ -71,7 +69,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
 def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     path = f"{_DIRECTORY}/{name}"
-    flags = _ATTACH | (os.O_RDWR if writable else os.O_RDONLY)
+    flags = lifetime.PROBE | (os.O_RDWR if writable else 0)
     with turn:
         for _ in lifetime.attempts(name):
             fd, share = -1, None
