@@ -60,7 +60,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-n", "--top", metavar="N", type=_count, default=10, help="words to show; default: %(default)s")
     demo.set_defaults(run=_demo)
 
+    gc = commands.add_parser(
+        "gc",
+        help="remove what the dead left behind",
+        description="Remove shared memory and semaphores whose every holder is dead, and print their names. "
+        "Nobody has to: the next use of the name does the same.",
+    )
+    gc.set_defaults(run=_gc)
+
     return parser
+
+
+def _gc(_: argparse.Namespace) -> None:
+    from ipcio._posix import litter
+
+    for kind, name in litter.collect():
+        print(kind, name)  # noqa: T201
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
-__all__ = ["Mapping", "MmapBackend", "Share", "ShmBackend"]
+__all__ = ["Mapping", "MmapBackend", "Permits", "RawSemaphore", "SemBackend", "Share", "ShmBackend"]
 
 
 class Share(Protocol):
@@ -69,4 +70,56 @@ class MmapBackend(Protocol):
 
     def path_of(self, fd: int) -> str:
         """The path by which another process finds the file behind `fd`; `TypeError` if there is none."""
+        ...
+
+
+class RawSemaphore(Protocol):
+    """What `_multiprocessing.SemLock` offers, and the share in the name, if ipcio keeps that alive."""
+
+    @property
+    def share(self) -> Share | None: ...
+
+    def __enter__(self) -> bool:
+        """Take a permit, however long it takes; return True."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Give a permit."""
+        ...
+
+    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
+        """Take a permit, at once or, if `block`, within `timeout` seconds (None: for ever); return whether."""
+        ...
+
+    def release(self) -> None:
+        """Give a permit.  Past the maximum: `OverflowError`, `ValueError` or an `OSError`."""
+        ...
+
+
+Permits: TypeAlias = "tuple[RawSemaphore, Callable[[int], None], Callable[[], int], bool]"
+"""What a back end opened, for the handle.
+
+The semaphore; how to give several permits (`OverflowError` past the maximum, and
+nothing changed); how to ask for the value (`NotImplementedError` where the platform
+cannot tell); whether it is crash-safe.
+"""
+
+
+class SemBackend(Protocol):
+    """Named semaphores."""
+
+    def create(self, name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+        """Make one exclusively; it appears under its name complete or not at all.
+
+        A dead one under the name is removed first.  Raises `OverflowError` for a value
+        past the maximum and `NotImplementedError` where nothing can be `crash_safe`.
+        """
+        ...
+
+    def attach(self, name: str) -> Permits:
+        """Open the semaphore that lives under the name, of either kind."""
+        ...
+
+    def unlink(self, name: str) -> None:
+        """Remove the name now."""
         ...

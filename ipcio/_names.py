@@ -1,10 +1,17 @@
-"""One rule for the names of shared objects."""
+"""What all named objects share: one rule for names, one for permissions, and create-or-attach without a race."""
 
 from __future__ import annotations
 
 import os
+from operator import index
+from typing import TYPE_CHECKING, TypeVar
 
-__all__ = ["check_name", "invent_name"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    T = TypeVar("T")
+
+__all__ = ["check_name", "check_perm", "create_or_attach", "invent_name"]
 
 
 def check_name(name: str) -> str:
@@ -26,6 +33,37 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_perm(perm: int) -> int:
+    """Return `perm` if it is permission bits and nothing else."""
+    perm = index(perm)
+    if perm & ~0o777:
+        raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
+    return perm
+
+
 def invent_name() -> str:
     """Return a name that nobody uses: 64 random bits, short enough for macOS (30 characters)."""
     return f"ipcio-{os.urandom(8).hex()}"
+
+
+def create_or_attach(
+    name: str | None, create: Callable[[str], T], attach: Callable[[str], T] | None
+) -> tuple[T, str, bool]:
+    """Create under `name`, or under an invented one if it is None; `attach` if the name lives.
+
+    Return what the call gave, the name, and whether it was created.  Without an
+    `attach`, a name that lives is a `FileExistsError`.
+    """
+    while True:
+        wanted = invent_name() if name is None else name
+        try:
+            return create(wanted), wanted, True
+        except FileExistsError:
+            if name is None:
+                continue
+            if attach is None:
+                raise
+        try:
+            return attach(wanted), wanted, False
+        except FileNotFoundError:  # gone since: our turn to create
+            continue

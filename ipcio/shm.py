@@ -34,7 +34,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
-from ipcio._names import check_name, invent_name
+from ipcio._names import check_name, check_perm, create_or_attach
 
 if sys.platform != "linux":
     raise ImportError(f"ipcio.shm has no back end for {sys.platform} yet")
@@ -84,28 +84,18 @@ def create(
     size = index(size)
     if size <= 0:
         raise ValueError(f"size must be at least 1 byte, not {size}")
-    perm = index(perm)
-    if perm & ~0o777:
-        raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
-    while True:
-        wanted = invent_name() if name is None else name
-        try:
-            made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
-            return _handle(made, wanted, "rb+", created=True)
-        except FileExistsError:
-            if name is None:
-                continue
-            if not exist_ok:
-                raise
-        try:
-            handle = attach(wanted)
-        except FileNotFoundError:  # gone since: our turn to create
-            continue
-        if handle.size() < size:
-            held = handle.size()
-            handle.close()
-            raise ValueError(f"segment {name!r} exists with {held} bytes, fewer than the {size} asked for")
-        return handle
+    perm = check_perm(perm)
+    made, wanted, created = create_or_attach(
+        name,
+        lambda wanted: _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve)),
+        (lambda wanted: _backend.attach(wanted, writable=True)) if exist_ok else None,
+    )
+    handle = _handle(made, wanted, "rb+", created=created)
+    if handle.size() < size:
+        held = handle.size()
+        handle.close()
+        raise ValueError(f"segment {name!r} exists with {held} bytes, fewer than the {size} asked for")
+    return handle
 
 
 def attach(name: str, mode: str = "rw") -> MemoryFile:

@@ -22,6 +22,25 @@ def shm_names() -> set[str]:
     return set(os.listdir(SHM))
 
 
+def semaphore_name(entry: str) -> str:
+    """What stands for a crash-safe semaphore in /dev/shm under a hidden name says whose it is."""
+    if entry.startswith(".ipcio-undo-"):
+        try:
+            with open(f"{SHM}/{entry}", "rb") as record:
+                return "sem." + os.fsdecode(record.read()[88:].rstrip(b"\0"))
+        except OSError:
+            pass
+    return entry
+
+
+def nameless_sets() -> set[int]:
+    """The System V sets of this user that nothing in /dev/shm stands for, so that nobody will ever find them."""
+    with open("/proc/sysvipc/sem") as table:
+        sets = [line.split() for line in table.readlines()[1:]]
+    names = shm_names()  # later than the sets: the hidden name is there before the set and after it
+    return {int(s[0]) for s in sets if int(s[6]) == os.geteuid() and f".ipcio-undo-{int(s[0]):08x}" not in names}
+
+
 def descriptors() -> dict[int, str]:
     """The open descriptors of this process and what each one is."""
     found = {}
@@ -76,7 +95,8 @@ def unique():
 
     yield make
     gc.collect()
-    left = shm_names() & {*made, *(f"sem.{name}" for name in made)}
+    ours = {*made, *(f"sem.{name}" for name in made)}
+    left = {entry for entry in shm_names() if semaphore_name(entry) in ours}
     for name in left:
         os.unlink(f"{SHM}/{name}") if not os.path.isdir(f"{SHM}/{name}") else os.rmdir(f"{SHM}/{name}")
     assert not left, "names left in /dev/shm"
@@ -121,6 +141,7 @@ def pytest_collection_finish():
 
 def pytest_sessionstart(session):
     session.config.shm_before = shm_names()
+    session.config.sets_before = nameless_sets()
 
 
 def held(name: str) -> bool:
@@ -154,9 +175,10 @@ def pytest_sessionfinish(session):
     gc.collect()
     new = shm_names() - session.config.shm_before
     left = {name for name in new if name.lstrip(".").startswith(("ipcio-", "sem.ipcio-")) and not held(name)}
-    left = {name for name in left if not of_another_run(name)}
-    if left:
-        print(f"\nnames left in {SHM}: {sorted(left)}")
+    left = {name for name in left if not of_another_run(semaphore_name(name))}
+    sets = nameless_sets() - session.config.sets_before
+    if left or sets:
+        print(f"\nnames left in {SHM}: {sorted(left)}; keys of System V semaphores left: {sorted(sets)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -72,6 +72,9 @@ class Named:
         """Make such an object without ipcio."""
         raise NotImplementedError
 
+    def sweep(self) -> None:
+        """Remove what only `ipcio gc` can find."""
+
     # What tests say often.
 
     def lives(self, name) -> bool:
@@ -220,7 +223,7 @@ class NameContract(Named):
         """Where the random bits repeat, another try is made."""
         second = unique()
         answers = iter([name, second])
-        monkeypatch.setattr(self.module, "invent_name", lambda: next(answers))
+        monkeypatch.setattr("ipcio._names.invent_name", lambda: next(answers))
         with closing(self.make(name)), closing(self.make(None)) as h:
             assert h.name == second
 
@@ -839,6 +842,8 @@ class LifetimeContract(Named):
             with pytest.raises(FileExistsError):
                 self.make(name)
         assert not os.path.lexists(self.path(name))
+        if end == "kill":
+            self.sweep()
 
     def test_the_end_of_an_unlinked_object_leaves_persistent_and_foreign_ones_alone(self, name):
         old = [self.make(name)]

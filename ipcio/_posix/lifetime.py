@@ -35,7 +35,7 @@ from weakref import ref
 from ipcio._forklock import before_fork, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "KEEP",
@@ -45,6 +45,7 @@ __all__ = [
     "attempts",
     "bury_dead",
     "is_marked",
+    "last_rites",
     "names",
     "remove",
 ]
@@ -314,6 +315,10 @@ def is_marked(info: os.stat_result) -> bool:
     return bool(info.st_mode & MARK) and stat.S_ISREG(info.st_mode)
 
 
+last_rites: list[Callable[[int, os.stat_result], None]] = []
+"""What else is to be done with the dead object that a descriptor has open, before its name goes."""
+
+
 def bury(path: str, fd: int) -> bool:
     """If nobody holds the object that `path` meant when `fd` was opened, remove the name; return whether.
 
@@ -326,6 +331,8 @@ def bury(path: str, fd: int) -> bool:
     info = os.fstat(fd)
     if not is_marked(info):
         return False
+    for rite in last_rites:
+        rite(fd, info)
     if names(path, info):
         try:
             os.unlink(path)

@@ -1,0 +1,51 @@
+"""What the dead left behind, found without knowing names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+from ipcio._posix import lifetime, undo
+from ipcio._posix.objects import DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["collect"]
+
+
+def collect() -> Iterator[tuple[str, str]]:
+    """Remove every dead object that this user may remove; give the kind, ``"shm"`` or ``"sem"``, and the name of each.
+
+    What lives, persists or is not ipcio's stays.
+    """
+    # Hidden names last: that of a crash-safe semaphore goes along with its public one.
+    for entry in sorted(os.listdir(DIRECTORY), key=lambda entry: (entry[0] == ".", entry)):
+        path = f"{DIRECTORY}/{entry}"
+        with turn:
+            try:
+                info = os.stat(path, follow_symlinks=False)
+                if not lifetime.is_marked(info):
+                    continue
+                found = _describe(entry, path, info)
+                if not lifetime.bury_dead(path):
+                    continue
+            except (FileNotFoundError, PermissionError):  # somebody was faster; somebody else's
+                continue
+        yield found
+
+
+def _describe(entry: str, path: str, info: os.stat_result) -> tuple[str, str]:
+    if info.st_size == undo.SIZE and entry[0] == ".":
+        try:
+            fd = os.open(path, lifetime.PROBE)
+        except PermissionError:  # its owner's permissions keep him out
+            return "sem", entry
+        try:
+            record = undo.read(fd, info)
+        finally:
+            os.close(fd)
+        if record is not None:
+            return "sem", record.name
+    return ("sem", entry[4:]) if entry.startswith("sem.") else ("shm", entry)

@@ -1,0 +1,182 @@
+"""Objects under names in ``/dev/shm``: made whole or not at all, found alive or not at all.
+
+That is where glibc and musl keep shared memory and named semaphores, and both are
+files there.  What `ipcio._posix.shm` and `ipcio._posix.sem` do to an object between
+the steps is their own; the steps are here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from ipcio._names import invent_name
+from ipcio._posix import lifetime
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "unlink"]
+
+DIRECTORY = "/dev/shm"
+
+# What open(O_TMPFILE) says where there is no such thing: an old file system, an old
+# kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+
+
+class InHand:
+    """What a call has opened so far; a ``with`` block gives it back if the call fails.
+
+    The block also tells an `OSError` of the name that the caller knows.
+    """
+
+    __slots__ = ("fd", "name", "path", "share")
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name  # as the caller spells it
+        self.path = path
+        self.fd = -1
+        self.share: lifetime.Share | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None:
+            self.drop()
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, self.name) from None
+
+    def drop(self) -> None:
+        """Give everything back."""
+        fd, self.fd = self.fd, -1
+        share, self.share = self.share, None
+        if share is not None and share.owns(fd):
+            share.give_up()
+        elif fd >= 0:
+            os.close(fd)
+
+
+class Making(InHand):
+    """A new object: first without a name, then `link` shows it complete.
+
+    So nobody ever sees half of it, and a kill at any point leaves nothing, or a
+    dead object that the next call recognises.
+    """
+
+    __slots__ = ("_persistent", "_source", "_temporary")
+
+    def begin(self, perm: int, *, persist: bool, lives_by: str | None = None) -> None:
+        """Have an empty object open as `fd`, with its final mode and, unless it is to persist, the first share.
+
+        `lives_by` is the path of the share, if it is not the object's own.  What the
+        dead left under the name goes first: it may fill the place that we need.
+        """
+        if os.access(self.path, os.F_OK) and not lifetime.bury_dead(self.path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._persistent = persist
+        self._temporary = "" if _has_tmpfile() else f"{DIRECTORY}/.{invent_name()}"
+        if self._temporary:
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(self._temporary, flags, 0o600)
+            self._source = self._temporary
+        else:
+            self.fd = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._source = f"/proc/self/fd/{self.fd}"
+        if not persist:
+            self.share = lifetime.Share(lives_by or self.path)
+            self.share.take(self.fd)
+        os.fchmod(self.fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
+
+    def link(self, path: str) -> None:
+        """Give the object a name; `FileExistsError` if somebody alive has it."""
+        while True:
+            try:
+                # The descriptor argument changes nothing about an absolute path, but makes
+                # os.link call linkat, which alone can follow /proc/self/fd to the object.
+                os.link(self._source, path, src_dir_fd=0, follow_symlinks=True)
+                return
+            except FileExistsError:
+                if not lifetime.bury_dead(path):
+                    raise
+
+    def appear(self) -> None:
+        """Give the object its name; from here on it is there for others."""
+        self.link(self.path)
+        if self._temporary:
+            os.unlink(self._temporary)
+
+    def drop(self) -> None:
+        """Give everything back, the name as well."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                if self._temporary:
+                    os.unlink(self._temporary)
+            with contextlib.suppress(OSError):
+                if self._persistent and lifetime.names(self.path, os.fstat(self.fd)):
+                    os.unlink(self.path)
+        super().drop()
+
+
+class Finding(InHand):
+    """What is there under a name: opened, then joined."""
+
+    __slots__ = ("info",)
+
+    info: os.stat_result
+
+    def open(self, *, writable: bool) -> None:
+        """Open it, whatever it is, without following a link or waiting for anybody."""
+        self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
+        self.info = os.fstat(self.fd)
+
+    def join(self, lives_by: str | None = None) -> bool:
+        """Take a share in it; False if it is gone or going: open again what is there now.
+
+        An object without our mark needs none, unless `lives_by` says where its share is.
+        """
+        if lives_by is None and not lifetime.is_marked(self.info):
+            return True
+        self.share = lifetime.Share(lives_by or self.path)
+        if self.share.join(self.fd):
+            return True
+        self.drop()
+        return False
+
+
+def unlink(name: str, path: str) -> None:
+    """Remove a name now."""
+    with InHand(name, path):
+        lifetime.remove(path)
+
+
+def check_regular(info: os.stat_result, kind: str) -> None:
+    """Refuse what somebody else put there if it is no file at all; `kind` is what it should have been."""
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.ENODEV, f"not {kind}: not a regular file")
+    if not info.st_size:
+        raise OSError(errno.EINVAL, f"not {kind} (yet): its size is 0")
+
+
+@functools.cache
+def _has_tmpfile() -> bool:
+    """Whether files can be made without a name here and get one later (``open(2)``, O_TMPFILE)."""
+    try:
+        fd = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise  # that passes, and is no answer to remember
+        return False
+    try:
+        return os.path.exists(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

@@ -1,0 +1,155 @@
+"""Semaphores on Linux: files ``sem.NAME`` in ``/dev/shm``, exactly those of ``sem_open``; crash-safe ones beside."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from functools import lru_cache, partial
+from itertools import repeat, starmap
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+from ipcio._posix import lifetime, objects, undo
+
+if TYPE_CHECKING:
+    from ipcio._contract import Permits
+    from ipcio._posix.sysv import UndoSemaphore
+
+    class SemLock:  # typeshed does not know it
+        SEM_VALUE_MAX: int
+
+        @classmethod
+        def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None, /) -> PosixSemaphore: ...
+        def __enter__(self) -> bool: ...
+        def __exit__(self, *_: object) -> None: ...
+        def acquire(self, block: bool = ..., timeout: float | None = ..., /) -> bool: ...  # noqa: FBT001
+        def release(self) -> None: ...
+        def _get_value(self) -> int: ...
+
+else:
+    from _multiprocessing import SemLock
+
+__all__ = ["PosixSemaphore", "attach", "create", "unlink"]
+
+_SIZE = struct.calcsize("4l")  # of a sem_t, in glibc and in musl
+_MAXIMUM: int = SemLock.SEM_VALUE_MAX
+_COUNTING = 1  # SemLock's word for a semaphore that is no lock
+_READ_WRITE = 0o600  # what its owner needs to open one
+
+
+class PosixSemaphore(SemLock):
+    """The C class behind `multiprocessing.Semaphore`, with its share.
+
+    A ``with`` statement keeps no more than its bound method, if the handle was made for
+    it alone; and the name must live as long.
+    """
+
+    __slots__ = ("share",)
+
+    share: lifetime.Share | None
+
+
+def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+    """See `ipcio._contract.SemBackend`."""
+    path = _path(name)
+    if crash_safe:
+        with turn:
+            return _permits_undo(undo.create(name, path, _fresh(0), value, perm=perm, persist=persist))
+    if value > _MAXIMUM:
+        raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}, not {value}")
+    with turn:
+        for _ in lifetime.attempts(name):
+            with objects.Making(name, path) as new:
+                # Opening it by its name takes both permissions; what is too much goes right after.
+                new.begin(perm | _READ_WRITE, persist=persist)
+                os.write(new.fd, _fresh(value))
+                new.appear()
+                raw = _open(name, path, os.fstat(new.fd))
+                if raw is not None:
+                    if perm & _READ_WRITE != _READ_WRITE:
+                        os.fchmod(new.fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
+                    return _permits(raw, new)
+                new.drop()  # unlinked already: as if we had come later
+    raise AssertionError("unreachable")
+
+
+def attach(name: str) -> Permits:
+    """See `ipcio._contract.SemBackend`."""
+    with turn:
+        for _ in lifetime.attempts(name):
+            with objects.Finding(name, _path(name)) as found:
+                found.open(writable=True)
+                record = undo.read(found.fd, found.info)
+                if record is not None:
+                    joined = undo.attach(found, record)
+                    if joined is not None:
+                        return _permits_undo(joined)
+                elif found.join():
+                    objects.check_regular(found.info, "a semaphore")
+                    if found.info.st_size != _SIZE:
+                        what = f"not a semaphore: {found.info.st_size} bytes, where one has {_SIZE}"
+                        raise OSError(errno.EINVAL, what)
+                    raw = _open(name, found.path, found.info)
+                    if raw is not None:
+                        return _permits(raw, found)
+                    found.drop()
+    raise AssertionError("unreachable")
+
+
+def unlink(name: str) -> None:
+    """See `ipcio._contract.SemBackend`."""
+    path = _path(name)
+    with turn:
+        made_mortal = undo.make_mortal(path)
+        try:
+            objects.unlink(name, path)
+        except FileNotFoundError:
+            if not made_mortal:  # otherwise it was there, and nobody held it
+                raise
+
+
+def _path(name: str) -> str:
+    return f"{objects.DIRECTORY}/sem.{name}"
+
+
+@lru_cache(16)
+def _fresh(value: int) -> bytes:
+    """Return the bytes of a semaphore that nobody has used yet."""
+    from ipcio._posix import libc  # ctypes, which attaching does without
+
+    return libc.new_semaphore(_SIZE, value)
+
+
+def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:
+    """Open the semaphore under a name; None if that is not (any more) the object that `info` is of."""
+    encoded = os.fsencode(f"/{name}")
+    try:
+        try:
+            raw = PosixSemaphore._rebuild(0, _COUNTING, _MAXIMUM, encoded.decode())
+        except UnicodeDecodeError:  # bytes that SemLock cannot be told
+            from ipcio._posix import libc
+
+            raw = PosixSemaphore._rebuild(libc.open_semaphore(encoded), _COUNTING, _MAXIMUM, None)
+    except FileNotFoundError:
+        return None
+    return raw if lifetime.names(path, info) else None
+
+
+def _permits(raw: PosixSemaphore, hand: objects.InHand) -> Permits:
+    raw.share = hand.share
+    if hand.share is None:  # the descriptor has done its duty
+        fd, hand.fd = hand.fd, -1
+        os.close(fd)
+    return raw, partial(_post, raw), raw._get_value, False
+
+
+def _permits_undo(raw: UndoSemaphore) -> Permits:
+    return raw, raw.post, raw.value, True
+
+
+def _post(raw: SemLock, n: int) -> None:
+    """Release `n` times, without a chance for a signal handler in between."""
+    if n > _MAXIMUM - raw._get_value():
+        raise OverflowError(f"{n} more would take the semaphore over its maximum of {_MAXIMUM}")
+    any(starmap(raw.release, repeat((), n)))

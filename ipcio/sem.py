@@ -1,0 +1,132 @@
+"""Named semaphores that outlive nobody and strand nobody.
+
+A semaphore is a number of permits under a name.  Whoever creates or attaches it in any
+process takes permits and gives them::
+
+    from ipcio import sem
+
+    s = sem.create("printers", 2)      # in one process
+
+    with sem.attach("printers"):       # meanwhile, in any other: never more than two in here
+        ...
+
+**How long a name lives.**  Exactly as long as some handle in some process is open, as in
+`ipcio.shm`: a process that dies, by SIGKILL too, counts as having closed its handles;
+``persist=True`` opts out.
+
+**What becomes of permits** when a process dies that holds some?  Of an ordinary
+semaphore, nothing: they are lost to all others, as with every POSIX semaphore.
+``create(..., undo=True)`` makes a *crash-safe* one, from which the kernel takes them
+back, exactly once and at once, however the process died.  A permit belongs to the
+process that took it.  If another process gives it in its stead, the death of the first
+gives it once more: that is what the kernel makes of it.  A release beyond what the
+process holds, in a forked child too, gives permits that nobody takes back.
+
+**Who else can be there.**  ``sem.create("x")`` makes what C calls ``sem_open("/x")``: C
+programs, LuaIPC and ``posix_ipc`` meet ipcio by name, in both directions.  Such programs
+hold no share in the name, and semaphores that they made are attached but never removed.
+They can open the name of a crash-safe semaphore, too, but see an ordinary one there
+that never has a permit.
+
+Linux.  (LuaIPC: ``ipc.sem``; POSIX: ``sem_open(3)``, ``semop(2)`` for ``SEM_UNDO``.)
+"""
+
+from __future__ import annotations
+
+import sys
+from operator import index
+from typing import TYPE_CHECKING
+
+from ipcio._names import check_name, check_perm, create_or_attach
+from ipcio._semaphore import Semaphore
+
+if sys.platform != "linux":
+    raise ImportError(f"ipcio.sem has no back end for {sys.platform} yet")
+from ipcio._posix import sem as _chosen
+
+if TYPE_CHECKING:
+    from ipcio._contract import SemBackend
+
+__all__ = ["attach", "create", "open", "unlink"]
+
+_backend: SemBackend = _chosen
+
+
+def open(name: str, n: int = 0, *, perm: int = 0o600, persist: bool = False) -> Semaphore:
+    """Create a semaphore of value `n` if that is positive; attach an existing one if it is 0.
+
+    LuaIPC's rule for what are `create` and `attach` here; they say more.
+    """
+    n = index(n)
+    if n < 0:
+        raise ValueError(f"n must be 0 (attach) or the value of a new semaphore, not {n}")
+    return create(check_name(name), n, perm=perm, persist=persist) if n else attach(name)
+
+
+def create(
+    name: str | None,
+    value: int = 1,
+    *,
+    perm: int = 0o600,
+    persist: bool = False,
+    exist_ok: bool = False,
+    undo: bool = False,
+) -> Semaphore:
+    """Create a semaphore with `value` permits to take, 0 or more, and return a handle.
+
+    name
+        One word, without a slash; ``None`` invents a unique one, found in the
+        handle's ``name``.
+    perm
+        The permission bits of the new object, whatever the umask.  Who is to use it
+        needs both reading and writing.
+    persist
+        The semaphore stays until `unlink`, whoever holds it.
+    exist_ok
+        Attach instead if the name lives, without a race and whatever kind it is; the
+        handle's ``created`` tells which.
+    undo
+        Make it crash-safe: permits of processes that die come back.  POSIX only
+        (`NotImplementedError` elsewhere); the value is at most 32767, and the system
+        has a limit on their number, which ``kernel.sem`` sets.
+
+    Raises `FileExistsError` if the name lives, `PermissionError` if a dead semaphore
+    of another user is in the way, ``OSError(ENOSPC)`` if there is no room or no set
+    left, ``OSError(ENAMETOOLONG)`` for a name of more than 251 bytes, `OverflowError`
+    for a value past the maximum, `ValueError` or `TypeError` for a malformed argument.
+    Whenever it raises, nothing was made.
+    """
+    if name is not None:
+        check_name(name)
+    value = index(value)
+    if value < 0:
+        raise ValueError(f"value must not be negative: {value}")
+    perm = check_perm(perm)
+    permits, wanted, created = create_or_attach(
+        name,
+        lambda wanted: _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo)),
+        _backend.attach if exist_ok else None,
+    )
+    return Semaphore(permits, wanted, attach, created)
+
+
+def attach(name: str) -> Semaphore:
+    """Return a handle on an existing semaphore, of either kind.
+
+    What others put under the name is checked before it is used: anything but a regular
+    file of exactly a semaphore's size is an `OSError`.  (A file of that very size that
+    is none cannot be told apart.)  Raises `FileNotFoundError` if the name does not
+    live, `PermissionError` without permission to read and write it, `ValueError` or
+    `TypeError` for a malformed argument.
+    """
+    return Semaphore(_backend.attach(check_name(name)), name, attach, False)  # noqa: FBT003
+
+
+def unlink(name: str) -> None:
+    """Remove `name` now; open handles go on with their semaphore, and the name is free for others.
+
+    The only way to remove a persistent semaphore or one that ipcio did not make; all
+    others go by themselves.  Raises `FileNotFoundError` if the name does not live.
+    (POSIX: ``sem_unlink(3)``.)
+    """
+    _backend.unlink(check_name(name))

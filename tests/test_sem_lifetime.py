@@ -1,0 +1,65 @@
+"""What names semaphores can have and how long they live: the rules of all named objects, for both kinds."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from named_contract import LifetimeContract, NameContract
+
+from ipcio import sem
+from ipcio._posix import litter
+
+
+class Semaphores:
+    module = sem
+    spelling = "sem"
+    measure = 3
+    prefix = "sem."
+    longest = 251
+
+    def mark(self, handle):
+        handle.inc(2)
+
+    def is_marked(self, handle):
+        return handle.value == self.measure + 2
+
+    def foreign(self, name):
+        """As C makes one, but without C: what its semaphores are is for test_sem_interop to compare."""
+        memory = ctypes.create_string_buffer(32)
+        assert not ctypes.CDLL(None).sem_init(memory, 1, self.measure)
+        with open(self.path(name), "xb") as file:
+            file.write(memory.raw)
+
+
+class CrashSafe(Semaphores):
+    def make(self, name, **options):
+        return sem.create(name, self.measure, undo=True, **options)
+
+    def make_code(self, name, **options):
+        return f"sem.create({name!r}, {self.measure}, undo=True, **{options!r})"
+
+    def sweep(self):
+        list(litter.collect())
+
+
+class TestNames(Semaphores, NameContract):
+    pass
+
+
+class TestLifetime(Semaphores, LifetimeContract):
+    pass
+
+
+class TestNamesOfCrashSafeOnes(CrashSafe, NameContract):
+    pass
+
+
+class TestLifetimeOfCrashSafeOnes(CrashSafe, LifetimeContract):
+    pass
+
+
+def test_nothing_is_hidden_in_a_plain_semaphore(name):
+    """And a handle made for one ``with`` statement lives as long as that."""
+    with sem.create(name, 1):
+        assert os.path.getsize(f"/dev/shm/sem.{name}") == 32
