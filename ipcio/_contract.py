@@ -74,10 +74,12 @@ class MmapBackend(Protocol):
 
 
 class RawSemaphore(Protocol):
-    """What `_multiprocessing.SemLock` offers, and the share in the name, if ipcio keeps that alive."""
+    """What `_multiprocessing.SemLock` offers, and the share in the name."""
 
     @property
-    def share(self) -> Share | None: ...
+    def share(self) -> Share | None:
+        """Lives as long as any bound method of the semaphore: a ``with`` statement may have nothing else."""
+        ...
 
     def __enter__(self) -> bool:
         """Take a permit, however long it takes; return True."""

@@ -23,7 +23,7 @@ import pytest
 from children import Forked, leave_dead, watch_calls
 from peers import PeerError
 
-import ipcio._posix.shm
+import ipcio._posix.objects
 from ipcio import mmap, shm
 
 # Calls whose result is something to close: lost if the interrupt comes between the
@@ -180,11 +180,11 @@ class Making:
 def making(request, monkeypatch, unique):
     """Both ways; temporary names are told from those of other tests by their first letters."""
     if request.param == "temporary name":
-        monkeypatch.setattr(ipcio._posix.shm, "_has_tmpfile", lambda: False)
-    elif not ipcio._posix.shm._has_tmpfile():
+        monkeypatch.setattr(ipcio._posix.objects, "_has_tmpfile", lambda: False)
+    elif not ipcio._posix.objects._has_tmpfile():
         pytest.skip("no O_TMPFILE in /dev/shm")
     found = Making(request.param, unique())
-    monkeypatch.setattr(ipcio._posix.shm, "invent_name", lambda: f"{found.tag}-{os.urandom(4).hex()}")
+    monkeypatch.setattr(ipcio._posix.objects, "invent_name", lambda: f"{found.tag}-{os.urandom(4).hex()}")
     yield found
     for entry in os.listdir("/dev/shm"):
         if found.tag in entry:
@@ -476,7 +476,7 @@ def test_out_of_descriptors_is_an_error_that_leaves_nothing_and_passes(name, pee
     with pytest.raises(FileNotFoundError):
         shm.attach(name)
     # A passing shortage is not taken for a lack of the system.
-    assert other.ask("__import__('ipcio._posix.shm')._posix.shm._has_tmpfile()") == ipcio._posix.shm._has_tmpfile()
+    assert other.ask("__import__('ipcio._posix.objects')._posix.objects._has_tmpfile()") == ipcio._posix.objects._has_tmpfile()
 
 
 def test_a_close_without_a_free_descriptor_gives_up_the_name(name, peer):
