@@ -36,10 +36,9 @@ class Semaphore:
     LuaIPC's words, ``acquire`` and ``release`` those of `threading.Semaphore`; they do
     the same.  ``with s:`` takes a permit and gives it back.
 
-    While it waits, other threads run, and Ctrl-C gets through: an interrupt either comes
-    before the permit is taken or gives it back (Python 3.10 has a gap of a microsecond
-    here, which later versions close).  As everywhere in Python, one that comes after the
-    return, but before the caller's ``try``, is the caller's; ``with`` has no such gap.
+    While one thread waits, others run, and Ctrl-C gets through: an interrupted wait has
+    taken nothing.  (Where there was nothing to wait for, an interrupt may come between
+    the permit and the caller's next step, as in `threading`; ``with`` has no such gap.)
 
     A closed handle raises `ValueError` from every method but `close`.  Closing is
     optional: a handle that is garbage-collected closes itself.  It gives back no permit;
@@ -215,7 +214,7 @@ class Semaphore:
         got: list[bool] = []
         try:
             # A signal handler that raises (Ctrl-C) may run as soon as a call returns, before
-            # anybody sees what it returned.  So the answer is kept within the call.
+            # anybody sees what it returned.  So the answer is stored within the call.
             got.extend(map(self._acquire, (True,), (seconds,)))
         except BaseException:
             if True in got:

@@ -123,15 +123,18 @@ def _fresh(value: int) -> bytes:
 
 def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:
     """Open the semaphore under a name; None if that is not (any more) the object that `info` is of."""
-    encoded = os.fsencode(f"/{name}")
     try:
         try:
-            raw = PosixSemaphore._rebuild(0, _COUNTING, _MAXIMUM, encoded.decode())
+            text = f"/{name}" if name.isascii() else os.fsencode(f"/{name}").decode()
+            raw = PosixSemaphore._rebuild(0, _COUNTING, _MAXIMUM, text)
         except UnicodeDecodeError:  # bytes that SemLock cannot be told
             from ipcio._posix import libc
 
-            raw = PosixSemaphore._rebuild(libc.open_semaphore(encoded), _COUNTING, _MAXIMUM, None)
+            handle = libc.open_semaphore(os.fsencode(f"/{name}"))
+            raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
     except FileNotFoundError:
+        if lifetime.names(path, info):
+            raise OSError(errno.ENOSYS, "this C library keeps semaphores under other names than glibc") from None
         return None
     return raw if lifetime.names(path, info) else None
 

@@ -107,8 +107,7 @@ class _KeyTakenError(Exception):
 def _make(new: Making, key: int, blank: bytes, value: int, perm: int) -> int:
     from ipcio._posix import sysv
 
-    name = os.fsencode(new.path.rpartition("/sem.")[2])
-    os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, _NO_ID, name))
+    os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, _NO_ID, os.fsencode(new.name)))
     anchor = _anchor(key)
     try:
         new.link(anchor)
