@@ -1,0 +1,134 @@
+"""Memory files, one operation at a time, beneath the standard library's wrappers, and over strings."""
+# ruff: noqa: ARG001, SIM115 -- every row is given a stack, and what is opened goes there
+
+from __future__ import annotations
+
+import io
+import mmap as bare
+import sys
+import tempfile
+
+import ipcio.mmap
+from benchmarks.rows import LINES, MIB, TMPFS, loops, row
+from ipcio import strfile
+
+
+def versions(before, since):
+    """A goal that depends on `mmap.seek`, which returns the position since Python 3.13."""
+    return since if sys.version_info >= (3, 13) else before
+
+
+def file_of(stack, content):
+    """A file on tmpfs, by its path."""
+    file = stack.enter_context(tempfile.NamedTemporaryFile(dir=TMPFS, prefix="benchmark-"))
+    file.write(content)
+    file.flush()
+    return file.name
+
+
+def same_pages(stack, content):
+    """One file mapped by ipcio and by a bare mmap.mmap."""
+    path = file_of(stack, content)
+    handle = stack.enter_context(ipcio.mmap.open(path, "rw"))
+    with open(path, "r+b") as file:
+        memory = stack.enter_context(bare.mmap(file.fileno(), 0))
+    return {"h": handle, "m": memory}
+
+
+# -- the file face -----------------------------------------------------------
+
+
+@row("face", "seek, write 64 B", "mmap.mmap", versions(1.8, 1.2))
+def _(stack):
+    return loops("h.seek(0); h.write(d)", "m.seek(0); m.write(d)", d=bytes(64), **same_pages(stack, LINES))
+
+
+@row("face", "seek, read 64 B", "mmap.mmap", versions(1.5, 1.05))
+def _(stack):
+    return loops("h.seek(0); h.read(64)", "m.seek(0); m.read(64)", **same_pages(stack, LINES))
+
+
+@row("face", "iterate lines of 64 B", 'iter(mmap.readline, b"")', 1.05)
+def _(stack):
+    return loops(
+        "h.seek(0)\nfor line in h: pass",
+        "m.seek(0)\nfor line in iter(m.readline, b''): pass",
+        **same_pages(stack, LINES),
+    )
+
+
+@row("face", "seek, read 1 MiB", "mmap.mmap", 1.02)
+def _(stack):
+    return loops("h.seek(0); h.read(n)", "m.seek(0); m.read(n)", n=MIB, **same_pages(stack, bytes(MIB)))
+
+
+@row("face", "seek, write 1 MiB", "mmap.mmap", 1.02)
+def _(stack):
+    return loops("h.seek(0); h.write(d)", "m.seek(0); m.write(d)", d=bytes(MIB), **same_pages(stack, bytes(MIB)))
+
+
+@row("face", "seek, readinto 1 MiB", "bytearray[:] = mmap[:]", 1.1)
+def _(stack):
+    return loops("h.seek(0); h.readinto(b)", "b[:] = m[:]", b=bytearray(MIB), **same_pages(stack, bytes(MIB)))
+
+
+@row("face", "seek, readinto 1 MiB", "memoryview[:] = memoryview")
+def _(stack):
+    names = same_pages(stack, bytes(MIB))
+    source = stack.enter_context(memoryview(names["m"]))
+    return loops("h.seek(0); h.readinto(b)", "b[:] = v", b=memoryview(bytearray(MIB)), v=source, **names)
+
+
+@row("face", "seek, readinto 4 KiB", "bytearray[:] = mmap[:]")
+def _(stack):
+    return loops("h.seek(0); h.readinto(b)", "b[:] = m[:]", b=bytearray(4096), **same_pages(stack, bytes(4096)))
+
+
+# -- the standard library's wrappers over a handle, and over the same file ---------
+
+SCATTER = "for at in range(0, 65536, 1024): {0}.seek(at); {0}.write(d); {0}.seek(at ^ 4096); {0}.read(64)"
+READ_LINES = "{0}.seek(0)\nfor line in {0}: pass"
+WRITE_LINES = "{0}.seek(0)\nfor _ in range(1024): {0}.write(d)\n{0}.flush()"
+
+
+def wrappers(stack, statement, data, wrapper, opened, **options):
+    path = file_of(stack, LINES)
+    handle = stack.enter_context(wrapper(ipcio.mmap.open(path, "rw"), **options))
+    file = stack.enter_context(open(path, opened, **options))
+    return loops(statement.format("h"), statement.format("f"), h=handle, f=file, d=data)
+
+
+@row("wrappers", "BufferedRandom: 64 B written and read, scattered", "real file on tmpfs", 1.2)
+def _(stack):
+    return wrappers(stack, SCATTER, bytes(64), io.BufferedRandom, "r+b")
+
+
+@row("wrappers", "BufferedRandom: iterate lines", "real file on tmpfs", 1.2)
+def _(stack):
+    return wrappers(stack, READ_LINES, None, io.BufferedRandom, "r+b")
+
+
+@row("wrappers", "TextIOWrapper: iterate lines", "real file on tmpfs", 1.2)
+def _(stack):
+    return wrappers(stack, READ_LINES, None, io.TextIOWrapper, "r+", encoding="utf-8")
+
+
+@row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2)
+def _(stack):
+    return wrappers(stack, WRITE_LINES, "y" * 63 + "\n", io.TextIOWrapper, "r+", encoding="utf-8")
+
+
+# -- strfile -----------------------------------------------------------------
+
+
+@row("strfile", "open 64 MiB", "strfile.open of 64 B", "flat")
+def _(stack):
+    return loops(
+        "open(big).close()", "open(small).close()", open=strfile.open, big=bytearray(64 * MIB), small=bytearray(64)
+    )
+
+
+@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0)
+def _(stack):
+    handle, peer = stack.enter_context(strfile.open(LINES)), io.BytesIO(LINES)
+    return loops("h.seek(0)\nfor line in h: pass", "p.seek(0)\nfor line in p: pass", h=handle, p=peer)
