@@ -8,6 +8,11 @@ memory that is read and written as files are:
     the jobs: for each worker a list of paths, as JSON
 ``RUN-board``
     for each worker a line that says how far it is
+``RUN-turns``
+    a semaphore, of which a worker takes a permit for each file that it counts: no more
+    of them count at once than there are CPUs, and one less than there are workers, so
+    that there is something to see.  It is crash-safe: if a worker is killed in its
+    turn, the permit comes back and the others go on
 ``RUN-1``, ``RUN-2`` ...
     each worker's result: its count of every word, as JSON
 
@@ -33,7 +38,7 @@ import sysconfig
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from ipcio import mmap, shm, strfile
+from ipcio import mmap, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,18 +64,22 @@ class Tally(NamedTuple):
 def run(paths: Sequence[str], workers: int, top: int) -> None:
     """Count the words of the files at `paths` with `workers` processes, check the count and print it.
 
-    Raises `OSError` for a file that cannot be mapped, before anything is started,
-    and `SystemExit` for a worker that died or a count that is wrong.
+    Raises `OSError` for a file that cannot be mapped or where no crash-safe semaphore
+    is to be had, before anything is started, and `SystemExit` for a worker that died
+    or a count that is wrong.
     """
     paths = [os.path.abspath(path) for path in paths] or _library()
     shares = _share_out(paths, min(workers, len(paths)))
     numbers = range(1, len(shares) + 1)
+    permits = max(1, min(os.cpu_count() or 1, len(shares) - 1))
     counts: Counter[str] = Counter()
     crew: list[Worker] = []
     with contextlib.ExitStack() as stack:
         jobs = stack.enter_context(_publish(None, shares))
         name = jobs.name
         board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
+        turns = sem.create(f"{name}-turns", permits, undo=True)
+        stack.callback(turns.close)  # `with turns` would take one
         for number in numbers:
             _post(board, number, Tally(0, 0, 0))
         for number in numbers:
@@ -87,7 +96,7 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
         sys.exit("ipcio: a single process counts otherwise than the workers did; did a file change meanwhile?")
 
     row = "{:>8} {:>9} {:>8} {:>12} {:>12}".format
-    print(f"Workers that met at the name {name}:\n")
+    print(f"Workers that met at the name {name}, admitted {permits} at a time:\n")
     print(row("worker", "process", *Tally._fields))
     for worker, tally in zip(crew, tallies, strict=True):
         print(row(worker.number, worker.process.pid, *tally))
@@ -219,9 +228,10 @@ def work(name: str, number: int) -> None:
     """Be worker `number` of the run called `name`."""
     counts: Counter[str] = Counter()
     files = size = words = 0
+    turns = sem.attach(f"{name}-turns")
     with shm.attach(name, "r") as jobs, shm.attach(f"{name}-board") as board:
         for path in json.load(jobs)[number - 1]:
-            with mmap.open(path) as file:
+            with turns, mmap.open(path) as file:
                 files += 1
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import glob
 import os
 import pty
@@ -16,7 +17,8 @@ import time
 import pytest
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 
-from ipcio import _demo
+from ipcio import _demo, sem
+from ipcio._posix import undo
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def parse(output):
 
 
 def workers_of(demo, count):
-    """Wait until the demo has started `count` workers; return their pids and the name of the run."""
+    """Wait until the demo has started `count` workers; return their pids, the run's name and the key of its set."""
     found = {}
     give_up = time.monotonic() + DEADLINE
     while len(found) < count:
@@ -82,20 +84,60 @@ def workers_of(demo, count):
                     if "ipcio._demo" in words:  # and not still the parent's image
                         found[pid] = words[-3]
     (name,) = set(found.values())
-    return list(found), name
+    (record,) = records_of(name).values()
+    return list(found), name, record.key
+
+
+def wait_until(condition, otherwise):
+    give_up = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < give_up, otherwise
+        time.sleep(0.001)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def stop(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        wait_until(lambda pid=pid: read(f"/proc/{pid}/stat").rpartition(") ")[2][0] == "T", "a worker does not stop")
+
+
+def go_on(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 def left_of(name):
-    return {entry for entry in os.listdir("/dev/shm") if name in entry}
+    return {entry for entry in os.listdir("/dev/shm") if name in entry} | records_of(name).keys()
 
 
-def assert_all_gone(pids, name):
+def records_of(name):
+    """The hidden names in /dev/shm that stand for the semaphore of a run."""
+    found = {}
+    for entry in os.listdir("/dev/shm"):
+        if entry.startswith(".ipcio-undo-"):
+            with contextlib.suppress(OSError), open(f"/dev/shm/{entry}", "rb") as file:
+                record = undo.read(file.fileno(), os.fstat(file.fileno()))
+                if record is not None and name in record.name:
+                    found[entry] = record
+    return found
+
+
+def keys_of_sets():
+    """All System V sets of this machine."""
+    return {int(line.split()[0]) for line in read("/proc/sysvipc/sem").splitlines()[1:]}
+
+
+def assert_all_gone(pids, name, key):
     """Nothing of a run is left; what was orphaned has a moment to notice."""
-    give_up = time.monotonic() + DEADLINE
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        assert time.monotonic() < give_up, "workers left"
-        time.sleep(0.01)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "workers left")
     assert not left_of(name)
+    assert key not in keys_of_sets()
 
 
 # -- counts ------------------------------------------------------------------
@@ -114,6 +156,8 @@ def test_counts(files, workers):
     assert len({row[1] for row in rows}) == len(rows)  # processes
     assert sorted(count for _, count in frequent) == sorted(expected.values())
     assert set(frequent) >= {(word, count) for word, count in expected.items() if word.isprintable() and len(word) < 60}
+    permits = max(1, min(os.cpu_count(), len(rows) - 1))
+    assert f", admitted {permits} at a time:\n" in output
     assert all(line.isprintable() and len(line) < 100 for line in output.split("\n"))
 
 
@@ -219,34 +263,112 @@ def test_no_sources_is_an_error(monkeypatch, tmp_path):
         _demo.run([], 2, 10)
 
 
+# -- turns -------------------------------------------------------------------
+
+
+class Watched:
+    """The workers of a demo that has been stopped, and the semaphore between them, looked at from outside."""
+
+    def __init__(self, demo, count) -> None:
+        self.pids, self.name, self.key = workers_of(demo, count)
+        self.demo = demo
+        demo.send_signal(signal.SIGSTOP)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None:  # nobody would wait for the stopped
+            self.demo.kill()
+            for pid in self.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def value(self):
+        turns = sem.attach(f"{self.name}-turns")
+        try:
+            assert turns.undo
+            return turns.value
+        finally:
+            turns.close()
+
+    def hold_still(self):
+        """Stop all workers; return who of them counts, that is, has a file mapped."""
+        stop(self.pids)
+        return [pid for pid in self.pids if "/slow" in read(f"/proc/{pid}/maps")]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_no_more_count_at_once_than_were_admitted(slow, workers):
+    """And who is killed in his turn does not strand the others."""
+    with start("demo", "-j", workers, *[slow] * (2 * workers)) as demo, Watched(demo, workers) as watched:
+        permits = min(os.cpu_count(), workers - 1)
+        while True:
+            counting = watched.hold_still()
+            assert len(counting) <= permits
+            assert watched.value() <= permits - len(counting)
+            if len(counting) == permits:
+                break
+            go_on(watched.pids)
+        os.kill(counting[0], signal.SIGKILL)
+        go_on(watched.pids)
+        killed = watched.pids.index(counting[0]) + 1
+        others = {f"{watched.name}-{number}" for number in range(1, workers + 1) if number != killed}
+        wait_until(lambda: others <= left_of(watched.name), "the others do not go on")
+        assert watched.value() == permits
+        demo.send_signal(signal.SIGCONT)
+        complaint = f"ipcio: worker {killed} (process {counting[0]}) was killed by SIGKILL\n"
+        assert finish(demo) == (1, "", complaint)
+    assert_all_gone(watched.pids, watched.name, watched.key)
+
+
+@pytest.mark.parametrize(
+    ("number", "complaint"),
+    [
+        (errno.ENOSPC, "ipcio: the system allows no more System V semaphores"),
+        (errno.ENOSYS, "ipcio: the kernel has no System V semaphores"),
+    ],
+)
+def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
+    code = (
+        "import ctypes, sys; from ipcio import _cli; from ipcio._posix import libc\n"
+        f"libc.semget = lambda *_: ctypes.set_errno({number}) or -1\n"
+        "sys.exit(_cli.main(['demo', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", code, files[0]]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(complaint)
+    assert done.stderr.count("\n") == 1
+    assert "-turns" in done.stderr
+
+
 # -- death -------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_one_line(slow, files):
     with start("demo", "-j2", slow, *files) as demo:
-        pids, name = workers_of(demo, 2)
+        pids, name, key = workers_of(demo, 2)
         os.kill(pids[0], signal.SIGKILL)
         assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pids[0]}) was killed by SIGKILL\n")
-    assert_all_gone(pids, name)
+    assert_all_gone(pids, name, key)
 
 
 def test_a_worker_killed_when_its_result_is_there(files):
     """The name is in sight, but its only holder is dead: it does not live."""
     with start("demo", "-j1", *files) as demo:
-        (pid,), name = workers_of(demo, 1)
+        (pid,), name, key = workers_of(demo, 1)
         os.kill(demo.pid, signal.SIGSTOP)
-        while f"{name}-1" not in os.listdir("/dev/shm"):
-            assert demo.poll() is None
-            time.sleep(0.001)
+        wait_until(lambda: f"{name}-1" in left_of(name), "no result")
         os.kill(pid, signal.SIGKILL)
         os.kill(demo.pid, signal.SIGCONT)
         assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pid}) was killed by SIGKILL\n")
-    assert_all_gone([pid], name)
+    assert_all_gone([pid], name, key)
 
 
 def test_what_a_worker_fails_of_is_told(slow):
     with start("demo", "-j1", slow) as demo:
-        (pid,), name = workers_of(demo, 1)
+        (pid,), name, key = workers_of(demo, 1)
         os.kill(pid, signal.SIGSTOP)
         os.unlink(slow)
         os.kill(pid, signal.SIGCONT)
@@ -256,34 +378,35 @@ def test_what_a_worker_fails_of_is_told(slow):
         f"ipcio: worker 1 (process {pid}) ended with status 1: "
         f"FileNotFoundError: [Errno 2] No such file or directory: {slow!r}\n"
     )
-    assert_all_gone([pid], name)
+    assert_all_gone([pid], name, key)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_interrupt(slow, files, stopped):
     """Ctrl-C ends it quietly, whatever state the workers are in."""
     with start("demo", "-j2", slow, *files) as demo:
-        pids, name = workers_of(demo, 2)
+        pids, name, key = workers_of(demo, 2)
         if stopped:
             os.kill(pids[0], signal.SIGSTOP)
         demo.send_signal(signal.SIGINT)
         assert finish(demo) == (130, "", "")
-    assert_all_gone(pids, name)
+    assert_all_gone(pids, name, key)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_outlive_the_parent_and_leave(slow, files, number):
     """They hold the names when the parent is gone, and the last of them takes the names along."""
     with start("demo", "-j2", slow, *files) as demo:
-        pids, name = workers_of(demo, 2)
+        pids, name, key = workers_of(demo, 2)
         demo.send_signal(signal.SIGSTOP)  # lest it becomes the only holder of a result
-        while not left_of(f"{name}-2"):
-            time.sleep(0.001)
+        wait_until(lambda: f"{name}-2" in left_of(name), "no result")
+        stop(pids)  # the first thing that goes with the parent may be the pipe for which they wait
         demo.send_signal(number)
         demo.send_signal(signal.SIGCONT)
         finish(demo)
+        go_on(pids)
         assert demo.returncode == -number
-    assert_all_gone(pids, name)
+    assert_all_gone(pids, name, key)
 
 
 # -- progress ----------------------------------------------------------------
