@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from typing_extensions import assert_type
 
-from ipcio import MemoryFile, __version__, mmap, shm, strfile
+from ipcio import MemoryFile, Semaphore, __version__, mmap, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,45 @@ def segments() -> None:
     shm.create(b"x", 100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.create("x", 100, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     shm.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def semaphores() -> None:
+    s = sem.create("x", 2, perm=0o640, persist=True, exist_ok=True, undo=True)
+    assert_type(s, Semaphore)
+    assert_type(sem.create("x").created, bool)
+    assert_type(sem.create(None).name, str)
+    assert_type(sem.attach("x"), Semaphore)
+    assert_type(sem.open("x"), Semaphore)
+    assert_type(sem.open("x", 5, perm=0o600, persist=False), Semaphore)
+    sem.unlink("x")
+    sem.create(b"x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sem.create("x", 1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    sem.create("x", 1, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    sem.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def permits(s: Semaphore) -> int:
+    with s as got:
+        assert_type(got, bool)
+    with sem.attach("x"), s:
+        pass
+    if s.dec() and s.dec(0) and s.dec(1.5) and s.dec(timeout=None):
+        assert_type(s.inc(), bool)
+        s.inc(3)
+    if s.acquire() and s.acquire(False) and s.acquire(blocking=False) and s.acquire(timeout=0.5):
+        s.release()
+        s.release(n=2)
+    assert_type(s.dec(5), bool)
+    assert_type(s.acquire(True, 1.5), bool)
+    assert_type(s.value, int)
+    assert_type(s.closed or s.created or s.undo, bool)
+    s.close()
+    s.dec("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    s.inc(1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    s.value = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    s.name = "y"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    with s:
+        return s.value
 
 
 def maps() -> None:
