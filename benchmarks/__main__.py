@@ -65,7 +65,7 @@ def line(found):
 def main():
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure ipcio against its peers.")
     parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"default: all of {', '.join(GROUPS)}")
-    parser.add_argument("--rounds", type=int, default=31, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=101, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4, help="after which a row ends; default: %(default)s")
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
