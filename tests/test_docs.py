@@ -29,6 +29,11 @@ def run(text, path, scope):
     return len(test.examples)
 
 
+def with_name(name, text):
+    """The names that all examples use, of memory and of semaphores, become one that is unique to this run."""
+    return re.sub(r"([\"'])(?:prices|printers)\1", rf"\1{name}\1", text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages(page, name, tmp_path, monkeypatch):
     """The examples of a page, in their order, in one namespace."""
@@ -39,8 +44,7 @@ def test_pages(page, name, tmp_path, monkeypatch):
         blocks += ["\n" * text.count("\n", at, block.start(1)), block[1]]
         at = block.end(1)
     assert text.count(">>>") == sum(block.count(">>>") for block in blocks), "examples outside of ```pycon blocks"
-    # The name that all of them use, unique to this run.
-    run(re.sub(r"([\"'])prices\1", rf"\1{name}\1", "".join(blocks)), page, {})
+    run(with_name(name, "".join(blocks)), page, {})
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -48,7 +52,7 @@ def test_docstrings(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = module.read_text()
     if ">>>" in text:
-        assert run(re.sub(r"([\"'])prices\1", rf"\1{name}\1", text), module, {})
+        assert run(with_name(name, text), module, {})
 
 
 def test_two_programs(name):
@@ -74,6 +78,10 @@ def environment():
 
 def test_crash(name):
     assert output("crash.py", name) == "gone with its holder\nmade anew, 100 bytes\n"
+
+
+def test_permits(name):
+    assert output("permits.py", name) == "plain: the permit is lost\ncrash-safe: the permit is back\n"
 
 
 def test_pool():
