@@ -139,6 +139,11 @@ def waiting(name) -> int:
     return ctypes.CDLL(None).semctl(RECORD.unpack(data)[3], 0, GETNCNT)
 
 
+def enter(s) -> None:
+    with s:
+        pass
+
+
 def ids(what):
     """Short ones, the same in every process: some numbers here have thousands of digits, some objects no repr."""
     if isinstance(what, int) and abs(what) > 10**12:
@@ -632,9 +637,10 @@ def test_the_maximum_holds(make, maximum):
     assert s.value == maximum
 
 
-def test_the_end_of_a_with_statement_past_the_maximum_is_an_overflow_error(make, maximum):
+def test_the_end_of_a_with_statement_past_the_maximum_is_an_error_that_changes_nothing(make, maximum):
+    """A plain one says so in the words of multiprocessing's: nothing stands between it and the statement."""
     s = make(maximum)
-    with pytest.raises(OverflowError), s:
+    with pytest.raises((OverflowError, ValueError), match=r"maximum|too many times"), s:
         s.inc()
     assert s.value == maximum
 
@@ -655,6 +661,7 @@ IN_THE_MIDST = {
     "gives and takes": lambda s: (s.inc() and s.dec(0)) or s.dec(0),
     "is refused": lambda s: fails(OverflowError, s.inc, 2**31),
     "finds nothing": lambda _: fails(FileNotFoundError, sem.attach, "ipcio-no-such-name"),
+    "leaves another errno": lambda _: ctypes.set_errno(errno.ENOENT),
     "another semaphore": lambda _: sem.create(None, undo=True).close(),
 }
 
@@ -932,6 +939,22 @@ def test_permits_beyond_those_held_are_final(make, again):
     assert s.value == (7 if s.undo else 6)
 
 
+def test_more_than_the_kernel_can_give_back_is_not_taken(name):
+    """What this process holds of a crash-safe one is at most its maximum, also where others gave more."""
+    with contextlib.closing(sem.create(name, 32767, undo=True)) as s:
+        for _ in range(32767):
+            assert s.dec(0)
+        Forked(s.inc).result()
+        for act in (s.dec, lambda: s.dec(0), lambda: s.dec(20), lambda: enter(s)):
+            with pytest.raises((OverflowError, OSError)):
+                act()
+            assert s.value == 1
+        s.inc(32766)  # held ones
+        assert s.value == 32767
+        with s:
+            assert s.value == 32766
+
+
 def test_permits_taken_through_closed_handles_are_held_all_the_same(make):
     s = make(5)
 
@@ -962,11 +985,6 @@ def test_permits_that_went_with_their_semaphore_are_forgotten(undo):
 
 
 # -- closed --------------------------------------------------------------------
-
-
-def enter(s):
-    with s:
-        pass
 
 
 REFUSING = {
