@@ -2,31 +2,41 @@
 
 The work is done by an object of the back end, on Linux the C class behind
 `multiprocessing.Semaphore`.  Its bound methods lie in slots of the handle, so that a
-``with`` statement calls them and nothing else: special methods are looked up on the
-class, and what is found there is the slot.  A handle that is closed has something in
-its slots that refuses.
+``with`` statement calls them and no Python in between.  A handle that is closed has
+something in its slots that refuses.
 """
 
 from __future__ import annotations
 
 import errno
 from functools import partial
-from operator import index
+from itertools import repeat, starmap
+from operator import attrgetter, index
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._timeouts import check_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from ipcio._contract import Permits, RawSemaphore
 
 __all__ = ["Semaphore"]
 
-_ONE = 1  # ``n is _ONE`` is the cheapest way to tell the default
-_AT_ONCE = False  # do not block
+_ONE = 1  # ``is _ONE`` is the cheapest way to tell the default
+_ZERO = 0
+_NOTHING: repeat[tuple[()]] = repeat(())
+_AT_ONCE = repeat((False,))  # do not block
+
+
+class _InSlot(property):
+    """A method that lies in a slot of the instance: C code finds it there, and it can be called on the class."""
+
+    def __call__(self, instance: object, *arguments: object) -> object:
+        assert self.fget is not None
+        return self.fget(instance)(*arguments)
 
 
 class Semaphore:
@@ -36,9 +46,8 @@ class Semaphore:
     LuaIPC's words, ``acquire`` and ``release`` those of `threading.Semaphore`; they do
     the same.  ``with s:`` takes a permit and gives it back.
 
-    While one thread waits, others run, and Ctrl-C gets through: an interrupted wait has
-    taken nothing.  (Where there was nothing to wait for, an interrupt may come between
-    the permit and the caller's next step, as in `threading`; ``with`` has no such gap.)
+    While one thread waits, others run, and Ctrl-C gets through: a call that is
+    interrupted has taken nothing.
 
     A closed handle raises `ValueError` from every method but `close`.  Closing is
     optional: a handle that is garbage-collected closes itself.  It gives back no permit;
@@ -47,23 +56,36 @@ class Semaphore:
     """
 
     __slots__ = (
-        "__enter__",
-        "__exit__",
         "__weakref__",
         "_acquire",
         "_again",
         "_created",
+        "_enter",
+        "_exit",
         "_name",
         "_post",
         "_raw",
         "_release",
+        "_trying",
         "_undo",
         "_value",
+        "_waiting",
     )
 
-    __enter__: Callable[[], bool]
-    __exit__: Callable[..., None]
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> bool: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    else:
+        __enter__ = _InSlot(attrgetter("_enter"))
+        __exit__ = _InSlot(attrgetter("_exit"))
+
+    _enter: Callable[[], bool]
+    _exit: Callable[..., None]
     _acquire: Callable[..., bool]
+    _waiting: Iterator[bool]  # each step takes a permit, however long that takes
+    _trying: Iterator[bool]  # each step tries to take one
     _release: Callable[[], None]
     _post: Callable[[int], None]
     _value: Callable[[], int]
@@ -78,11 +100,13 @@ class Semaphore:
         created: bool,  # noqa: FBT001 -- as in MemoryFile
     ) -> None:
         raw, self._post, self._value, self._undo = permits
-        self._raw = raw
-        self.__enter__ = raw.__enter__
-        self.__exit__ = raw.__exit__
-        self._acquire = raw.acquire
+        self._enter = raw.__enter__
+        self._exit = raw.__exit__
+        self._acquire = acquire = raw.acquire
+        self._waiting = starmap(acquire, _NOTHING)
+        self._trying = starmap(acquire, _AT_ONCE)
         self._release = raw.release
+        self._raw = raw
         self._name = name
         self._again = again
         self._created = created
@@ -96,15 +120,18 @@ class Semaphore:
         fractions allowed; `ValueError` for NaN.  (POSIX: ``sem_wait(3)``, whose clock
         for timeouts is the system's; a crash-safe semaphore uses the monotonic one.)
         """
+        # Loops of one step, not calls: as soon as a call returns, a signal handler (Ctrl-C)
+        # may run and raise, and nobody would know of the permit.  Between an iterator and
+        # the first step of the loop none does.
         if timeout is None:
-            acquire = self._acquire  # a local is called faster than an attribute
-            if acquire(_AT_ONCE):
-                return True
-            return self._wait(None)
-        if timeout == 0:
-            return self._acquire(_AT_ONCE)
-        seconds = check_timeout(timeout)
-        return self._acquire(_AT_ONCE) or self._wait(seconds)
+            for got in self._waiting:
+                return got
+        elif timeout is _ZERO:
+            for got in self._trying:
+                return got
+        for got in starmap(self._acquire, ((True, check_timeout(timeout)),)):
+            return got
+        raise AssertionError("unreachable")
 
     def inc(self, n: int = 1) -> bool:
         """Give `n` permits and return True.
@@ -123,7 +150,7 @@ class Semaphore:
             return True
         n = index(n)
         if n < 1:
-            raise ValueError(f"a semaphore can be given 1 permit or more, not {n}")
+            raise ValueError("a semaphore can be given 1 permit or more")
         self._post(n)
         return True
 
@@ -131,14 +158,14 @@ class Semaphore:
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- threading's
         """Do as `dec`; ``acquire(False)`` tries, and takes no timeout."""
-        if timeout is not None:
-            if not blocking:
-                raise ValueError("can't specify a timeout for a non-blocking acquire")
-            return self.dec(timeout)
-        acquire = self._acquire
-        if acquire(_AT_ONCE):
-            return True
-        return self._wait(None) if blocking else False
+        if timeout is None:
+            for got in self._waiting if blocking else self._trying:
+                return got
+        elif not blocking:
+            raise ValueError("can't specify a timeout for a non-blocking acquire")
+        for got in starmap(self.dec, ((timeout,),)):
+            return got
+        raise AssertionError("unreachable")
 
     def release(self, n: int = 1) -> None:
         """Do as `inc`, and return None."""
@@ -205,22 +232,10 @@ class Semaphore:
                 return
             # What a thread is waiting in now stays open until it returns.
             refuse = partial(_refuse, self._name)
-            self.__enter__ = self.__exit__ = self._acquire = self._release = self._post = self._value = refuse
+            self._enter = self._exit = self._acquire = self._release = self._post = self._value = refuse
+            self._waiting = self._trying = starmap(refuse, _NOTHING)
             if raw.share is not None:
                 raw.share.give_up()
-
-    def _wait(self, seconds: float | None) -> bool:
-        """Take a permit within that time; return whether it was got."""
-        got: list[bool] = []
-        try:
-            # A signal handler that raises (Ctrl-C) may run as soon as a call returns, before
-            # anybody sees what it returned.  So the answer is stored within the call.
-            got.extend(map(self._acquire, (True,), (seconds,)))
-        except BaseException:
-            if True in got:
-                self._release()
-            raise
-        return got[0]
 
     def _refused(self, error: ValueError | OSError) -> Exception:
         """What `release` should have said."""

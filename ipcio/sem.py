@@ -59,7 +59,7 @@ def open(name: str, n: int = 0, *, perm: int = 0o600, persist: bool = False) -> 
     """
     n = index(n)
     if n < 0:
-        raise ValueError(f"n must be 0 (attach) or the value of a new semaphore, not {n}")
+        raise ValueError("n must be 0 (attach) or the value of a new semaphore")
     return create(check_name(name), n, perm=perm, persist=persist) if n else attach(name)
 
 
@@ -100,7 +100,7 @@ def create(
         check_name(name)
     value = index(value)
     if value < 0:
-        raise ValueError(f"value must not be negative: {value}")
+        raise ValueError("value must not be negative")
     perm = check_perm(perm)
     permits, wanted, created = create_or_attach(
         name,

@@ -116,6 +116,7 @@ CALLS = {
         "ftruncate",
         "link",
         "lseek",
+        "lstat",
         "open",
         "posix_fallocate",
         "readlink",

@@ -28,6 +28,7 @@ __all__ = [
     "semctl",
     "semget",
     "semop",
+    "semop_at_once",
     "semtimedop",
 ]
 
@@ -68,6 +69,9 @@ class SetInfo(ctypes.Structure):
 
 semget = _libc.semget
 semop = _libc.semop
+semop_at_once = ctypes.PyDLL(
+    None
+).semop  # keeps the GIL and no errno: for what cannot block, and that is half the price
 semtimedop = _libc.semtimedop
 semctl = _libc.semctl
 semctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)  # what follows is variadic

@@ -56,6 +56,10 @@ KEEP = stat.S_ISGID  # on a persistent one: made by ipcio, removed by unlink onl
 # Opening must not follow a link, wait for a FIFO's other end or reach a child.
 PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
+_NOT_OURS = {errno.ELOOP, errno.ENXIO, errno.ENODEV}  # what opening a link, a socket, a device says
+
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+
 _SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
@@ -69,19 +73,21 @@ class Share:
     ends with the last reference to it.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_own", "_path")
+    __slots__ = ("__weakref__", "_fd", "_info", "_own", "_path")
 
     def __init__(self, path: str) -> None:
         """Prepare a share in what `path` means or will mean; there is none yet."""
         self._path = path
         self._fd = -1  # the handle's descriptor, with the lock
         self._own = -1  # the one that the lock has moved to
+        self._info: os.stat_result | None = None  # of the object
 
-    def take(self, fd: int) -> None:
-        """Take the first share in the new object open as `fd`, which has no name yet; `fd` is ours then."""
+    def take(self, fd: int, info: os.stat_result) -> bool:
+        """Take the first share in the new object open as `fd`; `fd` is ours then.  False: somebody locks it."""
         if not _lock(fd, _SHARED):
-            raise BlockingIOError(errno.EAGAIN, "another program locks the object in the making", self._path)
-        self._hold(fd)
+            return False
+        self._hold(fd, info)
+        return True
 
     def join(self, fd: int) -> bool:
         """Take a share in the marked object that was found under the path, open as `fd`; `fd` is ours then.
@@ -100,14 +106,24 @@ class Share:
         # have happened before our lock.  (A holder that was burying it and was killed in
         # that very moment leaves us with a dead object.  Asking twice would tell; it is not
         # worth a sixth of every attach.)
-        if _lock(fd, _SHARED) and os.fstat(fd).st_nlink:
-            self._hold(fd)
-            return True
+        if _lock(fd, _SHARED):
+            info = os.fstat(fd)
+            if info.st_nlink:
+                self._hold(fd, info)
+                return True
         return False
 
-    def _hold(self, fd: int) -> None:
+    def _hold(self, fd: int, info: os.stat_result) -> None:
         _shares[id(self)] = ref(self)
+        self._info = info
         self._fd = fd
+
+    def retire(self) -> None:
+        """Let go of the lock but not of the descriptor, which is the caller's again: the object persists."""
+        with turn:
+            fd, self._fd = self._fd, -1
+            del _shares[id(self)]
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
     def owns(self, fd: int) -> bool:
         """Whether `fd` is closed by `give_up`: after `take` or `join`, even one that Ctrl-C has cut short."""
@@ -152,17 +168,22 @@ class Share:
                 if self._own >= 0:
                     _close_and_bury(self._path, self._own)
                     return
-                # Upgrading gives the lock up, whether it succeeds or not (flock(2)).
+                # Upgrading gives the lock up, whether it succeeds or not (flock(2)); on
+                # what is buried it is in nobody's way.
+                buried = False
                 try:
-                    bury(self._path, fd)
+                    buried = bury(self._path, fd, self._info)
                 except PermissionError:  # dead, and its owner's to remove
                     pass
                 finally:
-                    fcntl.flock(fd, fcntl.LOCK_UN)
+                    if not buried:
+                        fcntl.flock(fd, fcntl.LOCK_UN)
             finally:
                 os.close(fd)
 
     def __del__(self) -> None:
+        if self._fd < 0:
+            return
         try:
             self.give_up()
         except Exception:  # noqa: BLE001, S110 -- nobody could catch it
@@ -175,18 +196,21 @@ def _close_and_bury(path: str, fd: int) -> None:
     Its lock is not ours to touch: they must go on holding.  So the question is asked
     through a fresh description.
     """
+    fresh = -1
     try:
-        fresh = os.open(path, PROBE)
-    except OSError:  # no such name any more, or nothing that was ours
-        os.close(fd)
-        return
-    try:
-        os.close(fd)
-        bury(path, fresh)
+        try:
+            fresh = os.open(path, PROBE)
+        except OSError:  # no such name any more, or nothing that was ours
+            pass
+        finally:
+            os.close(fd)
+        if fresh >= 0:
+            bury(path, fresh)
     except PermissionError:
         pass
     finally:
-        os.close(fresh)
+        if fresh >= 0:
+            os.close(fresh)
 
 
 def _open_again(fd: int, path: str, access: int) -> int:
@@ -244,8 +268,10 @@ def bury_dead(path: str) -> bool:
             if not _unlock_dead(path):
                 return False
             continue
-        except OSError:  # a link, a socket: not one of ours
-            return False
+        except OSError as error:
+            if error.errno in _NOT_OURS:
+                return False
+            raise
         try:
             if _lives(path, fd):
                 return False
@@ -284,8 +310,8 @@ def remove(path: str) -> None:
                 return
         except FileNotFoundError:
             raise
-        except OSError:
-            if fd >= 0:
+        except OSError as error:
+            if fd >= 0 or error.errno not in {*_NOT_OURS, errno.EACCES}:
                 raise
             os.unlink(path)  # not one of ours; the system says what it thinks of it
             return
@@ -315,25 +341,28 @@ def is_marked(info: os.stat_result) -> bool:
     return bool(info.st_mode & MARK) and stat.S_ISREG(info.st_mode)
 
 
-last_rites: list[Callable[[int, os.stat_result], None]] = []
-"""What else is to be done with the dead object that a descriptor has open, before its name goes."""
+last_rites: list[Callable[[int, os.stat_result], bool]] = []
+"""Who else may have to do with the dead object that a descriptor has open; True: its names are gone, too."""
 
 
-def bury(path: str, fd: int) -> bool:
+def bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     """If nobody holds the object that `path` meant when `fd` was opened, remove the name; return whether.
 
     The exclusive lock stays with `fd`: nobody can join until it is closed, and who
     waited to join then finds that the name is gone.  An object without our mark is
-    left alone (only where a name changed hands can one get here).
+    left alone (only where a name changed hands can one get here).  `known` is what was
+    known of the object before, if anything.
     """
     if not _lock(fd, _EXCLUSIVE):
         return False
-    info = os.fstat(fd)
+    there = known and _there(path, known)  # tells all in one call, as a rule
+    info = there or os.fstat(fd)
     if not is_marked(info):
         return False
     for rite in last_rites:
-        rite(fd, info)
-    if names(path, info):
+        if rite(fd, info):
+            return True
+    if there or names(path, info):
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -343,11 +372,18 @@ def bury(path: str, fd: int) -> bool:
 
 def names(path: str, info: os.stat_result) -> bool:
     """Whether `path` means the object that `info` is of."""
+    return _there(path, info) is not None
+
+
+def _there(path: str, info: os.stat_result) -> os.stat_result | None:
+    """What there is to know now of the object that `info` is of, if `path` means it."""
     try:
-        there = os.stat(path, follow_symlinks=False)
-    except OSError:  # no such name any more, or never one
-        return False
-    return there.st_ino == info.st_ino and there.st_dev == info.st_dev
+        there = os.lstat(path)
+    except OSError as error:
+        if error.errno in _NOT_THERE:  # any more, or never was
+            return None
+        raise
+    return there if there.st_ino == info.st_ino and there.st_dev == info.st_dev else None
 
 
 def _lock(fd: int, kind: int) -> bool:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["collect"]
 
+_ANCHOR = ".ipcio-undo-"
+
 
 def collect() -> Iterator[tuple[str, str]]:
     """Remove every dead object that this user may remove; give the kind, ``"shm"`` or ``"sem"``, and the name of each.
@@ -25,8 +27,8 @@ def collect() -> Iterator[tuple[str, str]]:
         path = f"{DIRECTORY}/{entry}"
         with turn:
             try:
-                info = os.stat(path, follow_symlinks=False)
-                if not lifetime.is_marked(info):
+                info = os.lstat(path)
+                if not lifetime.is_marked(info) and not (entry.startswith(_ANCHOR) and undo.make_mortal(path)):
                     continue
                 found = _describe(entry, path, info)
                 if not lifetime.bury_dead(path):

@@ -26,6 +26,8 @@ __all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "unlink"
 
 DIRECTORY = "/dev/shm"
 
+_NAMELESS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+
 # What open(O_TMPFILE) says where there is no such thing: an old file system, an old
 # kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -54,6 +56,11 @@ class InHand:
             if isinstance(error, OSError):
                 raise OSError(error.errno, error.strerror, self.name) from None
 
+    def close(self) -> None:
+        """Close the descriptor, which no share owns."""
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
     def drop(self) -> None:
         """Give everything back."""
         fd, self.fd = self.fd, -1
@@ -71,29 +78,44 @@ class Making(InHand):
     dead object that the next call recognises.
     """
 
-    __slots__ = ("_persistent", "_source", "_temporary")
+    __slots__ = ("_kept", "_perm", "_source", "_temporary", "info")
 
-    def begin(self, perm: int, *, persist: bool, lives_by: str | None = None) -> None:
-        """Have an empty object open as `fd`, with its final mode and, unless it is to persist, the first share.
+    info: os.stat_result
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self._temporary = ""
+        self._kept = False
+
+    def begin(self, perm: int, *, lives_by: str | None = None) -> None:
+        """Have an empty object open as `fd`, with its mode and the first share.
 
         `lives_by` is the path of the share, if it is not the object's own.  What the
         dead left under the name goes first: it may fill the place that we need.
         """
         if os.access(self.path, os.F_OK) and not lifetime.bury_dead(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        self._persistent = persist
-        self._temporary = "" if _has_tmpfile() else f"{DIRECTORY}/.{invent_name()}"
-        if self._temporary:
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(self._temporary, flags, 0o600)
-            self._source = self._temporary
-        else:
-            self.fd = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            self._source = f"/proc/self/fd/{self.fd}"
-        if not persist:
+        mode = perm | lifetime.MARK
+        for _ in lifetime.attempts(self.name):
+            if _has_tmpfile():
+                self.fd = os.open(DIRECTORY, _NAMELESS, mode)
+                self._source = f"/proc/self/fd/{self.fd}"
+            else:
+                # Marked from the beginning, so that `gc` finds it if we are killed; which
+                # may also find it now, before it is locked.
+                self._source = self._temporary = f"{DIRECTORY}/.{invent_name()}"
+                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
+            self.info = os.fstat(self.fd)
             self.share = lifetime.Share(lives_by or self.path)
-            self.share.take(self.fd)
-        os.fchmod(self.fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
+            if self.share.take(self.fd, self.info) and (
+                not self._temporary or lifetime.names(self._temporary, self.info)
+            ):
+                break
+            self.drop()
+        self._perm = perm
+        if self.info.st_mode & 0o7777 != mode:  # the umask
+            os.fchmod(self.fd, mode)
 
     def link(self, path: str) -> None:
         """Give the object a name; `FileExistsError` if somebody alive has it."""
@@ -101,7 +123,7 @@ class Making(InHand):
             try:
                 # The descriptor argument changes nothing about an absolute path, but makes
                 # os.link call linkat, which alone can follow /proc/self/fd to the object.
-                os.link(self._source, path, src_dir_fd=0, follow_symlinks=True)
+                os.link(self._source, path, src_dir_fd=0)
                 return
             except FileExistsError:
                 if not lifetime.bury_dead(path):
@@ -113,15 +135,25 @@ class Making(InHand):
         if self._temporary:
             os.unlink(self._temporary)
 
+    def settle(self, perm: int, *, persist: bool) -> None:
+        """Last of all: have a persistent object persist, and the permissions be what they are to be."""
+        if persist:
+            self._kept = True
+            os.fchmod(self.fd, perm | lifetime.KEEP)
+            assert self.share is not None
+            self.share.retire()
+            self.share = None
+        elif perm != self._perm:
+            os.fchmod(self.fd, perm | lifetime.MARK)
+
     def drop(self) -> None:
         """Give everything back, the name as well."""
-        if self.fd >= 0:
-            with contextlib.suppress(OSError):
-                if self._temporary:
-                    os.unlink(self._temporary)
-            with contextlib.suppress(OSError):
-                if self._persistent and lifetime.names(self.path, os.fstat(self.fd)):
-                    os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            if self._temporary:
+                os.unlink(self._temporary)
+        with contextlib.suppress(OSError):
+            if self._kept and lifetime.names(self.path, self.info):
+                os.unlink(self.path)
         super().drop()
 
 
@@ -171,7 +203,7 @@ def check_regular(info: os.stat_result, kind: str) -> None:
 def _has_tmpfile() -> bool:
     """Whether files can be made without a name here and get one later (``open(2)``, O_TMPFILE)."""
     try:
-        fd = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = os.open(DIRECTORY, _NAMELESS, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
             raise  # that passes, and is no answer to remember

@@ -57,18 +57,17 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
         with turn:
             return _permits_undo(undo.create(name, path, _fresh(0), value, perm=perm, persist=persist))
     if value > _MAXIMUM:
-        raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}, not {value}")
+        raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     with turn:
         for _ in lifetime.attempts(name):
             with objects.Making(name, path) as new:
                 # Opening it by its name takes both permissions; what is too much goes right after.
-                new.begin(perm | _READ_WRITE, persist=persist)
+                new.begin(perm | _READ_WRITE)
                 os.write(new.fd, _fresh(value))
                 new.appear()
-                raw = _open(name, path, os.fstat(new.fd))
+                raw = _open(name, path, new.info)
                 if raw is not None:
-                    if perm & _READ_WRITE != _READ_WRITE:
-                        os.fchmod(new.fd, perm | (lifetime.KEEP if persist else lifetime.MARK))
+                    new.settle(perm, persist=persist)
                     return _permits(raw, new)
                 new.drop()  # unlinked already: as if we had come later
     raise AssertionError("unreachable")
@@ -99,14 +98,8 @@ def attach(name: str) -> Permits:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
-    path = _path(name)
-    with turn:
-        made_mortal = undo.make_mortal(path)
-        try:
-            objects.unlink(name, path)
-        except FileNotFoundError:
-            if not made_mortal:  # otherwise it was there, and nobody held it
-                raise
+    with turn, objects.Finding(name, _path(name)) as found:
+        undo.unlink(found)
 
 
 def _path(name: str) -> str:
@@ -142,8 +135,7 @@ def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:
 def _permits(raw: PosixSemaphore, hand: objects.InHand) -> Permits:
     raw.share = hand.share
     if hand.share is None:  # the descriptor has done its duty
-        fd, hand.fd = hand.fd, -1
-        os.close(fd)
+        hand.close()
     return raw, partial(_post, raw), raw._get_value, False
 
 
@@ -154,5 +146,5 @@ def _permits_undo(raw: UndoSemaphore) -> Permits:
 def _post(raw: SemLock, n: int) -> None:
     """Release `n` times, without a chance for a signal handler in between."""
     if n > _MAXIMUM - raw._get_value():
-        raise OverflowError(f"{n} more would take the semaphore over its maximum of {_MAXIMUM}")
+        raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}")
     any(starmap(raw.release, repeat((), n)))

@@ -22,11 +22,12 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     The object is complete -- sized, locked, mapped -- when it gets its name.
     """
     with turn, objects.Making(name, _path(name)) as new:
-        new.begin(perm, persist=persist)
+        new.begin(perm)
         _allocate(new.fd, size, reserve=reserve)
         memory = map_descriptor(new.fd, size, writable=True)
         try:
             new.appear()
+            new.settle(perm, persist=persist)
         except BaseException:
             memory.close()
             raise

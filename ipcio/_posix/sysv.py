@@ -12,7 +12,7 @@ import errno
 import os
 import time
 from ctypes import byref, c_int, c_size_t
-from itertools import filterfalse, repeat, starmap
+from itertools import repeat, starmap
 from typing import TYPE_CHECKING, Any
 
 from ipcio._forklock import turn
@@ -55,7 +55,10 @@ def find(key: int, creator: int) -> int | None:
     number: int = libc.semget(key, 0, 0)
     about = libc.SetInfo()
     if number < 0 or libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
-        return None
+        error = libc.failure()
+        if error.errno in {errno.ENOENT, errno.EACCES, *_GONE}:
+            return None
+        raise error
     return number if (about.key, about.creator) == (key, creator) else None
 
 
@@ -109,9 +112,15 @@ os.register_at_fork(after_in_child=_hold_nothing)
 
 
 class UndoSemaphore:
-    """One handle's face of a set, with the methods of `_multiprocessing.SemLock`."""
+    """One handle's face of a set, with the methods of `_multiprocessing.SemLock`.
 
-    __slots__ = ("_give", "_give_back", "_held", "_name", "_number", "_take", "_try", "share")
+    What has to follow a call without fail does so by a ``for`` over an iterator that
+    makes the call: signal handlers, and so Ctrl-C, may run and raise as soon as a call
+    returns, before anybody has seen what it returned; not so between an iterator and
+    the loop's first step.
+    """
+
+    __slots__ = ("_giving_back", "_held", "_name", "_number", "_popping", "_take", "_try", "_trying", "share")
 
     def __init__(self, number: int, name: str, share: Share | None) -> None:
         self.share = share
@@ -119,11 +128,12 @@ class UndoSemaphore:
         self._name = name
         self._take = number, _TAKE, _ONE
         self._try = number, _TRY, _ONE
-        self._give_back = number, _GIVE_BACK, _ONE
-        self._give = number, _GIVE, _ONE
         with turn:
-            self._held = _held.setdefault(number, Held())
-            self._held.handles += 1
+            held = self._held = _held.setdefault(number, Held())
+            held.handles += 1
+        self._trying = starmap(libc.semop_at_once, repeat(self._try))
+        self._popping = starmap(held.pop, repeat(()))
+        self._giving_back = starmap(libc.semop_at_once, repeat((number, _GIVE_BACK, _ONE)))
 
     def __del__(self) -> None:
         with turn:
@@ -132,39 +142,50 @@ class UndoSemaphore:
             if not held.handles and not held and _held.get(self._number) is held:
                 del _held[self._number]  # nothing is held, and a later handle can start a new list
 
-    def __enter__(self) -> bool:
-        while not self._got(libc.semop, self._take):
-            self._fail()
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        self.post(1)
-
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as SemLock
         """Take a permit, within `timeout` seconds; return whether it was got."""
-        if not block:
-            while not self._got(libc.semop, self._try):
-                if libc.get_errno() == errno.EAGAIN:
-                    return False
-                self._fail()
-            return True
-        if timeout is None:
-            return self.__enter__()
-        end = time.monotonic() + timeout
-        while not self._got(libc.semtimedop, (*self._take, _timespec(end - time.monotonic()))):
-            if libc.get_errno() == errno.EAGAIN:
-                return False
-            self._fail()
-        return True
+        failed = -1
+        try:
+            for failed in self._trying:
+                if not failed:
+                    self._held.append(0)
+                    return True
+                break
+        except BaseException:
+            if not failed:
+                self.post(1)
+            raise
+        return self._wait(timeout) if block else self._wait(0)
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give one permit."""
-        self.post(1)
+        token, failed = None, -1
+        try:
+            for token in self._popping:  # noqa: B007 -- used below
+                for failed in self._giving_back:
+                    if not failed:
+                        return
+                    break
+                break
+        except IndexError:  # we hold none
+            pass
+        except BaseException:
+            if token is not None and failed:
+                self._held.append(token)
+            raise
+        if token is not None:
+            self._held.append(token)
+        self.post(1)  # also says what the matter is
 
     def post(self, n: int) -> None:
         """Give `n` permits in one step: those we hold, and beyond them new ones, which nobody will take back."""
         if n > MAXIMUM:
-            raise self._overflow(n)
+            raise self._overflow()
         held = self._held
         ours: list[int] = []
         done: list[int] = []
@@ -175,9 +196,10 @@ class UndoSemaphore:
                 pass
             done.extend(starmap(libc.semop, (self._giving(len(ours), n - len(ours)),)))
             if done[0]:
-                if libc.get_errno() == errno.ERANGE:
-                    raise self._overflow(n)
-                self._fail()
+                number = libc.get_errno()
+                if number == errno.ERANGE:
+                    raise self._overflow()
+                self._fail(number)
         finally:
             if 0 not in done:
                 held.extend(ours)
@@ -186,42 +208,58 @@ class UndoSemaphore:
         """How many permits there are to take now."""
         value: int = libc.semctl(self._number, 0, libc.GETVAL)
         if value < 0:
-            self._fail()
+            self._fail(libc.get_errno())
         return value
 
-    def _got(self, call: Callable[..., int], arguments: tuple[Any, ...]) -> bool:
-        """Operate once; return whether it gave a permit."""
-        got: list[int] = []
+    def _wait(self, timeout: float | None) -> bool:
+        end = None if timeout is None else time.monotonic() + timeout
+        call: tuple[Callable[..., int], tuple[Any, ...]]
+        while True:
+            if end is None:
+                call = libc.semop, self._take
+            elif timeout:
+                call = libc.semtimedop, (*self._take, _timespec(end - time.monotonic()))
+            else:
+                call = libc.semop, self._try
+            for number in starmap(self._operate, (call,)):
+                if not number:
+                    return True
+                if number == errno.EAGAIN:
+                    return False
+                self._fail(number)
+
+    def _operate(self, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+        """Call once; return 0 for a permit, or errno."""
+        failed = -1
         try:
-            # A signal handler that raises may run when a call returns, before anybody sees
-            # what it returned.  So all that has to be done if it returned 0 is done within
-            # one call: filterfalse(None) lets a 0 through, append counts it and lets it
-            # through (it returns None), extend keeps it.
-            got.extend(filterfalse(self._held.append, filterfalse(None, starmap(call, (arguments,)))))
+            for failed in starmap(function, (arguments,)):
+                if failed:
+                    # The next call from here: a signal handler may use `ctypes`, too.
+                    return libc.get_errno()
+                self._held.append(0)
         except BaseException:
-            if got:
+            if not failed:
                 self.post(1)
             raise
-        return got != []
+        return 0
 
     def _giving(self, back: int, new: int) -> tuple[Any, ...]:
         if back + new == 1:
-            return self._give_back if back else self._give
+            return self._number, _GIVE_BACK if back else _GIVE, _ONE
         steps = [libc.Operation(0, back, libc.SEM_UNDO)] if back else []
         if new:
             steps.append(libc.Operation(0, new, 0))
         return self._number, (libc.Operation * len(steps))(*steps), c_size_t(len(steps))
 
-    def _fail(self) -> None:
-        """Raise what the last call failed with, unless a signal interrupted it."""
-        number = libc.get_errno()
+    def _fail(self, number: int) -> None:
+        """Raise what a call failed with, unless a signal interrupted it."""
         if number != errno.EINTR:
             error = _explained(number)
             error.filename = self._name
             raise error
 
-    def _overflow(self, n: int) -> OverflowError:
-        return OverflowError(f"{n} more would take semaphore {self._name!r} over its maximum of {MAXIMUM}")
+    def _overflow(self) -> OverflowError:
+        return OverflowError(f"so many more would take semaphore {self._name!r} over its maximum of {MAXIMUM}")
 
 
 def _timespec(seconds: float) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ipcio._posix.objects import Finding
     from ipcio._posix.sysv import UndoSemaphore
 
-__all__ = ["SIZE", "Record", "attach", "create", "make_mortal", "read"]
+__all__ = ["SIZE", "Record", "attach", "create", "make_mortal", "read", "unlink"]
 
 _RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, id, name
 _MAGIC = b"ipcio undo sem 1"
@@ -55,6 +56,10 @@ def _anchor(key: int) -> str:
     return f"{DIRECTORY}/.ipcio-undo-{key:08x}"
 
 
+def _path(name: str) -> str:
+    return f"{DIRECTORY}/sem.{name}"
+
+
 def read(fd: int, info: os.stat_result) -> Record | None:
     """Return what the record open as `fd` says, None if it is no record."""
     if info.st_size != SIZE:
@@ -63,7 +68,10 @@ def read(fd: int, info: os.stat_result) -> Record | None:
     if len(data) != SIZE:
         return None
     _, magic, key, number, name = _RECORD.unpack(data)
-    return Record(key, number, os.fsdecode(name.rstrip(b"\0"))) if magic == _MAGIC and key > 0 else None
+    name = name.rstrip(b"\0")
+    if magic != _MAGIC or key <= 0 or not name or b"/" in name or b"\0" in name:
+        return None
+    return Record(key, number, os.fsdecode(name))
 
 
 def _set_of(record: Record, info: os.stat_result) -> int | None:
@@ -83,12 +91,11 @@ def create(name: str, path: str, blank: bytes, value: int, *, perm: int, persist
     from ipcio._posix import sysv
 
     if value > sysv.MAXIMUM:
-        raise OverflowError(f"a crash-safe semaphore's value is at most {sysv.MAXIMUM}, not {value}")
+        raise OverflowError(f"a crash-safe semaphore's value is at most {sysv.MAXIMUM}")
     while True:
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
         with Making(name, path) as new:
-            # In the making a persistent one, too, goes with its share.
-            new.begin(perm, persist=False, lives_by=_anchor(key))
+            new.begin(perm, lives_by=_anchor(key))
             try:
                 number = _make(new, key, blank, value, perm)
             except _KeyTakenError:
@@ -96,7 +103,11 @@ def create(name: str, path: str, blank: bytes, value: int, *, perm: int, persist
                 continue
             new.appear()
             if persist:
-                os.fchmod(new.fd, perm | lifetime.KEEP)
+                try:
+                    os.fchmod(new.fd, perm | lifetime.KEEP)
+                except BaseException:
+                    os.fchmod(new.fd, perm | lifetime.MARK)
+                    raise
             return sysv.UndoSemaphore(number, name, new.share)
 
 
@@ -139,36 +150,67 @@ def attach(found: Finding, record: Record) -> UndoSemaphore | None:
     return sysv.UndoSemaphore(number, found.name, found.share)
 
 
-def make_mortal(path: str) -> bool:
-    """Have a persistent record live by its shares from now on; return whether it was one."""
+def unlink(found: Finding) -> None:
+    """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares."""
+    persistent = _open_persistent(found)
+    lifetime.remove(found.path)
+    if persistent is not None:
+        # Killed before this, we leave an anchor that persists: see `make_mortal`.
+        os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 | lifetime.MARK)
+        lifetime.bury(persistent.anchor, found.fd)
+        found.drop()
+
+
+def _open_persistent(found: Finding) -> Record | None:
+    """If a persistent record is there, open it and return it."""
     try:
-        fd = os.open(path, lifetime.PROBE)
-    except OSError:
-        return False
+        info = os.lstat(found.path)
+    except FileNotFoundError:
+        return None
+    if not (info.st_mode & lifetime.KEEP and stat.S_ISREG(info.st_mode) and info.st_size == SIZE):
+        return None
+    if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
+        os.chmod(found.path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR)
+    found.open(writable=False)
+    record = read(found.fd, found.info)
+    if record is None or not lifetime.names(record.anchor, found.info):
+        found.drop()
+        return None
+    return record
+
+
+def make_mortal(path: str) -> bool:
+    """If `path` is the anchor of a persistent record that has lost its name, have it live by its shares.
+
+    Whoever removed the name was killed before he could.  Return whether it is one.
+    """
+    fd = os.open(path, lifetime.PROBE)
     try:
         info = os.fstat(fd)
-        if not info.st_mode & lifetime.KEEP or read(fd, info) is None:
+        record = read(fd, info) if info.st_mode & lifetime.KEEP else None
+        if record is None or record.anchor != path or lifetime.names(_path(record.name), info):
             return False
-        os.fchmod(fd, info.st_mode & 0o777 | lifetime.MARK)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 | lifetime.MARK)
         return True
     finally:
         os.close(fd)
 
 
-def _last_rites(fd: int, info: os.stat_result) -> None:
-    """Remove the set of a dead record, then its names, the anchor last."""
+def _last_rites(fd: int, info: os.stat_result) -> bool:
+    """If this is a dead record, remove its set, then its names, the anchor last."""
     record = read(fd, info)
     # A copy of a record has no part in the set.
     if record is None or not lifetime.names(record.anchor, info):
-        return
+        return False
     number = _set_of(record, info)
     if number is not None:
         from ipcio._posix import sysv
 
         sysv.remove(number)
-    for path in f"{DIRECTORY}/sem.{record.name}", record.anchor:
+    for path in _path(record.name), record.anchor:
         if lifetime.names(path, info):
             os.unlink(path)
+    return True
 
 
 lifetime.last_rites.append(_last_rites)
