@@ -70,24 +70,6 @@ def parse(output):
     return workers, total, [(word, int(count)) for count, word in frequent]
 
 
-def workers_of(demo, count):
-    """Wait until the demo has started `count` workers; return their pids, the run's name and the key of its set."""
-    found = {}
-    give_up = time.monotonic() + DEADLINE
-    while len(found) < count:
-        assert demo.poll() is None, "the demo is over already"
-        assert time.monotonic() < give_up
-        with open(f"/proc/{demo.pid}/task/{demo.pid}/children") as listing:
-            for pid in map(int, listing.read().split()):
-                with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/cmdline") as cmdline:
-                    words = cmdline.read().split("\0")
-                    if "ipcio._demo" in words:  # and not still the parent's image
-                        found[pid] = words[-3]
-    (name,) = set(found.values())
-    (record,) = records_of(name).values()
-    return list(found), name, record.key
-
-
 def wait_until(condition, otherwise):
     give_up = time.monotonic() + DEADLINE
     while not condition():
@@ -100,16 +82,83 @@ def read(path):
         return file.read()
 
 
+def wait_until_stopped(pids):
+    for pid in pids:
+        wait_until(lambda pid=pid: read(f"/proc/{pid}/stat").rpartition(") ")[2][0] == "T", f"{pid} does not stop")
+
+
 def stop(pids):
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    for pid in pids:
-        wait_until(lambda pid=pid: read(f"/proc/{pid}/stat").rpartition(") ")[2][0] == "T", "a worker does not stop")
+    wait_until_stopped(pids)
 
 
 def go_on(pids):
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+
+
+# A worker that finds this stops before its first step.
+STOP = """
+import os, signal, sys
+if "ipcio._demo" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+class Held:
+    """A demo that is stopped, and so are its workers, before they did anything."""
+
+    def __init__(self, folder, workers, *files) -> None:
+        (folder / "sitecustomize.py").write_text(STOP)
+        path = f"{folder}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+        self.demo = start("demo", "-j", workers, *files, env={**ENVIRONMENT, "PYTHONPATH": path})
+        self.pids = []
+        try:
+            wait_until(lambda: len(self.children()) == workers, "no workers")
+            self.pids = self.children()
+            wait_until_stopped(self.pids)
+            stop([self.demo.pid])
+            (self.name,) = {read(f"/proc/{pid}/cmdline").split("\0")[-3] for pid in self.pids}
+            (record,) = records_of(self.name).values()
+            self.key = record.key
+        except BaseException:
+            self.kill()
+            raise
+
+    def children(self):
+        assert self.demo.poll() is None, finish(self.demo)
+        return [int(pid) for pid in read(f"/proc/{self.demo.pid}/task/{self.demo.pid}/children").split()]
+
+    def finish(self):
+        """Let the demo go on, if it is alive, and return what it ends with."""
+        go_on([self.demo.pid])
+        return finish(self.demo)
+
+    def kill(self):
+        for pid in [self.demo.pid, *self.pids]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.demo.communicate()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None:  # nobody else would, and who is stopped never ends
+            self.kill()
+            return
+        # What was orphaned has a moment to notice.
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in self.pids), "workers left")
+        assert not left_of(self.name)
+        assert self.key not in keys_of_sets()
+
+
+@pytest.fixture
+def hold(tmp_path_factory):
+    """Start a demo and stop it; see `Held`."""
+    folder = tmp_path_factory.mktemp("path")
+    return lambda *arguments: Held(folder, *arguments)
 
 
 def left_of(name):
@@ -131,13 +180,6 @@ def records_of(name):
 def keys_of_sets():
     """All System V sets of this machine."""
     return {int(line.split()[0]) for line in read("/proc/sysvipc/sem").splitlines()[1:]}
-
-
-def assert_all_gone(pids, name, key):
-    """Nothing of a run is left; what was orphaned has a moment to notice."""
-    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "workers left")
-    assert not left_of(name)
-    assert key not in keys_of_sets()
 
 
 # -- counts ------------------------------------------------------------------
@@ -266,60 +308,34 @@ def test_no_sources_is_an_error(monkeypatch, tmp_path):
 # -- turns -------------------------------------------------------------------
 
 
-class Watched:
-    """The workers of a demo that has been stopped, and the semaphore between them, looked at from outside."""
-
-    def __init__(self, demo, count) -> None:
-        self.pids, self.name, self.key = workers_of(demo, count)
-        self.demo = demo
-        demo.send_signal(signal.SIGSTOP)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is not None:  # nobody would wait for the stopped
-            self.demo.kill()
-            for pid in self.pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def value(self):
-        turns = sem.attach(f"{self.name}-turns")
-        try:
-            assert turns.undo
-            return turns.value
-        finally:
-            turns.close()
-
-    def hold_still(self):
-        """Stop all workers; return who of them counts, that is, has a file mapped."""
-        stop(self.pids)
-        return [pid for pid in self.pids if "/slow" in read(f"/proc/{pid}/maps")]
+def value(name):
+    turns = sem.attach(f"{name}-turns")
+    try:
+        assert turns.undo
+        return turns.value
+    finally:
+        turns.close()
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_no_more_count_at_once_than_were_admitted(slow, workers):
+def test_no_more_count_at_once_than_were_admitted(hold, slow, workers):
     """And who is killed in his turn does not strand the others."""
-    with start("demo", "-j", workers, *[slow] * (2 * workers)) as demo, Watched(demo, workers) as watched:
+    with hold(workers, *[slow] * (2 * workers)) as held:
         permits = min(os.cpu_count(), workers - 1)
-        while True:
-            counting = watched.hold_still()
-            assert len(counting) <= permits
-            assert watched.value() <= permits - len(counting)
-            if len(counting) == permits:
-                break
-            go_on(watched.pids)
+        counting = []
+        while len(counting) < permits:
+            go_on(held.pids)
+            stop(held.pids)
+            counting = [pid for pid in held.pids if slow in read(f"/proc/{pid}/maps")]
+            assert value(held.name) <= permits - len(counting)
+        killed = held.pids.index(counting[0]) + 1
         os.kill(counting[0], signal.SIGKILL)
-        go_on(watched.pids)
-        killed = watched.pids.index(counting[0]) + 1
-        others = {f"{watched.name}-{number}" for number in range(1, workers + 1) if number != killed}
-        wait_until(lambda: others <= left_of(watched.name), "the others do not go on")
-        assert watched.value() == permits
-        demo.send_signal(signal.SIGCONT)
+        go_on(held.pids)
+        others = {f"{held.name}-{number}" for number in range(1, workers + 1) if number != killed}
+        wait_until(lambda: others <= left_of(held.name), "the others do not go on")
+        assert value(held.name) == permits
         complaint = f"ipcio: worker {killed} (process {counting[0]}) was killed by SIGKILL\n"
-        assert finish(demo) == (1, "", complaint)
-    assert_all_gone(watched.pids, watched.name, watched.key)
+        assert held.finish() == (1, "", complaint)
 
 
 @pytest.mark.parametrize(
@@ -346,67 +362,51 @@ def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
 # -- death -------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_one_line(slow, files):
-    with start("demo", "-j2", slow, *files) as demo:
-        pids, name, key = workers_of(demo, 2)
-        os.kill(pids[0], signal.SIGKILL)
-        assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pids[0]}) was killed by SIGKILL\n")
-    assert_all_gone(pids, name, key)
+def test_a_killed_worker_is_one_line(hold, slow, files):
+    with hold(2, slow, *files) as held:
+        go_on(held.pids)
+        os.kill(held.pids[0], signal.SIGKILL)
+        assert held.finish() == (1, "", f"ipcio: worker 1 (process {held.pids[0]}) was killed by SIGKILL\n")
 
 
-def test_a_worker_killed_when_its_result_is_there(files):
+def test_a_worker_killed_when_its_result_is_there(hold, files):
     """The name is in sight, but its only holder is dead: it does not live."""
-    with start("demo", "-j1", *files) as demo:
-        (pid,), name, key = workers_of(demo, 1)
-        os.kill(demo.pid, signal.SIGSTOP)
-        wait_until(lambda: f"{name}-1" in left_of(name), "no result")
+    with hold(1, *files) as held:
+        (pid,) = held.pids
+        go_on([pid])
+        wait_until(lambda: f"{held.name}-1" in left_of(held.name), "no result")
         os.kill(pid, signal.SIGKILL)
-        os.kill(demo.pid, signal.SIGCONT)
-        assert finish(demo) == (1, "", f"ipcio: worker 1 (process {pid}) was killed by SIGKILL\n")
-    assert_all_gone([pid], name, key)
+        assert held.finish() == (1, "", f"ipcio: worker 1 (process {pid}) was killed by SIGKILL\n")
 
 
-def test_what_a_worker_fails_of_is_told(slow):
-    with start("demo", "-j1", slow) as demo:
-        (pid,), name, key = workers_of(demo, 1)
-        os.kill(pid, signal.SIGSTOP)
+def test_what_a_worker_fails_of_is_told(hold, slow):
+    with hold(1, slow) as held:
         os.unlink(slow)
-        os.kill(pid, signal.SIGCONT)
-        status, output, errors = finish(demo)
-    assert (status, output) == (1, "")
-    assert errors == (
-        f"ipcio: worker 1 (process {pid}) ended with status 1: "
-        f"FileNotFoundError: [Errno 2] No such file or directory: {slow!r}\n"
-    )
-    assert_all_gone([pid], name, key)
+        go_on(held.pids)
+        complaint = f"FileNotFoundError: [Errno 2] No such file or directory: {slow!r}"
+        worker = f"ipcio: worker 1 (process {held.pids[0]})"
+        assert held.finish() == (1, "", f"{worker} ended with status 1: {complaint}\n")
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_interrupt(slow, files, stopped):
+def test_interrupt(hold, slow, files, stopped):
     """Ctrl-C ends it quietly, whatever state the workers are in."""
-    with start("demo", "-j2", slow, *files) as demo:
-        pids, name, key = workers_of(demo, 2)
-        if stopped:
-            os.kill(pids[0], signal.SIGSTOP)
-        demo.send_signal(signal.SIGINT)
-        assert finish(demo) == (130, "", "")
-    assert_all_gone(pids, name, key)
+    with hold(2, slow, *files) as held:
+        go_on(held.pids[stopped:])
+        held.demo.send_signal(signal.SIGINT)
+        assert held.finish() == (130, "", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_outlive_the_parent_and_leave(slow, files, number):
+def test_workers_outlive_the_parent_and_leave(hold, slow, files, number):
     """They hold the names when the parent is gone, and the last of them takes the names along."""
-    with start("demo", "-j2", slow, *files) as demo:
-        pids, name, key = workers_of(demo, 2)
-        demo.send_signal(signal.SIGSTOP)  # lest it becomes the only holder of a result
-        wait_until(lambda: f"{name}-2" in left_of(name), "no result")
-        stop(pids)  # the first thing that goes with the parent may be the pipe for which they wait
-        demo.send_signal(number)
-        demo.send_signal(signal.SIGCONT)
-        finish(demo)
-        go_on(pids)
-        assert demo.returncode == -number
-    assert_all_gone(pids, name, key)
+    with hold(2, slow, *files) as held:
+        go_on(held.pids)
+        wait_until(lambda: f"{held.name}-2" in left_of(held.name), "no result")
+        stop(held.pids)  # the first thing that goes with the parent may be the pipe for which they wait
+        held.demo.send_signal(number)
+        assert held.finish() == (-number, "", "")
+        go_on(held.pids)
 
 
 # -- progress ----------------------------------------------------------------
