@@ -74,12 +74,10 @@ class MmapBackend(Protocol):
 
 
 class RawSemaphore(Protocol):
-    """What `_multiprocessing.SemLock` offers, and the share in the name."""
+    """What `_multiprocessing.SemLock` offers."""
 
-    @property
-    def share(self) -> Share | None:
-        """Lives as long as any bound method of the semaphore: a ``with`` statement may have nothing else."""
-        ...
+    share: Share | None
+    """In the name, until the handle is closed.  A ``with`` statement may keep nothing but our bound method."""
 
     def __enter__(self) -> bool:
         """Take a permit, however long it takes; return True."""

@@ -234,8 +234,9 @@ class Semaphore:
             refuse = partial(_refuse, self._name)
             self._enter = self._exit = self._acquire = self._release = self._post = self._value = refuse
             self._waiting = self._trying = starmap(refuse, _NOTHING)
-            if raw.share is not None:
-                raw.share.give_up()
+            share, raw.share = raw.share, None
+            if share is not None:
+                share.give_up()
 
     def _refused(self, error: ValueError | OSError) -> Exception:
         """What `release` should have said."""

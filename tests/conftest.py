@@ -33,12 +33,18 @@ def semaphore_name(entry: str) -> str:
     return entry
 
 
-def nameless_sets() -> set[int]:
-    """The System V sets of this user that nothing in /dev/shm stands for, so that nobody will ever find them."""
+def sets() -> set[int]:
+    """The keys of the System V sets of this user; for the super-user, of everybody."""
     with open("/proc/sysvipc/sem") as table:
-        sets = [line.split() for line in table.readlines()[1:]]
-    names = shm_names()  # later than the sets: the hidden name is there before the set and after it
-    return {int(s[0]) for s in sets if int(s[6]) == os.geteuid() and f".ipcio-undo-{int(s[0]):08x}" not in names}
+        lines = [line.split() for line in table.readlines()[1:]]
+    return {int(words[0]) for words in lines if os.geteuid() in {0, int(words[6])}}
+
+
+def nameless_sets() -> set[int]:
+    """Those that nothing in /dev/shm stands for, so that nobody will ever find them."""
+    found = sets()
+    names = shm_names()  # the hidden name is there before the set and after it
+    return {key for key in found if f".ipcio-undo-{key:08x}" not in names} & sets()
 
 
 def descriptors() -> dict[int, str]:
@@ -176,9 +182,9 @@ def pytest_sessionfinish(session):
     new = shm_names() - session.config.shm_before
     left = {name for name in new if name.lstrip(".").startswith(("ipcio-", "sem.ipcio-")) and not held(name)}
     left = {name for name in left if not of_another_run(semaphore_name(name))}
-    sets = nameless_sets() - session.config.sets_before
-    if left or sets:
-        print(f"\nnames left in {SHM}: {sorted(left)}; keys of System V semaphores left: {sorted(sets)}")
+    nameless = nameless_sets() - session.config.sets_before
+    if left or nameless:
+        print(f"\nnames left in {SHM}: {sorted(left)}; keys of System V semaphores left: {sorted(nameless)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -555,6 +555,8 @@ def test_an_unlink_that_is_killed_is_done_or_not(left, plan, state):
         if "persistent" in state and lives(name):
             sem.unlink(name)
         s = None
+        if "persistent" in state:
+            left.collect()
         assert left.all() == ([], [])
         if not killed:
             break

@@ -13,7 +13,7 @@ from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects, undo
 
 if TYPE_CHECKING:
-    from ipcio._contract import Permits
+    from ipcio._contract import Permits, Share
     from ipcio._posix.sysv import UndoSemaphore
 
     class SemLock:  # typeshed does not know it
@@ -33,6 +33,8 @@ else:
 __all__ = ["PosixSemaphore", "attach", "create", "unlink"]
 
 _SIZE = struct.calcsize("4l")  # of a sem_t, in glibc and in musl
+_GLIBC = struct.Struct("=III20x")  # on 64 bits: value, waiters, kind of futex
+_KINDS = {0, 0x80}  # private, shared
 _MAXIMUM: int = SemLock.SEM_VALUE_MAX
 _COUNTING = 1  # SemLock's word for a semaphore that is no lock
 _READ_WRITE = 0o600  # what its owner needs to open one
@@ -47,7 +49,7 @@ class PosixSemaphore(SemLock):
 
     __slots__ = ("share",)
 
-    share: lifetime.Share | None
+    share: Share | None
 
 
 def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
@@ -86,9 +88,7 @@ def attach(name: str) -> Permits:
                         return _permits_undo(joined)
                 elif found.join():
                     objects.check_regular(found.info, "a semaphore")
-                    if found.info.st_size != _SIZE:
-                        what = f"not a semaphore: {found.info.st_size} bytes, where one has {_SIZE}"
-                        raise OSError(errno.EINVAL, what)
+                    _check(found)
                     raw = _open(name, found.path, found.info)
                     if raw is not None:
                         return _permits(raw, found)
@@ -112,6 +112,16 @@ def _fresh(value: int) -> bytes:
     from ipcio._posix import libc  # ctypes, which attaching does without
 
     return libc.new_semaphore(_SIZE, value)
+
+
+def _check(found: objects.Finding) -> None:
+    """Refuse a file that cannot be a semaphore, in as far as that can be seen."""
+    size = found.info.st_size
+    if size != _SIZE:
+        raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {_SIZE}")
+    # glibc ends the process over a kind of futex that it does not know.
+    if found.share is None and _GLIBC.size == _SIZE and _GLIBC.unpack(os.pread(found.fd, size, 0))[2] not in _KINDS:
+        raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 
 
 def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:

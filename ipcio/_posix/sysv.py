@@ -139,8 +139,9 @@ class UndoSemaphore:
         with turn:
             held = self._held
             held.handles -= 1
-            if not held.handles and not held and _held.get(self._number) is held:
-                del _held[self._number]  # nothing is held, and a later handle can start a new list
+            # Of what is held a later handle must know, if there can be one.
+            if not held.handles and (not held or libc.semctl(self._number, 0, libc.GETVAL) < 0):
+                _held.pop(self._number, None)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as SemLock
         """Take a permit, within `timeout` seconds; return whether it was got."""
@@ -160,7 +161,11 @@ class UndoSemaphore:
     __enter__ = acquire
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        try:
+            self.release()
+        except OSError as error:
+            if self.share is not None or error.errno != errno.EIDRM:
+                raise  # else the block itself closed it, and nobody is left to miss the permit
 
     def release(self) -> None:
         """Give one permit."""

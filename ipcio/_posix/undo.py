@@ -68,10 +68,7 @@ def read(fd: int, info: os.stat_result) -> Record | None:
     if len(data) != SIZE:
         return None
     _, magic, key, number, name = _RECORD.unpack(data)
-    name = name.rstrip(b"\0")
-    if magic != _MAGIC or key <= 0 or not name or b"/" in name or b"\0" in name:
-        return None
-    return Record(key, number, os.fsdecode(name))
+    return Record(key, number, os.fsdecode(name.partition(b"\0")[0])) if magic == _MAGIC and key > 0 else None
 
 
 def _set_of(record: Record, info: os.stat_result) -> int | None:
