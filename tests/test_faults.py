@@ -476,7 +476,8 @@ def test_out_of_descriptors_is_an_error_that_leaves_nothing_and_passes(name, pee
     with pytest.raises(FileNotFoundError):
         shm.attach(name)
     # A passing shortage is not taken for a lack of the system.
-    assert other.ask("__import__('ipcio._posix.objects')._posix.objects._has_tmpfile()") == ipcio._posix.objects._has_tmpfile()
+    code = "__import__('ipcio._posix.objects')._posix.objects._has_tmpfile()"
+    assert other.ask(code) == ipcio._posix.objects._has_tmpfile()
 
 
 def test_a_close_without_a_free_descriptor_gives_up_the_name(name, peer):
