@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "and check the result against a count by a single process.",
     )
     demo.add_argument("files", metavar="FILE", nargs="*", help="default: the sources of Python's standard library")
-    demo.add_argument("-j", "--workers", metavar="N", type=_count, help="how many; default: one per CPU")
+    demo.add_argument("-j", "--workers", metavar="N", type=_count, help="how many; default: two per CPU, one of which waits")
     demo.add_argument("-n", "--top", metavar="N", type=_count, default=10, help="words to show; default: %(default)s")
     demo.set_defaults(run=_demo)
 
@@ -75,13 +75,13 @@ def _gc(_: argparse.Namespace) -> None:
     from ipcio._posix import litter
 
     for kind, name in litter.collect():
-        print(kind, name)  # noqa: T201
+        print(kind, name if name.isprintable() else ascii(name))  # noqa: T201
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     from ipcio import _demo
 
-    _demo.run(arguments.files, arguments.workers or os.cpu_count() or 1, arguments.top)
+    _demo.run(arguments.files, arguments.workers or 2 * (os.cpu_count() or 1), arguments.top)
 
 
 def _count(text: str) -> int:

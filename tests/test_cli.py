@@ -104,14 +104,14 @@ def place(tmp_path, monkeypatch):
 
 
 def test_gc_names_what_it_removed(place, capsys):
-    for name in [b"prices", b"sem.printers", b"z\xffrich", "größe".encode()]:
+    for name in [b"prices", b"sem.printers", b"two\nlines", b"z\xffrich", "größe".encode()]:
         place(name, 0o1600)
     place(b"persistent", 0o2600)
     place(b"foreign", 0o600)
     with open(place(b"living", 0o1600), "rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_SH)
         assert _cli.main(["gc"]) == 0
-        assert capsys.readouterr() == ("shm größe\nshm prices\nsem printers\nshm z\\udcffrich\n", "")
+        assert capsys.readouterr() == ("shm größe\nshm prices\nsem printers\nshm 'two\\nlines'\nshm 'z\\udcffrich'\n", "")
         assert _cli.main(["gc"]) == 0
         assert capsys.readouterr() == ("", "")
 
