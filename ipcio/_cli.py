@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "and check the result against a count by a single process.",
     )
     demo.add_argument("files", metavar="FILE", nargs="*", help="default: the sources of Python's standard library")
-    demo.add_argument("-j", "--workers", metavar="N", type=_count, help="how many; default: two per CPU, one of which waits")
+    demo.add_argument("-j", "--workers", metavar="N", type=_count, help="how many; default: two per CPU")
     demo.add_argument("-n", "--top", metavar="N", type=_count, default=10, help="words to show; default: %(default)s")
     demo.set_defaults(run=_demo)
 

@@ -27,6 +27,7 @@ from named_contract import NOBODY, entries_with, needs_root
 from peers import PeerError
 
 from ipcio import Semaphore, sem, shm
+from ipcio._posix import sysv  # before any signal handler would find it half imported
 
 DEADLINE = 30  # seconds until what has not happened is a failure
 CLOSED = "^I/O operation on closed file"
@@ -973,8 +974,6 @@ def test_permits_taken_through_closed_handles_are_held_all_the_same(make):
 
 def test_permits_that_went_with_their_semaphore_are_forgotten(undo):
     """Or a process that makes many would grow, and one day take them for those of another."""
-    from ipcio._posix import sysv
-
     before = len(sysv._held)
     for _ in range(10):
         s = sem.create(None, 3, undo=undo)

@@ -656,11 +656,9 @@ def test_what_the_killed_held_is_reclaimed_with_its_set(name, reclaim):
         guest.do(take, 1)
         creator.kill()
         guest.kill()
-    assert keys_of(name) == existing({key}) == {key}
     if reclaim.startswith("gc"):
-        done = subprocess.run([sys.executable, "-m", "ipcio", "gc"], stdout=subprocess.PIPE, text=True, check=True)
-        # Another run's gc may have been faster.
-        assert f"sem {name}" in done.stdout.splitlines() or not done.stdout
+        # What it prints is for test_cli: another run's gc may be faster.
+        subprocess.run([sys.executable, "-m", "ipcio", "gc"], stdout=subprocess.DEVNULL, check=True)
     elif reclaim in {"attach", "unlink"}:
         with pytest.raises(FileNotFoundError):
             getattr(sem, reclaim)(name)
