@@ -56,7 +56,7 @@ def find(key: int, creator: int) -> int | None:
     about = libc.SetInfo()
     if number < 0 or libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
         error = libc.failure()
-        if error.errno in {errno.ENOENT, errno.EACCES, *_GONE}:
+        if error.errno in {errno.ENOENT, *_GONE}:
             return None
         raise error
     return number if (about.key, about.creator) == (key, creator) else None
@@ -77,6 +77,8 @@ def _explained(number: int) -> OSError:
         )
     elif number == errno.ENOSYS:
         text = "the kernel has no System V semaphores, and nothing else can undo what the dead did"
+    elif number == errno.ERANGE:
+        text = f"one process can have at most {MAXIMUM} permits that are to come back"
     elif number in _GONE:
         number, text = errno.EIDRM, "the System V set of the semaphore was removed"
     return OSError(number, text)
