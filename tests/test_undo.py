@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from children import Event, Forked
 from waiting import until_it_waits
 
 from ipcio import sem
-from ipcio._posix import litter, sysv
+from ipcio._posix import lifetime, litter, sysv
 
 PERMITS = 5
 MAXIMUM = 32767
@@ -39,7 +40,7 @@ def keys_of(name):
     found = set()
     for entry in os.listdir("/dev/shm"):
         if entry.startswith(HIDDEN):
-            with suppress(FileNotFoundError), open(f"/dev/shm/{entry}", "rb") as record:
+            with suppress(FileNotFoundError, PermissionError), open(f"/dev/shm/{entry}", "rb") as record:
                 if record.read()[88:].rstrip(b"\0") == os.fsencode(name):
                     found.add(int(entry[len(HIDDEN) :], 16))
     return found
@@ -685,6 +686,60 @@ def test_gc_leaves_what_is_in_use_or_persists(name, unique):
         creator.do(close)
     assert_nothing_left(name, *keys)
     assert_nothing_left(kept, *keys)
+
+
+def dead_and_locked(name):
+    """Leave a dead semaphore; return its key and a descriptor with the lock of one who is to bury it."""
+    with Living() as creator:
+        creator.do(create_one, name, 3)
+        key = the_key_of(name)
+        fd = os.open(f"/dev/shm/sem.{name}", os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_SH)  # another run's gc would come and take it
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return key, fd
+
+
+@pytest.mark.parametrize("call", ["attach", "create", "exist_ok"])
+def test_a_reaper_killed_between_the_set_and_the_names_is_nobodys_trouble(name, call, monkeypatch):
+    """Not even of one who looked while it was at work, and could join what it left."""
+    key, reaper = dead_and_locked(name)
+    sysv.remove(sysv.find(key, os.geteuid()))
+    real = lifetime._lock
+
+    def lock(fd, kind):
+        nonlocal reaper
+        got = real(fd, kind)
+        if not got and reaper >= 0:
+            os.close(reaper)  # that is its death
+            reaper = -1
+        return got
+
+    monkeypatch.setattr(lifetime, "_lock", lock)
+    if call == "attach":
+        with pytest.raises(FileNotFoundError):
+            sem.attach(name)
+    else:
+        with closing(sem.create(name, 4, undo=True, exist_ok=call == "exist_ok")) as s:
+            assert s.created
+            assert s.value == 4
+    assert_nothing_left(name, key)
+
+
+def test_gc_goes_past_what_another_program_keeps_locked(unique, monkeypatch):
+    names = sorted(unique() for _ in range(3))
+    monkeypatch.setattr(lifetime, "_PATIENCE", 0.01)
+    _, locked = dead_and_locked(names[0])
+    try:
+        for name in names[1:]:
+            with Living() as creator:
+                creator.do(create_one, name, 3)
+        list(litter.collect())
+        for name in names[1:]:
+            assert_nothing_left(name)
+    finally:
+        os.close(locked)
+        list(litter.collect())
+    assert_nothing_left(names[0])
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["plain", "undo"])
