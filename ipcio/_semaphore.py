@@ -47,7 +47,8 @@ class Semaphore:
     the same.  ``with s:`` takes a permit and gives it back.
 
     While one thread waits, others run, and Ctrl-C gets through: a call that is
-    interrupted has taken nothing.
+    interrupted has taken nothing.  (An interrupt in the instant in which a ``with``
+    block over a crash-safe semaphore ends can leave the permit with the process.)
 
     A closed handle raises `ValueError` from every method but `close`.  Closing is
     optional: a handle that is garbage-collected closes itself.  It gives back no permit;
@@ -230,7 +231,8 @@ class Semaphore:
             raw, self._raw = self._raw, None
             if raw is None:
                 return
-            # What a thread is waiting in now stays open until it returns.
+            # A plain semaphore stays open for a thread that waits in it; of a crash-safe one
+            # the last handle takes the set away, and the wait ends with EIDRM.
             refuse = partial(_refuse, self._name)
             self._enter = self._exit = self._acquire = self._release = self._post = self._value = refuse
             self._waiting = self._trying = starmap(refuse, _NOTHING)

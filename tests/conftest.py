@@ -8,6 +8,7 @@ import itertools
 import multiprocessing.resource_tracker
 import os
 import re
+import signal
 import threading
 
 import pytest
@@ -143,6 +144,12 @@ def pytest_collection_finish():
     """What is loaded by now is no test's garbage: `nothing_left` need not search it, and takes a tenth of the time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure():
+    """Under nohup, or in the background of a script, Ctrl-C is ignored, and children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session):

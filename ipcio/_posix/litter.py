@@ -33,7 +33,7 @@ def collect() -> Iterator[tuple[str, str]]:
                 found = _describe(entry, path, info)
                 if not lifetime.bury_dead(path):
                     continue
-            except (FileNotFoundError, PermissionError):  # somebody was faster; somebody else's
+            except (FileNotFoundError, PermissionError, BlockingIOError):  # gone; somebody else's; kept locked
                 continue
         yield found
 

@@ -36,6 +36,7 @@ _SIZE = struct.calcsize("4l")  # of a sem_t, in glibc and in musl
 _GLIBC = struct.Struct("=III20x")  # on 64 bits: value, waiters, kind of futex
 _KINDS = {0, 0x80}  # private, shared
 _MAXIMUM: int = SemLock.SEM_VALUE_MAX
+_ENOUGH = 10  # looks at a record without a set
 _COUNTING = 1  # SemLock's word for a semaphore that is no lock
 _READ_WRITE = 0o600  # what its owner needs to open one
 
@@ -78,12 +79,12 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
 def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     with turn:
-        for _ in lifetime.attempts(name):
+        for attempt, _ in enumerate(lifetime.attempts(name)):
             with objects.Finding(name, _path(name)) as found:
                 found.open(writable=True)
                 record = undo.read(found.fd, found.info)
                 if record is not None:
-                    joined = undo.attach(found, record)
+                    joined = undo.attach(found, record, again=attempt < _ENOUGH)
                     if joined is not None:
                         return _permits_undo(joined)
                 elif found.join():

@@ -29,6 +29,7 @@ MAXIMUM = 32767  # SEMVMX; also the most that the kernel undoes for one process
 
 _GONE = {errno.EIDRM, errno.EINVAL}
 
+_ONCE: tuple[tuple[()]] = ((),)
 _ONE = c_size_t(1)
 _TAKE = byref(libc.Operation(0, -1, libc.SEM_UNDO))
 _TRY = byref(libc.Operation(0, -1, libc.SEM_UNDO | libc.IPC_NOWAIT))
@@ -158,7 +159,9 @@ class UndoSemaphore:
             if not failed:
                 self.post(1)
             raise
-        return self._wait(timeout) if block else self._wait(0)
+        for got in starmap(self._wait, ((timeout if block else 0,),)):
+            return got
+        raise AssertionError("unreachable")
 
     __enter__ = acquire
 
@@ -237,18 +240,17 @@ class UndoSemaphore:
 
     def _operate(self, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
         """Call once; return 0 for a permit, or errno."""
-        failed = -1
+        failed = number = -1
         try:
-            for failed in starmap(function, (arguments,)):
-                if failed:
-                    # The next call from here: a signal handler may use `ctypes`, too.
-                    return libc.get_errno()
-                self._held.append(0)
+            # With errno in the same step: the signal handler may use `ctypes`, too.
+            for failed, number in zip(starmap(function, (arguments,)), starmap(libc.get_errno, _ONCE), strict=True):
+                if not failed:
+                    self._held.append(0)
         except BaseException:
             if not failed:
                 self.post(1)
             raise
-        return 0
+        return failed and number
 
     def _giving(self, back: int, new: int) -> tuple[Any, ...]:
         if back + new == 1:

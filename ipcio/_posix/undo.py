@@ -130,8 +130,13 @@ def _make(new: Making, key: int, blank: bytes, value: int, perm: int) -> int:
     return number
 
 
-def attach(found: Finding, record: Record) -> UndoSemaphore | None:
-    """Join the semaphore whose record was found; None if it is gone or going: look again what is there now."""
+def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | None:
+    """Join the semaphore whose record was found; None if it is gone or going: look again what is there now.
+
+    A record without a set is one of the dead, buried by somebody who was killed over it
+    or has just been joined by others who will find out, too; unless the set was removed
+    by force.  `again` says to look again in either case.
+    """
     from ipcio._posix import sysv
 
     if not lifetime.names(record.anchor, found.info):
@@ -143,6 +148,9 @@ def attach(found: Finding, record: Record) -> UndoSemaphore | None:
         return None
     number = _set_of(record, found.info)
     if number is None:
+        found.drop()
+        if again or not lifetime.names(record.anchor, found.info):
+            return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
     return sysv.UndoSemaphore(number, found.name, found.share)
 
