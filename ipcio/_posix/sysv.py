@@ -243,7 +243,8 @@ class UndoSemaphore:
         failed = number = -1
         try:
             # With errno in the same step: the signal handler may use `ctypes`, too.
-            for failed, number in zip(starmap(function, (arguments,)), starmap(libc.get_errno, _ONCE), strict=True):
+            step = zip(starmap(function, (arguments,)), starmap(libc.get_errno, _ONCE), strict=True)
+            for failed, number in step:  # noqa: B007 -- used below
                 if not failed:
                     self._held.append(0)
         except BaseException:
