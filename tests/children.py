@@ -168,3 +168,23 @@ def die_with(handle, ready) -> None:
     assert handle.name
     ready.set()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def visit(handle, me, visits, told, go):
+    """Go in and out, and tell so through a FIFO, whose order is the kernel's.
+
+    Who is in says so after he went in, and takes it back before he goes out.  So whoever
+    reads the FIFO never sees more inside than there were.
+    """
+    told = os.open(told, os.O_WRONLY)
+    go = os.open(go, os.O_RDONLY)
+    for turn in range(visits):
+        with handle:
+            os.write(told, bytes([2 * me]))
+            if not turn:
+                os.read(go, 1)
+            elif turn % 3 == 0:
+                os.sched_yield()
+            os.write(told, bytes([2 * me + 1]))
+    os.close(told)
+    os.close(go)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import pytest
-from children import Event, Forked
+from children import Event, Forked, visit
 from waiting import until_it_waits
 
 from ipcio import sem
@@ -62,26 +62,6 @@ def fork_quietly(process):
 
 
 # -- never more inside than there are permits --------------------------------
-
-
-def visit(handle, me, visits, told, go):
-    """Go in and out, and tell so through a FIFO, whose order is the kernel's.
-
-    Who is in says so after he went in, and takes it back before he goes out.  So whoever
-    reads the FIFO never sees more inside than there were.
-    """
-    told = os.open(told, os.O_WRONLY)
-    go = os.open(go, os.O_RDONLY)
-    for turn in range(visits):
-        with handle:
-            os.write(told, bytes([2 * me]))
-            if not turn:
-                os.read(go, 1)
-            elif turn % 3 == 0:
-                os.sched_yield()
-            os.write(told, bytes([2 * me + 1]))
-    os.close(told)
-    os.close(go)
 
 
 class Reader:
