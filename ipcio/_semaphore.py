@@ -103,9 +103,9 @@ class Semaphore:
         raw, self._post, self._value, self._undo = permits
         self._enter = raw.__enter__
         self._exit = raw.__exit__
-        self._acquire = acquire = raw.acquire
-        self._waiting = starmap(acquire, _NOTHING)
-        self._trying = starmap(acquire, _AT_ONCE)
+        self._acquire = raw.acquire
+        self._waiting = starmap(raw.__enter__, _NOTHING)
+        self._trying = starmap(raw.acquire, _AT_ONCE)
         self._release = raw.release
         self._raw = raw
         self._name = name
