@@ -1,6 +1,6 @@
 """Objects under names in ``/dev/shm``: made whole or not at all, found alive or not at all.
 
-That is where glibc and musl keep shared memory and named semaphores, and both are
+That is where glibc keeps shared memory and named semaphores, and both are
 files there.  What `ipcio._posix.shm` and `ipcio._posix.sem` do to an object between
 the steps is their own; the steps are here.
 """
