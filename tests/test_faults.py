@@ -8,7 +8,6 @@ its second, and so on until a run has fewer calls than that.
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import gc
 import os
@@ -22,13 +21,10 @@ from contextlib import closing
 import pytest
 from children import Forked, leave_dead, watch_calls
 from peers import PeerError
+from troubles import interrupt_after, interrupt_before, locked_by_others
 
 import ipcio._posix.objects
 from ipcio import mmap, shm
-
-# Calls whose result is something to close: lost if the interrupt comes between the
-# system and the assignment, which no Python program can prevent.
-MAKERS = {"open", "dup", "mmap", "fcntl"}
 
 
 class Plan:
@@ -62,25 +58,6 @@ def fails_with(number):
         raise OSError(number, os.strerror(number), *args[: name in {"link", "open", "stat", "unlink"}])
 
     return trouble
-
-
-def locked_by_others(name, args, call):
-    if name == "flock" and args[1] != fcntl.LOCK_UN:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return call()
-
-
-def interrupt_before(name, _args, call):
-    if name == "close":
-        call()
-    raise KeyboardInterrupt
-
-
-def interrupt_after(name, _args, call):
-    result = call()
-    if name in MAKERS:
-        return result
-    raise KeyboardInterrupt
 
 
 def kill_before(*_):

@@ -23,11 +23,12 @@ from contextlib import closing
 
 import children
 import pytest
-from blocked import blocked
 from children import Forked, leave_dead, watch_calls
 from conftest import semaphore_name
 from named_contract import NOBODY, SOMEBODY, needs_root
 from peers import PeerError
+from troubles import interrupt_after, interrupt_before, locked_by_others
+from waiting import blocked
 
 import ipcio._posix.objects
 from ipcio import sem
@@ -37,10 +38,6 @@ from ipcio._posix.sem import PosixSemaphore
 
 SHM = "/dev/shm"
 SYSTEM_V = ("semget", "semctl", "semop", "semtimedop")
-
-# Calls whose result is something to close: lost if the interrupt comes between the
-# system and the assignment, which no Python program can prevent.
-MAKERS = {"open", "dup", "fcntl"}
 
 
 # -- calls in other hands --------------------------------------------------------
@@ -112,25 +109,6 @@ def fails_with(number):
         raise OSError(number, os.strerror(number), *args[: name in {"link", "open", "stat", "unlink"}])
 
     return trouble
-
-
-def locked_by_others(name, args, call):
-    if name == "flock" and args[1] != children.fcntl.LOCK_UN:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return call()
-
-
-def interrupt_before(name, _args, call):
-    if name == "close":
-        call()
-    raise KeyboardInterrupt
-
-
-def interrupt_after(name, _args, call):
-    result = call()
-    if name in MAKERS:
-        return result
-    raise KeyboardInterrupt
 
 
 def kill(*_):

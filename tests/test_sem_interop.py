@@ -15,9 +15,9 @@ import sys
 from contextlib import closing
 
 import pytest
-from blocked import blocked, wait_until_asleep
 from children import Forked
 from conftest import semaphore_name
+from waiting import blocked, until_it_waits
 
 from ipcio import sem
 
@@ -169,7 +169,7 @@ class Other:
     def block(self, line):
         """Have it wait, and wait until it does; `answer` is what comes of it."""
         assert self.ask(line) == "waiting"
-        wait_until_asleep(self.process.pid)
+        until_it_waits(self.process.pid)
 
     def end(self, how="exit"):
         """Let it end by itself, or kill it; return the status."""
@@ -536,7 +536,7 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
         assert s.inc()
         assert s.value == 4
         assert one.ask("try") == "again"  # ours are not theirs
-        wait_until_asleep(two.process.pid)
+        until_it_waits(two.process.pid)
         assert one.ask("post") == "done"
         assert two.answer() == "done"
         assert one.ask("post") == "done"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
+
+from children import Event, Forked
 
 DEADLINE = 30  # seconds until somebody who does not come to wait is a failed test
 
@@ -21,3 +24,18 @@ def until_it_waits(pid: int, thread: int | None = None) -> None:
         assert state not in {"Z", "X"}, "it has ended"
         assert time.monotonic() < end, f"it does not wait, its state is {state}"
         time.sleep(0.0005)
+
+
+@contextmanager
+def blocked(function, *arguments):
+    """A forked child that sleeps inside ``function(*arguments)``; its `result` is what that returns."""
+    with Event() as ready:
+
+        def child():
+            ready.set()
+            return function(*arguments)
+
+        with Forked(child) as forked:
+            ready.wait()
+            until_it_waits(forked.pid)
+            yield forked

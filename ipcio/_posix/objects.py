@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "unlink"]
+__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular"]
 
 DIRECTORY = "/dev/shm"
 
@@ -181,12 +181,6 @@ class Finding(InHand):
             return True
         self.drop()
         return False
-
-
-def unlink(name: str, path: str) -> None:
-    """Remove a name now."""
-    with InHand(name, path):
-        lifetime.remove(path)
 
 
 def check_regular(info: os.stat_result, kind: str) -> None:

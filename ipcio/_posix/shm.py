@@ -48,8 +48,8 @@ def attach(name: str, *, writable: bool) -> Mapping:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    with turn:
-        objects.unlink(name, _path(name))
+    with turn, objects.InHand(name, _path(name)) as named:
+        lifetime.remove(named.path)
 
 
 def _path(name: str) -> str:
