@@ -1,0 +1,1187 @@
+"""Locks on ranges of a file's bytes: what each call promises, seen from within one process and from a few others."""
+
+from __future__ import annotations
+
+import decimal
+import errno
+import fcntl
+import fractions
+import io
+import itertools
+import math
+import os
+import pickle
+import random
+import socket
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from blocked import blocked
+from children import Event, Forked
+from file_contract import Index
+from waiting import until_it_waits
+
+from ipcio import filelock, mmap, shm, strfile
+from ipcio.filelock import Holder, lock, locked, query, trylock, unlock
+
+LAST = 2**63 - 1  # byte that a file can have
+ME = os.getpid()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file of a few bytes."""
+    where = tmp_path / "file"
+    where.write_bytes(b"0123456789")
+    return str(where)
+
+
+@pytest.fixture
+def opened(path):
+    """Open that file once more, closed at the end."""
+    with ExitStack() as files:
+        yield lambda mode="r+b", buffering=0: files.enter_context(open(path, mode, buffering))
+
+
+@pytest.fixture
+def one(opened):
+    return opened()
+
+
+@pytest.fixture
+def other(opened):
+    """Another open file, which may be in the way of the first."""
+    return opened()
+
+
+@pytest.fixture
+def locker(peer, path):
+    """Another process that has the file open as `f`."""
+    return peer("from ipcio import filelock", "import fcntl", f"f = open({path!r}, 'r+b', 0)")
+
+
+def seen(probe, *, size=8, start=0):
+    """How `size` bytes from `start`, and the very last byte, are locked by others: "r", "w" or "-" for each."""
+
+    def letter(at):
+        free = {mode: trylock(probe, mode, at, 1) and unlock(probe, at, 1) for mode in ("r", "rw")}
+        return {(True, True): "-", (True, False): "r", (False, False): "w"}[free["r"], free["rw"]]
+
+    return "".join(map(letter, range(start, start + size))) + " " + letter(LAST)
+
+
+def command(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
+# -- arguments and answers ---------------------------------------------------
+
+
+def test_every_form_of_the_arguments(one, other):
+    assert lock(one) is True
+    assert seen(other) == "wwwwwwww w"
+    assert unlock(one) is True
+    assert lock(one, "r", 1, 2) is True
+    assert lock(one, mode="rw", offset=4, nbytes=1, timeout=0) is True
+    assert trylock(one, "r", 6, 1) is True
+    assert trylock(file=one, mode="w", offset=7, nbytes=1) is True
+    assert seen(other) == "-rr-w-rw -"
+    assert trylock(other, "rw", 2, 1) is False
+    assert query(other, "rw", 2, 1) == (1, 2, "r", ME)
+    assert query(file=other, mode="r", offset=2, nbytes=1) is None
+    assert unlock(one, 1, 2) is True
+    assert unlock(file=one, offset=4, nbytes=1) is True
+    assert seen(other) == "------rw -"
+    with locked(one, "rw", 0, 2, timeout=1) as file:
+        assert file is one
+        assert seen(other) == "ww----rw -"
+    with locked(file=one, mode="r", offset=0, nbytes=2):
+        assert seen(other) == "rr----rw -"
+    assert seen(other) == "------rw -"
+    with locked(one):
+        assert seen(other) == "wwwwwwww w"
+    assert seen(other) == "-------- -"
+
+
+def test_the_timeout_is_named(one):
+    with pytest.raises(TypeError):
+        lock(one, "rw", 0, 0, 1)
+    with pytest.raises(TypeError):
+        locked(one, "rw", 0, 0, 1)
+
+
+def test_semantics_is_what_the_locks_do(one, other):
+    assert filelock.semantics in {"open file", "process"}
+    lock(one)
+    assert filelock.semantics == ("process" if trylock(other) else "open file")
+
+
+def test_the_default_is_exclusive_and_all(one, other):
+    trylock(one)
+    assert seen(other) == "wwwwwwww w"
+    assert query(other) == query(other, "r") == query(other, "r", LAST, 1) == (0, 0, "rw", ME)
+
+
+@pytest.mark.parametrize("number", [Index, int, bool, "uint8", "int64", "uint64"])
+def test_any_integer_will_do(one, other, number):
+    if isinstance(number, str):
+        number = getattr(pytest.importorskip("numpy"), number)
+    assert trylock(one, "rw", number(1), number(1))
+    assert seen(other) == "-w------ -"
+    assert query(other, "r", number(1), number(1)) == (1, 1, "rw", ME)
+    assert unlock(one, number(1), number(1))
+    assert seen(other) == "-------- -"
+    assert lock(one, "rw", number(1), number(1), timeout=0)
+    assert seen(other) == "-w------ -"
+
+
+# -- kinds of locks ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["w", "rw"])
+def test_who_excludes_is_alone(one, other, mode):
+    lock(one, mode, 0, 4)
+    for theirs in "r", "w", "rw":
+        assert not trylock(other, theirs, 3, 1)
+        assert query(other, theirs, 3, 1) == Holder(0, 4, "rw", ME)
+        with pytest.raises(TimeoutError):
+            lock(other, theirs, 3, 1, timeout=0)
+    assert trylock(other, mode, 4, 1)
+
+
+def test_who_shares_lets_others_share(one, other, opened):
+    third = opened()
+    assert trylock(one, "r", 0, 4)
+    assert trylock(other, "r", 2, 4)
+    assert query(third, "r") is None
+    assert query(third, "w", 0, 2) == Holder(0, 4, "r", ME)
+    assert query(third, "rw", 4, 2) == Holder(2, 4, "r", ME)
+    assert not trylock(third, "w", 0, 1)
+    unlock(one)
+    assert trylock(third, "w", 0, 2)
+    assert not trylock(third, "w", 0, 3)
+    assert seen(third) == "--rrrr-- -"
+
+
+def test_a_lock_of_ones_own_is_never_in_the_way(one):
+    for mode, offset, nbytes in itertools.product(("r", "w", "rw"), (0, 3), (0, 2)):
+        assert trylock(one, mode, offset, nbytes)
+        assert query(one, mode, offset, nbytes) is None
+        assert lock(one, mode, offset, nbytes)
+
+
+def test_upgrade_and_downgrade(one, other):
+    lock(one, "r", 0, 4)
+    assert seen(other) == "rrrr---- -"
+    assert lock(one, "rw", 0, 4)
+    assert seen(other) == "wwww---- -"
+    assert trylock(one, "r", 1, 2)
+    assert seen(other) == "wrrw---- -"
+    unlock(one, 0, 4)
+    assert seen(other) == "-------- -"
+
+
+def test_a_refused_upgrade_keeps_what_is_shared(one, other, opened):
+    third = opened()
+    lock(one, "r", 0, 4)
+    lock(other, "r", 3, 1)
+    assert not trylock(one, "rw", 0, 4)
+    with pytest.raises(TimeoutError, match="shares bytes 3 to 3"):
+        lock(one, "rw", 0, 4, timeout=0.01)
+    with pytest.raises(TimeoutError), locked(one, "rw", 0, 4, timeout=0):
+        pass
+    unlock(other)
+    assert seen(third) == "rrrr---- -"
+    assert trylock(one, "rw", 0, 4)
+
+
+# -- ranges ------------------------------------------------------------------
+
+
+def test_neighbours_do_not_meet(one, other):
+    assert trylock(one, "rw", 2, 2)
+    assert trylock(other, "rw", 0, 2)
+    assert trylock(other, "rw", 4, 0)
+    assert not trylock(other, "rw", 1, 2)
+    assert not trylock(other, "rw", 3, 2)
+    assert seen(one) == "ww--wwww w"
+
+
+def test_ranges_beyond_the_end_and_of_an_empty_file(one, other):
+    assert trylock(one, "rw", 10**6, 5)
+    assert not trylock(other, "r", 0, 0)
+    assert query(other, "r") == (10**6, 5, "rw", ME)
+    os.truncate(one.name, 0)
+    assert query(other, "r") == (10**6, 5, "rw", ME)
+    assert os.path.getsize(one.name) == 0
+
+
+def test_the_very_last_byte(one, other):
+    assert trylock(one, "rw", LAST, 1)
+    assert query(other, "rw", LAST, 1) == (LAST, 0, "rw", ME)  # from there, there is nothing but infinity
+    assert query(other, "rw", LAST, 0) == query(other) == (LAST, 0, "rw", ME)
+    assert trylock(other, "rw", 0, LAST)  # all but that
+    assert not trylock(other, "rw", 1, LAST)
+    assert query(one, "rw") == (0, LAST, "rw", ME)
+    assert unlock(one, LAST, 1)
+    assert trylock(other, "rw", 1, LAST)
+    assert query(one, "rw") == (0, 0, "rw", ME)
+
+
+def test_no_bytes_are_all_bytes_to_infinity(one, other):
+    lock(one, "rw", 4)
+    assert seen(other) == "----wwww w"
+    assert query(other, "r", 2**62, 1) == (4, 0, "rw", ME)
+    unlock(one, 6)
+    assert seen(other) == "----ww-- -"
+    assert query(other, "r") == (4, 2, "rw", ME)
+
+
+def test_split_and_join(one, other):
+    lock(one, "rw", 0, 8)
+    unlock(one, 3, 2)
+    assert seen(other) == "www--www -"
+    assert query(other, "r", 0, 4) == (0, 3, "rw", ME)
+    assert query(other, "r", 4, 4) == (5, 3, "rw", ME)
+    assert query(other, "r", 3, 2) is None
+    lock(one, "rw", 3, 2)
+    assert query(other, "r", 7, 1) == (0, 8, "rw", ME)
+    lock(one, "r", 2, 1)
+    assert seen(other) == "wwrwwwww -"
+    assert query(other, "rw", 2, 1) == (2, 1, "r", ME)
+    lock(one, "r", 0, 2)
+    assert query(other, "rw", 0, 1) == (0, 3, "r", ME)
+
+
+def test_a_lock_is_one_however_often_it_was_had(one, other):
+    for _ in range(3):
+        lock(one, "rw", 0, 8)
+    lock(one, "rw", 2, 3)
+    unlock(one, 2, 3)
+    assert seen(other) == "ww---www -"
+    unlock(one, 0, 8)
+    assert seen(other) == "-------- -"
+
+
+def test_unlocking_what_is_not_locked(one, other):
+    lock(other, "rw", 0, 4)
+    for offset, nbytes in (0, 0), (2, 4), (6, 1), (LAST, 1), (0, LAST):
+        assert unlock(one, offset, nbytes) is True
+    assert seen(one) == "wwww---- -"  # nobody unlocks what is another's
+
+
+def test_unlock_takes_whatever_is_there(one, other):
+    lock(one, "r", 1, 1)
+    lock(one, "rw", 3, 1)
+    lock(one, "rw", 5, 1)
+    assert unlock(one, 0, 4) is True
+    assert seen(other) == "-----w-- -"
+
+
+# -- any file ----------------------------------------------------------------
+
+
+class Duck:
+    """Something with a descriptor, and nothing else."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def fileno(self):
+        return self.number
+
+
+@contextmanager
+def descriptor(path):
+    fd = os.open(path, os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def duck(path, number=int):
+    with descriptor(path) as fd:
+        yield Duck(number(fd))
+
+
+BOTH = {
+    "FileIO": lambda path: open(path, "r+b", 0),
+    "BufferedRandom": lambda path: open(path, "r+b"),
+    "TextIOWrapper": lambda path: open(path, "r+"),
+    "mmap": lambda path: mmap.open(path, "rw"),
+    "BufferedRandom of mmap": lambda path: io.BufferedRandom(mmap.open(path, "rw")),
+    "TextIOWrapper of mmap": lambda path: io.TextIOWrapper(mmap.open(path, "rw")),
+    "descriptor": descriptor,
+    "duck": duck,
+    "duck with an index": lambda path: duck(path, Index),
+}
+READERS = {
+    "FileIO": lambda path: open(path, "rb", 0),
+    "BufferedReader": lambda path: open(path, "rb"),
+    "TextIOWrapper": open,
+    "mmap": mmap.open,
+    "BufferedReader of mmap": lambda path: io.BufferedReader(mmap.open(path)),
+}
+WRITERS = {
+    "FileIO": lambda path: open(path, "ab", 0),
+    "BufferedWriter": lambda path: open(path, "ab"),
+    "TextIOWrapper": lambda path: open(path, "a"),
+    # A map for writing only has nothing but the file's own descriptor, which is open for both.
+}
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_files_open_for_both(path, other, kind):
+    with BOTH[kind](path) as file:
+        assert lock(file, "r", 0, 2) is True
+        assert trylock(file, "rw", 4, 2) is True
+        assert seen(other) == "rr--ww-- -"
+        with locked(file, "w", 0, 2) as same:
+            assert same is file
+            assert seen(other) == "ww--ww-- -"
+            assert query(other, "r", 0, 2) == (0, 2, "rw", ME)
+        assert unlock(file) is True
+        assert seen(other) == "-------- -"
+        lock(other, "r", 3, 1)
+        assert query(file, "rw") == (3, 1, "r", ME)
+        assert trylock(file, "rw") is False
+        with pytest.raises(TimeoutError):
+            lock(file, timeout=0.001)
+        lock(file, "r")
+    assert seen(other) == "-------- -"
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_files_open_for_reading(path, other, kind):
+    with READERS[kind](path) as file:
+        assert trylock(file, "r", 0, 2)
+        assert seen(other) == "rr------ -"
+        lock(other, "rw", 2, 2)
+        assert not trylock(file, "r")
+        assert query(file, "rw") == (2, 2, "rw", ME)  # asking takes no permission
+        for mode in "w", "rw":
+            for refused in (trylock, lock, lambda *args: lock(*args, timeout=0)):
+                with pytest.raises(io.UnsupportedOperation, match="'rw' one for writing") as caught:
+                    refused(file, mode, 0, 2)
+                assert caught.value.errno == errno.EBADF
+                assert caught.value.filename == file.name
+            with pytest.raises(io.UnsupportedOperation), locked(file, mode):
+                raise AssertionError("the block must not run")
+        assert seen(other) == "rr------ -"
+        assert unlock(file)
+        assert seen(other) == "-------- -"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_open_for_writing(path, other, kind):
+    with WRITERS[kind](path) as file:
+        assert trylock(file, "w", 0, 2)
+        assert trylock(file, "rw", 2, 2)
+        lock(other, "r", 5, 1)
+        assert query(file, "r", 0, 8) is None
+        for refused in (trylock, lock, lambda *args: lock(*args, timeout=0)):
+            with pytest.raises(io.UnsupportedOperation, match="mode 'r' takes a file open for reading") as caught:
+                refused(file, "r", 0, 2)
+            assert caught.value.errno == errno.EBADF
+            assert caught.value.filename == path
+        assert seen(other) == "wwww---- -"
+        assert unlock(file)
+        assert seen(other) == "-------- -"
+
+
+def test_shared_memory(name):
+    with shm.create(name, 100) as handle, shm.attach(name) as guest, pickle.loads(pickle.dumps(guest)) as third:
+        lock(handle, "rw", 10, 10)
+        assert query(guest, "r") == query(third, "r") == (10, 10, "rw", ME)
+        assert not trylock(guest, "r", 15, 1)
+        assert trylock(guest, "rw", 20, 10)
+        with pytest.raises(TimeoutError) as caught:
+            lock(third, "r", 20, 1, timeout=0)
+        assert caught.value.filename == name
+        unlock(handle)
+        assert trylock(third, "rw", 0, 20)
+    with shm.create(name, 10) as handle, shm.attach(name, "r") as guest:  # the locks did not hold the name
+        with pytest.raises(io.UnsupportedOperation):
+            trylock(guest)
+        assert trylock(guest, "r")
+        assert not trylock(handle, "rw")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tempfile.TemporaryFile,
+        tempfile.NamedTemporaryFile,
+        tempfile.SpooledTemporaryFile,
+        lambda: tempfile.TemporaryFile("w+"),
+        lambda: tempfile.NamedTemporaryFile("w+"),
+        lambda: tempfile.SpooledTemporaryFile(mode="w+"),
+        lambda: tempfile.NamedTemporaryFile(buffering=0),
+    ],
+)
+def test_temporary_files(make):
+    with make() as file:
+        lock(file, "rw", 0, 4)
+        with open(f"/proc/self/fd/{file.fileno()}", "r+b", 0) as again:
+            assert seen(again) == "wwww---- -"
+            with locked(file, "r", 0, 2) as same:
+                assert same is file
+                assert seen(again) == "rrww---- -"
+            assert trylock(again, "rw", 0, 2)
+            assert query(file) == (0, 2, "rw", ME)
+            unlock(file)
+            assert seen(again) == "-------- -"
+
+
+@pytest.mark.parametrize("file", [io.BytesIO(), io.StringIO(), strfile.open(bytearray(10))], ids=type)
+def test_files_without_a_descriptor(file):
+    for call in lock, trylock, unlock, query:
+        with pytest.raises(io.UnsupportedOperation):
+            call(file)
+    with pytest.raises(io.UnsupportedOperation), locked(file):
+        raise AssertionError("the block must not run")
+
+
+def test_pipes_sockets_and_directories(tmp_path):
+    reader, writer = os.pipe()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with socket.socket() as plug:
+            assert trylock(plug)
+            assert unlock(plug)
+        assert trylock(reader, "r", 0, 1)
+        assert not trylock(writer, "w")  # one and the same pipe
+        assert query(writer) == (0, 1, "r", ME)
+        assert trylock(folder, "r")
+        for fd, mode in (reader, "w"), (writer, "r"), (folder, "rw"):
+            with pytest.raises(io.UnsupportedOperation) as caught:
+                trylock(fd, mode)
+            assert caught.value.filename == fd
+    finally:
+        os.close(reader)
+        os.close(writer)
+        os.close(folder)
+
+
+def test_a_duck_that_contains_itself(one, other):
+    file = Duck(one.fileno())
+    file.file = file
+    done = []
+
+    def run():
+        done.append(trylock(file, "rw", 0, 4))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    file.file = None  # lets it end if it has not
+    thread.join()
+    assert done == [True]
+    assert seen(other) == "wwww---- -"
+
+
+# -- what is refused changes nothing -----------------------------------------
+
+
+@pytest.fixture
+def unchanged(one, other):
+    """A file with locks, which are to be as they were when the test is over."""
+    lock(one, "r", 0, 2)
+    lock(one, "rw", 4, 2)
+    yield one
+    assert seen(other) == "rr--ww-- -"
+
+
+def locking(*, timeout=0):
+    """The calls that take a mode and a range, as functions of those."""
+
+    def with_block(file, *args):
+        with locked(file, *args, timeout=timeout):
+            raise AssertionError("the block must not run")
+
+    return [lock, lambda *args: lock(*args, timeout=timeout), trylock, query, with_block]
+
+
+@pytest.mark.parametrize("mode", ["", "x", "R", "wr", "r+", "rb", b"r", None, 1, True, math.nan, ("r",)])
+def test_unknown_modes(unchanged, mode):
+    for call in locking():
+        with pytest.raises(ValueError, match="mode must be 'r'"):
+            call(unchanged, mode)
+
+
+@pytest.mark.parametrize("mode", [[], {}, {"r"}, bytearray(b"r")])
+def test_modes_that_nothing_can_be_found_by(unchanged, mode):
+    for call in locking():
+        with pytest.raises((TypeError, ValueError)):
+            call(unchanged, mode)
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes"),
+    [
+        (-1, 0),
+        (0, -1),
+        (-1, 2),
+        (-LAST - 1, 0),
+        (5, -5),
+        (-(10**100), 0),
+        (0, -(10**100)),
+        (LAST + 1, 0),
+        (LAST + 1, 1),
+        (LAST, 2),
+        (LAST, LAST),
+        (2, LAST),
+        (0, LAST + 1),
+        (2**64, 0),
+        (0, 2**64),
+        (10**100, 0),
+        (0, 10**100),
+        (10**100, -1),
+    ],
+)
+def test_ranges_that_no_file_has(unchanged, offset, nbytes):
+    calls = [lambda file, _, *span: unlock(file, *span), *locking()]
+    for call, mode in itertools.product(calls, ("r", "rw")):
+        with pytest.raises(ValueError, match="negative" if min(offset, nbytes) < 0 else str(LAST)):
+            call(unchanged, mode, offset, nbytes)
+
+
+@pytest.mark.parametrize("number", [1.0, 1.5, math.nan, math.inf, "1", b"1", None, [], 1j, fractions.Fraction(1)])
+def test_ranges_that_are_no_integers(unchanged, number):
+    calls = [lambda file, _, *span: unlock(file, *span), *locking()]
+    for call, span in itertools.product(calls, ((number, 0), (0, number), (number, number))):
+        with pytest.raises(TypeError):
+            call(unchanged, "rw", *span)
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_timeouts_that_are_none(unchanged, opened, mode):
+    third = opened()
+    for file in unchanged, third:  # also where there would be nothing to wait for
+        with pytest.raises(ValueError, match="NaN"):
+            lock(file, mode, 0, 2, timeout=math.nan)
+        with pytest.raises(ValueError, match="NaN"), locked(file, mode, timeout=decimal.Decimal("nan")):
+            raise AssertionError("the block must not run")
+        for timeout in "1", b"1", [], {}, 1j, object():
+            with pytest.raises(TypeError):
+                lock(file, mode, 0, 2, timeout=timeout)
+            with pytest.raises(TypeError), locked(file, mode, timeout=timeout):
+                raise AssertionError("the block must not run")
+
+
+@pytest.mark.parametrize(
+    "what", [None, True, False, "file", b"file", 1.0, object(), [], Duck(None), Duck("1"), Duck(1.0)]
+)
+def test_what_is_no_file(unchanged, what):
+    assert unchanged
+    for call in (unlock, *locking()):
+        with pytest.raises(TypeError):
+            call(what)
+
+
+def test_things_without_a_descriptor_are_told_what_is_wanted():
+    for what in None, True, "file":
+        with pytest.raises(TypeError, match="fileno.*descriptor"):
+            lock(what)
+
+
+@pytest.mark.parametrize("wrap", [int, Duck])
+def test_numbers_that_no_descriptor_has(unchanged, wrap):
+    assert unchanged
+    for call in (unlock, *locking()):
+        with pytest.raises(ValueError):
+            call(wrap(-1))
+        with pytest.raises((ValueError, OSError, OverflowError)):
+            call(wrap(2**40))
+
+
+@pytest.mark.parametrize("wrap", [int, Duck])
+def test_a_descriptor_that_is_closed(unchanged, path, wrap):
+    assert unchanged
+    fd = os.open(path, os.O_RDWR)
+    os.close(fd)
+    for call in (unlock, *locking()):
+        with pytest.raises(OSError) as caught:
+            call(wrap(fd))
+        assert caught.value.errno == errno.EBADF
+        assert not isinstance(caught.value, io.UnsupportedOperation)
+        assert caught.value.filename == (fd if wrap is int else None)
+
+
+@pytest.mark.parametrize("kind", {*BOTH} - {"descriptor", "duck", "duck with an index"})
+def test_a_file_that_is_closed(unchanged, path, kind):
+    assert unchanged
+    file = BOTH[kind](path)
+    file.close()
+    for call in (unlock, *locking()):
+        with pytest.raises(ValueError, match="closed"):
+            call(file)
+
+
+def test_the_file_is_blamed_after_the_arguments(path):
+    with open(path) as file:
+        pass
+    for call in locking():
+        with pytest.raises(ValueError, match="mode must be"):
+            call(file, "x")
+
+
+class Unwritable(io.RawIOBase):
+    """A file whose writes have errors of their own."""
+
+    def __init__(self, fd, error):
+        self.fd = fd
+        self.error = error
+
+    def fileno(self):
+        return self.fd
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        io.UnsupportedOperation("it is full"),
+        OSError("it is full"),
+        OSError(errno.ENOSPC, "it is full"),
+        ValueError("it is full"),
+    ],
+    ids=repr,
+)
+def test_what_a_file_says_when_it_cannot_be_written_is_heard(one, other, error):
+    raw = Unwritable(one.fileno(), error)
+    file = io.BufferedWriter(raw)
+    lock(file, "rw", 0, 4)
+    file.write(b"data")
+    with pytest.raises(type(error), match="it is full"):
+        unlock(file)
+    assert seen(other) == "wwww---- -"
+    raw.write = len  # so that the buffer gets rid of it
+    unlock(file)
+    assert seen(other) == "-------- -"
+
+
+# -- whose a lock is ---------------------------------------------------------
+
+
+def test_two_open_files_of_one_process_exclude_each_other(one, other):
+    lock(one)
+    assert not trylock(other)
+    with pytest.raises(TimeoutError):
+        lock(other, timeout=0.01)
+    unlock(one)
+    assert trylock(other)
+    assert not trylock(one)
+
+
+def test_threads_exclude_each_other(path, opened):
+    total = [0]
+    inside = []
+
+    def work():
+        with open(path, "r+b", 0) as file:
+            for _ in range(200):
+                with locked(file, "rw", 3, 1):
+                    inside.append(1)
+                    assert len(inside) == 1
+                    before = total[0]
+                    os.sched_yield()  # an invitation to whoever is not excluded
+                    total[0] = before + 1
+                    inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert total == [800]
+    assert seen(opened()) == "-------- -"
+
+
+def test_a_thread_that_waits_lets_others_run_and_is_served(one, other):
+    lock(one)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(lock(other, "rw", 2, 1)))
+    thread.start()
+    until_it_waits(ME, thread.native_id)
+    assert not got
+    unlock(one, 0, 2)
+    until_it_waits(ME, thread.native_id)
+    assert not got
+    unlock(one, 2)
+    thread.join()
+    assert got == [True]
+    assert query(one) == (2, 1, "rw", ME)
+
+
+def test_the_close_of_another_descriptor_loses_nothing(path, one, other):
+    lock(one, "rw", 0, 4)
+    with open(path, "rb") as third:
+        third.read()
+    os.close(os.open(path, os.O_RDWR))
+    with mmap.open(path, "rw"):
+        pass
+    os.close(os.dup(one.fileno()))
+    assert seen(other) == "wwww---- -"
+
+
+def test_locks_go_with_the_last_close(path, other):
+    file = open(path, "r+b")
+    lock(file, "rw", 0, 2)
+    copy = os.dup(file.fileno())
+    lock(copy, "r", 4, 2)  # the same open file
+    assert query(file) is None
+    assert trylock(copy, "r", 0, 1)
+    file.close()
+    assert seen(other) == "rw--rr-- -"
+    os.close(copy)
+    assert seen(other) == "-------- -"
+
+
+def test_duplicates_share(one, other):
+    copy = os.dup(one.fileno())
+    try:
+        lock(one, "rw", 0, 4)
+        assert query(copy) is None
+        assert unlock(copy, 1, 2)
+        assert seen(other) == "w--w---- -"
+        assert trylock(copy, "r", 3, 2)
+        assert seen(other) == "w--rr--- -"
+    finally:
+        os.close(copy)
+
+
+def test_a_forked_child_shares(one, other):
+    lock(one, "rw", 0, 4)
+
+    def child():
+        answers = query(one), trylock(one, "r", 3, 1), unlock(one, 0, 2), trylock(one, "rw", 6, 1)
+        one.close()  # not the last descriptor
+        return answers, trylock(other, "rw", 2, 1)
+
+    assert Forked(child).result() == ((None, True, True, True), False)
+    assert seen(other) == "--wr--w- -"
+
+
+def test_a_child_that_lives_keeps_the_locks(path, other):
+    file = open(path, "r+b", 0)
+    lock(file, "rw", 0, 4)
+    with Event() as end:
+        child = Forked(end.wait)
+        with child:
+            file.close()
+            assert seen(other) == "wwww---- -"
+            assert query(other) == (0, 4, "rw", child.pid)
+            end.set()
+            child.wait()
+    assert seen(other) == "-------- -"
+
+
+def test_locks_go_with_the_process(locker, other):
+    locker.run("filelock.lock(f, 'rw', 0, 4)")
+    assert seen(other) == "wwww---- -"
+    locker.kill()
+    assert seen(other) == "-------- -"
+
+
+def test_processes_exclude_each_other(locker, one):
+    lock(one, "r", 0, 4)
+    assert locker.ask("filelock.trylock(f, 'r', 0, 2)") is True
+    assert locker.ask("filelock.trylock(f, 'rw', 2, 2)") is False
+    assert trylock(one, "rw", 0, 4) is False
+    assert trylock(one, "rw", 2, 2) is True
+    assert locker.ask("filelock.trylock(f, 'r')") is False
+
+
+def test_a_process_that_waits_is_served(one, opened, path):
+    lock(one)
+
+    def wait():
+        with open(path, "r+b") as file:
+            return lock(file, "rw", 2, 2)
+
+    with blocked(wait) as waiter:
+        unlock(one)
+        assert waiter.result() is True
+    assert seen(opened()) == "-------- -"
+
+
+def classic(fd, kind, start, length):
+    """What fcntl.lockf says, False if somebody is in the way."""
+    try:
+        fcntl.lockf(fd, kind | fcntl.LOCK_NB, length, start)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mode", ["r", "w", "rw"])
+def test_classic_locks_are_excluded(one, other, locker, mode):
+    lock(one, mode, 2, 2)
+    assert not classic(other, fcntl.LOCK_EX, 0, 0)
+    assert not classic(one, fcntl.LOCK_EX, 3, 1)  # another owner even by the same descriptor
+    assert classic(other, fcntl.LOCK_SH, 3, 1) is (mode == "r")
+    with pytest.raises(Exception, match="BlockingIOError"):
+        locker.run("fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 3)")
+    assert classic(other, fcntl.LOCK_EX, 4, 0)
+    unlock(one)
+    assert classic(other, fcntl.LOCK_EX, 0, 0)
+
+
+def test_classic_locks_exclude(one, other, locker):
+    locker.run("fcntl.lockf(f, fcntl.LOCK_EX, 2, 2)")
+    locker.run("fcntl.lockf(f, fcntl.LOCK_SH, 2, 6)")
+    fcntl.lockf(other, fcntl.LOCK_SH, 1, 0)  # our own process, but not our open file
+    assert seen(one) == "r-ww--rr -"
+    assert trylock(one, "r", 0, 1)
+    assert not trylock(one, "rw", 0, 1)
+    assert not trylock(one, "r")
+    assert query(one, "rw", 0, 1) == (0, 1, "r", ME)
+    assert query(one, "rw", 1) == (2, 2, "rw", locker.pid)
+    assert query(one, "r") == (2, 2, "rw", locker.pid)
+    assert query(one, "rw", 4) == (6, 2, "r", locker.pid)
+    locker.run("fcntl.lockf(f, fcntl.LOCK_UN)")
+    assert seen(one) == "r------- -"
+
+
+def test_locks_of_whole_files_are_another_thing(one, other, locker):
+    lock(one)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert query(one) is None
+    fcntl.flock(other, fcntl.LOCK_UN)
+    locker.run("fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)")
+    unlock(one)
+    assert trylock(other)
+
+
+def test_hard_links_are_one_file_and_copies_two(path, tmp_path, one):
+    os.link(path, tmp_path / "link")
+    (tmp_path / "copy").write_bytes(b"")
+    lock(one)
+    with open(tmp_path / "link", "r+b") as link, open(tmp_path / "copy", "r+b") as copy:
+        assert not trylock(link)
+        assert trylock(copy)
+
+
+# -- timeouts ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [None, -1, -0.001, -math.inf, 0, 0.0, -0.0, 1, math.inf, 10**400, True, 2**-1074])
+def test_no_timeout_keeps_from_what_is_free(one, other, timeout):
+    assert lock(one, "rw", 0, 4, timeout=timeout) is True
+    unlock(one)
+    with locked(one, "rw", 0, 4, timeout=timeout):
+        assert seen(other) == "wwww---- -"
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, 0.0, -0.0, 2**-1074, 0.001, 0.03, fractions.Fraction(1, 50), decimal.Decimal("0.02")]
+)
+def test_a_timeout_is_never_early(one, other, timeout):
+    lock(other, "rw", 2, 2)
+    lock(one, "r", 0, 1)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError) as caught:
+        lock(one, "rw", 0, 8, timeout=timeout)
+    assert time.monotonic() - begin >= timeout
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert caught.value.filename == one.name
+    unlock(other)
+    assert seen(other) == "r------- -"  # nothing of it was locked
+
+
+@pytest.mark.parametrize(
+    "timeout", [None, -1, -math.inf, math.inf, 1e300, 10**400, 1e8 + 1, 60, fractions.Fraction(99, 2)]
+)
+def test_a_wait_ends_when_the_lock_is_free(one, other, timeout):
+    lock(one)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(lock(other, "rw", 2, 2, timeout=timeout)))
+    thread.start()
+    until_it_waits(ME, thread.native_id)
+    assert not got
+    unlock(one)
+    thread.join()
+    assert got == [True]
+    assert query(one) == (2, 2, "rw", ME)
+
+
+def test_many_wait_for_one_with_and_without_timeout(one, opened):
+    lock(one)
+    files = [opened() for _ in range(8)]
+    got = []
+
+    def work(file, timeout):
+        for _ in range(20):
+            with locked(file, "rw", 1, 1, timeout=timeout):
+                got.append(seen(one)[1])
+
+    threads = [threading.Thread(target=work, args=(file, (None, 60)[i % 2])) for i, file in enumerate(files)]
+    for thread in threads:
+        thread.start()
+    unlock(one)
+    for thread in threads:
+        thread.join()
+    assert got == ["w"] * 160
+
+
+# -- who is in the way -------------------------------------------------------
+
+
+def told(file, mode="rw", offset=0, nbytes=0):
+    """What the error of a lock that cannot be had says."""
+    with pytest.raises(TimeoutError) as caught:
+        lock(file, mode, offset, nbytes, timeout=0)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert caught.value.filename == (file if isinstance(file, int) else file.name)
+    return caught.value.strerror
+
+
+HOLDERS = {
+    "open file": ("filelock.lock(f, {!r}, {}, {})", "r", "rw"),
+    "classic": ("fcntl.lockf(f, {}, {2}, {1})", "fcntl.LOCK_SH", "fcntl.LOCK_EX"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+@pytest.mark.parametrize(("mode", "does"), [("r", "shares"), ("rw", "excludes others from")])
+@pytest.mark.parametrize(("start", "length", "span"), [(2, 3, "bytes 2 to 4"), (5, 0, "all from byte 5")])
+def test_another_process_is_named(locker, one, kind, mode, does, start, length, span):
+    call, *modes = HOLDERS[kind]
+    locker.run(call.format(modes[mode == "rw"], start, length))
+    holder = query(one)
+    assert holder == Holder(start, length, mode, locker.pid)
+    assert (holder.start, holder.length, holder.mode, holder.pid) == holder
+    assert query(one, "rw", start + 1, 1) == holder
+    assert query(one, "r") == (None if mode == "r" else holder)
+    assert query(one, "rw", 0, start) is None
+    who = f"process {locker.pid} ({command(locker.pid)})"
+    assert told(one) == f"locked by {who}, which {does} {span}"
+    assert told(one.fileno()) == told(one)
+    locker.kill()
+    assert query(one) is None
+
+
+@pytest.mark.parametrize(
+    "take", [lambda file: lock(file, "r", 2, 3), lambda file: fcntl.lockf(file, fcntl.LOCK_SH, 3, 2)]
+)
+def test_ones_own_process_is_named(one, other, take):
+    take(other)
+    assert query(one) == (2, 3, "r", ME)
+    assert told(one) == f"locked by process {ME} ({command(ME)}), which shares bytes 2 to 4"
+
+
+def test_who_shares_with_us_is_named_and_not_we(locker, one):
+    lock(one, "r", 2, 3)
+    locker.run("filelock.lock(f, 'r', 2, 3)")
+    assert query(one) == (2, 3, "r", locker.pid)
+    unlock(one)
+    assert locker.ask("filelock.trylock(f, 'rw')")
+
+
+def test_our_own_child_is_not_named_for_what_another_has(peer, path, one):
+    """It has our open file, whose lock is not in our way, though it looks like the one that is."""
+    lock(one, "r", 2, 3)
+    with Event() as end, Forked(end.wait) as child:
+        rival = peer("from ipcio import filelock", f"f = open({path!r}, 'rb', 0)", "filelock.lock(f, 'r', 2, 3)")
+        holder = query(one)
+        end.set()
+        child.wait()
+    assert holder in {(2, 3, "r", rival.pid), (2, 3, "r", None)}
+
+
+def test_a_command_of_any_name(peer, path, one):
+    text = "a (b) c\\u00e9"
+    holder = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b', 0)")
+    holder.run(f"open('/proc/self/comm', 'w', encoding='utf-8').write('{text}')")
+    holder.run("filelock.lock(f)")
+    assert told(one).startswith(f"locked by process {holder.pid} (a (b) c\u00e9), which")
+    holder.run(r"open('/proc/self/comm', 'wb', 0).write(b'\xff\xfe')")
+    assert f"process {holder.pid} (" in told(one)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the super-user, to have a process of another user")
+@pytest.mark.root
+def test_who_may_not_look_does_not_guess(peer, path, one):
+    """The other process is hidden from this user, and the same lock of one's own is in nobody's way."""
+    os.chmod(os.path.dirname(path), 0o755)
+    lock(one, "r", 2, 3)
+    fd = one.fileno()
+    lines = ["from ipcio import filelock"]
+    user = peer(*lines, user=65534)
+    user.run("import tempfile; f = tempfile.TemporaryFile(); filelock.lock(f, 'r', 2, 3)")
+    with open(f"/proc/{user.pid}/fd/{user.ask('f.fileno()')}", "r+b", 0) as rival:
+        assert fd >= 0
+        lock(rival, "r", 2, 3)
+        assert user.ask("filelock.query(f)") == (2, 3, "r", None)
+
+
+def test_a_query_changes_nothing(one, other):
+    lock(one, "r", 0, 2)
+    for mode, file in itertools.product(("r", "w", "rw"), (one, other)):
+        query(file, mode)
+    assert seen(other) == "rr------ -"
+    assert seen(one) == "-------- -"
+
+
+# -- with --------------------------------------------------------------------
+
+
+def test_an_exception_in_the_block_passes_and_unlocks(one, other):
+    class Oops(BaseException):
+        pass
+
+    oops = Oops()
+    with pytest.raises(Oops) as caught, locked(one, "rw", 0, 4):
+        raise oops
+    assert caught.value is oops
+    assert caught.value.__context__ is None
+    assert seen(other) == "-------- -"
+
+
+def test_a_block_unlocks_its_own_range_only(one, other):
+    lock(one, "rw", 6, 2)
+    with locked(one, "rw", 0, 3):
+        with locked(one, "r", 2, 2):
+            assert seen(other) == "wwrr--ww -"
+        assert seen(other) == "ww----ww -"
+    assert seen(other) == "------ww -"
+
+
+def test_locked_can_be_used_again(one, other):
+    record = locked(one, "rw", 0, 4)
+    assert seen(other) == "-------- -"  # not before the block
+    for _ in range(2):
+        with record as file:
+            assert file is one
+            assert seen(other) == "wwww---- -"
+        assert seen(other) == "-------- -"
+
+
+def test_locked_leaves_the_block_by_any_way(one, other):
+    def leave():
+        with locked(one):
+            return seen(other)
+
+    assert leave() == "wwwwwwww w"
+    for _ in range(2):
+        with locked(one):
+            continue
+    assert seen(other) == "-------- -"
+
+
+# -- thousands of operations -------------------------------------------------
+
+
+class Model:
+    """Range locks of several owners over a few bytes, of which the last stands for all the rest."""
+
+    def __init__(self, owners, size):
+        self.cells = {owner: [""] * size for owner in owners}
+        self.size = size
+
+    def span(self, start, length):
+        return range(start, start + length if length else self.size)
+
+    def in_the_way(self, owner, mode, start, length):
+        """The locks of others, each as (first cell, number of cells, mode), that do not go with that one."""
+        found = set()
+        for theirs, cells in self.cells.items():
+            at = 0
+            for kind, run in itertools.groupby(cells):
+                count = len(list(run))
+                meets = set(range(at, at + count)) & set(self.span(start, length))
+                if theirs != owner and kind and meets and "rw" in {kind, mode}:
+                    found.add((at, count, kind))
+                at += count
+        return found
+
+    def put(self, owner, mode, start, length):
+        for at in self.span(start, length):
+            self.cells[owner][at] = mode
+
+
+@pytest.mark.parametrize("base", [0, 2**31 - 6, 2**32 - 6, LAST - 12], ids=["zero", "31 bits", "32 bits", "last byte"])
+@pytest.mark.parametrize("seed", range(2))
+def test_random_operations_against_a_model(path, opened, base, seed):
+    size = 13  # the last one is all from there to infinity
+    choose = random.Random(f"{base} {seed}")
+    makers = [lambda: opened("r+b", 0), lambda: opened("r+b", -1), lambda: opened("r+", -1)]
+    files = [make() for make in makers]
+    copy = os.dup(files[0].fileno())
+    process = opened()  # locked by the classic way: its owner is this process
+    probe = opened()
+    model = Model([0, 1, 2, "process"], size)
+    history = []
+
+    def real(start, length):
+        """That range in the file: to infinity if it has the last cell, which at the very end is a byte as the others."""
+        if start + length == size and base + size <= LAST:
+            length = 0
+        return base + start, length
+
+    try:
+        for step in range(1000):
+            owner = choose.choice([0, 0, 1, 1, 2, 2, "process"])
+            mode = choose.choice(["r", "rw"])
+            start = choose.randrange(size)
+            length = choose.randrange(size - start + 1)  # 0 is to infinity
+            action = choose.choices(["lock", "unlock", "query", "close"], [6, 3, 1, 0.05])[0]
+            history = [*history[-20:], (action, owner, mode, start, length)]
+            span = real(start, length)
+            ways = model.in_the_way(owner, mode, start, length)
+            file = None if owner == "process" else files[owner]
+            if owner == 0 and choose.random() < 0.3:
+                file = copy  # the same open file
+            if owner == "process" and action in {"lock", "unlock"}:
+                kind = {"r": fcntl.LOCK_SH, "rw": fcntl.LOCK_EX}[mode] if action == "lock" else fcntl.LOCK_UN
+                fine = classic(process, kind, *span)
+                assert fine is (action == "unlock" or not ways), history
+                if fine:
+                    model.put(owner, mode if action == "lock" else "", start, length)
+            elif action == "lock":
+                mode = choose.choice(["w", "rw"]) if mode == "rw" else mode
+                if choose.random() < 0.5:
+                    fine = trylock(file, mode, *span)
+                else:
+                    try:
+                        fine = lock(file, mode, *span, timeout=0 if ways else None)
+                    except TimeoutError:
+                        fine = False
+                assert fine is not ways if isinstance(ways, bool) else fine is (not ways), history
+                if fine:
+                    model.put(owner, "r" if mode == "r" else "rw", start, length)
+            elif action == "unlock":
+                assert unlock(file, *span) is True
+                model.put(owner, "", start, length)
+            elif action == "query" and file is not None:
+                answer = query(file, mode, *span)
+                if answer is None:
+                    assert not ways, history
+                else:
+                    first = answer.start - base
+                    count = answer.length or size - first
+                    assert (first, count, answer.mode) in ways, (answer, history)
+                    assert answer.pid == ME, history
+            elif action == "close" and owner in {1, 2}:
+                files[owner].close()
+                files[owner] = makers[owner]()
+                model.put(owner, "", 0, 0)
+                model.put("process", "", 0, 0)  # the curse of classic locks: any close loses them
+            if step % 4 == 0:
+                letters = "".join(max(cells[at] for cells in model.cells.values())[-1:] or "-" for at in range(size))
+                assert seen(probe, size=size, start=base) == f"{letters} {letters[-1]}", history
+    finally:
+        os.close(copy)
