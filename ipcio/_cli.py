@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from ipcio import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            arguments = _parse(sys.argv[1:] if argv is None else argv)
             arguments.run(arguments)
         finally:
             print(end="", flush=True)  # noqa: T201  # a full disk or a closed pipe shows here, not at exit
@@ -39,9 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         _forget_output()
-        where = "" if error.filename is None else f": {error.filename!r}"
-        sys.exit(f"ipcio: {error.strerror or error}{where}")
+        sys.exit(_line(error))
     return 0
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    # argparse's ways with ``--`` differ from version to version, so a command to be run is cut off before.
+    end = words.index("--") if words[:1] == ["lock"] and "--" in words else len(words)
+    return _parser().parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +76,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     gc.set_defaults(run=_gc)
 
+    lock = commands.add_parser(
+        "lock",
+        usage="ipcio lock [-h] [--shared] [--range OFF[:LEN]] [--timeout S] FILE -- COMMAND [ARGUMENT ...]",
+        help="run a command while a range of a file is locked",
+        description="Lock a range of a file, made if need be, and become the command. So the exit status and the "
+        "signals are the command's own, and the lock lasts as long as the command and every process that inherited "
+        "the open file from it. Programs that lock the range with fcntl(2), lockf or LuaIPC are kept out, too, and "
+        "keep us out; those that use flock(1) are not.",
+        epilog="The exit status is 1 if the file cannot be locked, in time or at all; 126 for a command that cannot be "
+        "run, 127 for one that is not found; otherwise the command's.",
+    )
+    lock.add_argument("file", metavar="FILE")
+    lock.add_argument("--shared", action="store_true", help="share the range with others that do; default: exclude all")
+    lock.add_argument(
+        "--range",
+        metavar="OFF[:LEN]",
+        type=_range,
+        default=(0, 0),
+        help="the first byte, and how many (0 or nothing: to infinity); default: the whole file, however it grows",
+    )
+    lock.add_argument("--timeout", metavar="S", type=_seconds, help="seconds to wait; default: for ever")
+    lock.set_defaults(run=_lock, fail=lock.error)
+
     return parser
 
 
@@ -76,6 +107,48 @@ def _gc(_: argparse.Namespace) -> None:
 
     for kind, name in litter.collect():
         print(kind, name if name.isprintable() else ascii(name))  # noqa: T201
+
+
+def _lock(arguments: argparse.Namespace) -> NoReturn:
+    from ipcio import filelock
+
+    if not any(arguments.command[:1]):
+        arguments.fail("no COMMAND; it follows after --")
+    try:
+        fd = _open(arguments.file, arguments.shared)
+        filelock.lock(fd, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout)
+    except OSError as error:
+        error.filename = arguments.file  # not a descriptor
+        raise
+    # What Python ignores, the command would ignore, too.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    try:
+        os.execvp(arguments.command[0], arguments.command)  # noqa: S606
+    except OSError as error:
+        error.filename = arguments.command[0]
+        if sys.stderr is not None:
+            print(_line(error), file=sys.stderr)  # noqa: T201
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says
+
+
+def _open(path: str, shared: bool) -> int:  # noqa: FBT001
+    """Open the file to lock, for a command to inherit."""
+    import fcntl
+
+    try:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        except FileNotFoundError:
+            # Only now with O_CREAT, which Linux may refuse for the file of another in a directory like /tmp.
+            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CREAT, 0o666)
+    except OSError:
+        if not (shared and os.path.exists(path)):
+            raise
+        fd = os.open(path, os.O_RDONLY | os.O_NOCTTY)
+    inherited = fcntl.fcntl(fd, fcntl.F_DUPFD, 3)  # even where stdin is closed, this is not the command's stdin
+    os.close(fd)
+    return inherited
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -89,6 +162,30 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
+
+
+def _range(text: str) -> tuple[int, int]:
+    found = re.fullmatch("([0-9]+)(?::([0-9]*))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be OFF or OFF:LEN, in bytes, not {text!r}")
+    offset, length = int(found[1]), int(found[2] or 0)
+    if offset + max(length, 1) > 2**63:
+        raise argparse.ArgumentTypeError(f"reaches beyond the last byte that a file can have, {2**63 - 1}")
+    return offset, length
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds >= 0:  # NaN
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text}")
+    return seconds
+
+
+def _line(error: OSError) -> str:
+    """The error as one line, whatever names it tells."""
+    reason = error.strerror or str(error)
+    where = "" if error.filename is None else f": {error.filename!r}"
+    return f"ipcio: {reason if reason.isprintable() else ascii(reason)}{where}"
 
 
 def _forget_output() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 from children import leave_dead
-from command import ENVIRONMENT, run, start
+from command import DEADLINE, ENVIRONMENT, finish, run, start
+from waiting import until_it_waits
 
 import ipcio
-from ipcio import _cli, sem, shm
+from ipcio import _cli, filelock, sem, shm
 from ipcio._posix import litter
 
 
@@ -19,7 +24,7 @@ def test_version():
     assert run("--version") == (0, f"ipcio {ipcio.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["gc", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["gc", "--help"], ["lock", "--help"]])
 def test_help(arguments):
     status, output, errors = run(*arguments)
     assert (status, errors) == (0, "")
@@ -127,3 +132,257 @@ def test_gc(name, create):
     assert (status, errors) == (0, "")
     assert {line.split()[0] for line in output.splitlines()} <= {"shm", "sem"}
     assert not [entry for entry in os.listdir("/dev/shm") if entry.endswith(name)]
+
+
+# -- lock --------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "file")
+
+
+@contextlib.contextmanager
+def holding(path, *options):
+    """A command that has the lock until its standard input ends."""
+    with started(path, *options) as process:
+        assert process.stdout.readline() == "in\n"
+        yield process
+
+
+@contextlib.contextmanager
+def started(path, *options):
+    arguments = "lock", *options, path, "--", "sh", "-c", "echo in; read line; exit 5"
+    with start(*arguments, stdin=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def waiting(path, *options):
+    """The same, while somebody else has it."""
+    with started(path, *options) as process:
+        end = time.monotonic() + DEADLINE
+        while path not in files_of(process.pid):  # from then on, it sleeps for nothing else
+            assert process.poll() is None, finish(process)
+            assert time.monotonic() < end, "it does not open the file"
+            time.sleep(0.001)
+        until_it_waits(process.pid)
+        yield process
+
+
+def files_of(pid):
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return found
+
+
+def try_lock(path, *options):
+    return run("lock", path, "--timeout", 0, *options, "--", "echo", "had")
+
+
+HAD = 0, "had\n", ""
+
+
+def refused(holder, does, span, path):
+    return 1, "", f"ipcio: locked by process {holder.pid} (sh), which {does} {span}: {path!r}\n"
+
+
+@pytest.mark.parametrize("status", [0, 1, 77, 255])
+def test_lock_gives_the_commands_own_status(path, status):
+    assert run("lock", path, "--", "sh", "-c", f"echo out; echo err >&2; exit {status}") == (status, "out\n", "err\n")
+    assert os.path.getsize(path) == 0
+
+
+def test_lock_becomes_the_command(path):
+    with start("lock", path, "--", "sh", "-c", "echo $$") as process:
+        assert finish(process) == (0, f"{process.pid}\n", "")
+
+
+def test_lock_leaves_the_commands_words_alone(path):
+    words = ["", "--", "-x", "--shared", "two words", "new\nline", "größe", "--"]
+    status, output, _ = run("lock", path, "--", "printf", "%s|", *words)
+    assert (status, output) == (0, "".join(f"{word}|" for word in words))
+
+
+def test_lock_excludes(path):
+    with holding(path) as first, waiting(path) as second:
+        assert try_lock(path) == refused(first, "excludes others from", "all from byte 0", path)
+        first.stdin.close()
+        assert second.stdout.readline() == "in\n"
+        assert first.wait() == 5
+
+
+def test_lock_waits_with_a_timeout_too(path):
+    with holding(path) as first, waiting(path, "--timeout", DEADLINE) as second:
+        first.stdin.close()
+        assert second.stdout.readline() == "in\n"
+
+
+def test_lock_excludes_within_ranges(path):
+    with holding(path, "--range", "10:5") as holder:
+        told = refused(holder, "excludes others from", "bytes 10 to 14", path)
+        for span in ["0:11", "14:1", "12:2", "0", "0:", "0:0", "14", f"14:{2**63 - 14}"]:
+            assert try_lock(path, "--range", span) == told
+        for span in ["0:10", "15:1", "15", f"{2**63 - 1}:1"]:
+            assert try_lock(path, "--range", span) == HAD
+
+
+def test_lock_may_be_shared(path):
+    with holding(path, "--shared", "--range", "3") as holder, holding(path, "--shared"):
+        assert try_lock(path, "--range=3:4") == refused(holder, "shares", "all from byte 3", path)
+    with holding(path) as holder:
+        assert try_lock(path, "--shared") == refused(holder, "excludes others from", "all from byte 0", path)
+
+
+def test_lock_and_other_programs_exclude_one_another(path):
+    with holding(path, "--range", "5:2"), open(path, "r+b") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 6)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 7)
+        told = f"ipcio: locked by process {os.getpid()} ("
+        assert try_lock(path, "--range", "7")[2].startswith(told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_the_command_is_the_end_of_the_lock(path, number):
+    with holding(path) as holder:
+        holder.send_signal(number)
+        assert finish(holder) == (-number, "", "")
+        assert try_lock(path) == HAD
+
+
+def test_children_of_the_command_keep_the_lock(path):
+    with start("lock", path, "--", "sh", "-c", "exec 8<&0; cat <&8 & exit 5", stdin=subprocess.PIPE) as process:
+        assert process.wait(DEADLINE) == 5
+        with open(path, "r+b") as file:
+            assert not filelock.trylock(file)
+            process.stdin.close()
+            assert filelock.lock(file, timeout=DEADLINE)
+
+
+def test_lock_ignores_no_signal_in_the_commands_name(path):
+    status, output, _ = run("lock", path, "--", "cat", "/proc/self/status")
+    (ignored,) = [int(line.split()[1], 16) for line in output.splitlines() if line.startswith("SigIgn:")]
+    assert status == 0
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+
+def test_the_locked_file_is_not_the_commands_stdin(path):
+    command = "lock", path, "--", "readlink", "/proc/self/fd/0"
+    assert run(*command, stdin=None, preexec_fn=lambda: os.close(0)) == (1, "", "")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])
+def test_lock_makes_the_file(path, umask, mode):
+    assert run("lock", path, "--", "true", umask=umask) == (0, "", "")
+    assert os.stat(path).st_mode & 0o7777 == mode
+
+
+def test_lock_of_a_file_that_cannot_be_written(path):
+    """Not by root either: a program that runs."""
+    shutil.copy(shutil.which("cat"), path)
+    with subprocess.Popen([path], stdin=subprocess.PIPE):
+        assert try_lock(path) == (1, "", f"ipcio: Text file busy: {path!r}\n")
+        assert try_lock(path, "--shared") == HAD
+        with holding(path, "--shared") as holder:
+            with open(path, "rb") as file:
+                assert filelock.query(file, "r") is None
+            assert path in files_of(holder.pid)
+
+
+def test_lock_of_a_file_that_cannot_be_opened(tmp_path):
+    for bad, complaint in [
+        (str(tmp_path), "Is a directory"),
+        (f"{tmp_path}/missing/file", "No such file or directory"),
+        (f"{tmp_path}/two\nlines/file", "No such file or directory"),
+        ("", "No such file or directory"),
+    ]:
+        assert try_lock(bad) == (1, "", f"ipcio: {complaint}: {bad!r}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "complaint"),
+    [
+        ("no-such-command", 127, "No such file or directory"),
+        ("/no/such/command", 127, "No such file or directory"),
+        ("/", 126, "Permission denied"),
+        ("/dev/null", 126, "Permission denied"),
+        ("/dev/null/below", 126, "Not a directory"),
+    ],
+)
+def test_lock_with_a_command_that_cannot_be_run(path, command, status, complaint):
+    assert run("lock", path, "--", command) == (status, "", f"ipcio: {complaint}: {command!r}\n")
+
+
+def test_lock_interrupted_while_it_waits(path):
+    with holding(path), waiting(path) as waiter:
+        waiter.send_signal(signal.SIGINT)
+        assert finish(waiter) == (130, "", "")
+
+
+def test_a_holder_with_a_strange_name_is_still_one_line(path, tmp_path):
+    program = tmp_path / "a\nb"
+    os.symlink(shutil.which("sh"), program)
+    with start("lock", path, "--", program, "-c", "echo in; read line", stdin=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == "in\n"
+        status, output, errors = try_lock(path)
+        assert (status, output) == (1, "")
+        assert errors.count("\n") == 1
+        assert str(holder.pid) in errors
+        holder.stdin.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--"],
+        ["--", ""],
+        ["true"],
+        *(
+            [option, "--", "true"]
+            for option in [
+                "--nonsense",
+                "--range",
+                "--range=",
+                "--range=x",
+                "--range=-1",
+                "--range=1:-1",
+                "--range=1:x",
+                "--range=:1",
+                "--range=1:2:3",
+                "--range=1.5",
+                "--range=1_0",
+                "--range=٣",
+                f"--range={2**63}",
+                f"--range=1:{2**63}",
+                f"--range={'9' * 5000}",
+                "--timeout",
+                "--timeout=",
+                "--timeout=x",
+                "--timeout=nan",
+                "--timeout=-1",
+            ]
+        ),
+    ],
+)
+def test_lock_usage_errors(path, arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["lock", path, *arguments])
+    assert end.value.code == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("usage: ipcio")
+    assert errors.splitlines()[-1].startswith("ipcio")
+    assert not os.path.exists(path)
+
+
+def test_lock_without_a_file_is_a_usage_error():
+    status, output, errors = run("lock", "--", "true")
+    assert (status, output) == (2, "")
+    assert "FILE" in errors
