@@ -1,0 +1,869 @@
+"""Locks between processes: exact counts, death, fork, Ctrl-C, many waiters, and programs in C and Lua."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from functools import partial
+from itertools import starmap
+
+import pytest
+from blocked import blocked, wait_until_asleep
+from children import Event, Forked
+from peers import PeerError
+
+from ipcio import filelock
+
+HERE = os.path.dirname(__file__)
+NOBODY = 65534
+DEADLINE = 30  # seconds until what does not happen is a failed test
+
+# Both ways to wait: in the kernel, and with a timeout that is not to run out.
+waits = pytest.mark.parametrize("timeout", [None, DEADLINE], ids=["for ever", "timeout"])
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    return str(path)
+
+
+def opened(path):
+    return open(path, "r+b", buffering=0)
+
+
+def free(path, mode="rw", offset=0, nbytes=0):
+    """Whether nobody at all is in the way: asked through an open file that has no locks."""
+    with opened(path) as file:
+        return filelock.query(file, mode, offset, nbytes) is None
+
+
+def take(path, mode="rw", offset=0, nbytes=0, timeout=None):
+    with opened(path) as file:
+        return filelock.lock(file, mode, offset, nbytes, timeout=timeout)
+
+
+def holding(peer, path, arguments="", user=None):
+    """A peer that has a lock."""
+    return peer(
+        "from ipcio import filelock",
+        f"f = open({path!r}, 'r+b', buffering=0)",
+        f"filelock.lock(f{arguments})",
+        user=user,
+    )
+
+
+# -- an exact end --------------------------------------------------------------
+
+RECORDS, WIDTH = 12, 10
+HANDLES = {
+    "raw": lambda path: open(path, "r+b", buffering=0),
+    "buffered": lambda path: open(path, "r+b"),
+    "text": lambda path: open(path, "r+", encoding="ascii", newline=""),
+}
+
+
+def count_up(path, kind, seed, times):
+    """Add one to a record chosen at random, so many times; what is read before the lock is of no use after it."""
+    choose = random.Random(seed)
+    with HANDLES[kind](path) as file:
+        for _ in range(times):
+            at = choose.randrange(RECORDS) * WIDTH
+            file.seek(choose.randrange(RECORDS) * WIDTH)
+            file.read(WIDTH)  # reads ahead
+            with filelock.locked(file, choose.choice(["w", "rw"]), at, WIDTH, timeout=choose.choice([None, DEADLINE])):
+                file.seek(at)
+                text = f"{int(file.read(WIDTH)) + 1:{WIDTH}}"
+                file.seek(at)
+                file.write(text if kind == "text" else text.encode())
+
+
+def count_up_in_threads(path, kinds, seed, times):
+    failures = []
+
+    def run(kind, number):
+        try:
+            count_up(path, kind, f"{seed} {number}", times)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(kind, number)) for number, kind in enumerate(kinds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def total(path):
+    with open(path) as file:
+        text = file.read()
+    assert len(text) == RECORDS * WIDTH
+    return sum(int(text[at : at + WIDTH]) for at in range(0, len(text), WIDTH))
+
+
+@pytest.fixture
+def records(tmp_path):
+    path = tmp_path / "records"
+    path.write_text(f"{0:{WIDTH}}" * RECORDS)
+    return str(path)
+
+
+@pytest.mark.parametrize("kinds", [("raw",), ("buffered",), ("text",), tuple(HANDLES)], ids="+".join)
+def test_eight_processes_lose_no_count(records, kinds):
+    each = [kinds[number % len(kinds)] for number in range(8)]
+    running = [Forked(count_up, records, kind, number, 150) for number, kind in enumerate(each)]
+    for forked in running:
+        forked.result()
+    assert total(records) == 8 * 150
+
+
+def test_threads_with_a_handle_each_lose_no_count(records):
+    """Two processes of four threads."""
+    running = [
+        Forked(count_up_in_threads, records, ["raw", "buffered", "text", "buffered"], number, 100)
+        for number in range(2)
+    ]
+    for forked in running:
+        forked.result()
+    assert total(records) == 2 * 4 * 100
+
+
+def test_readers_never_see_half_of_what_a_writer_does(path):
+    """The writer makes all bytes equal, one at a time; readers share."""
+    with Event() as stop:
+
+        def write():
+            with opened(path) as file:
+                for number in range(200):
+                    with filelock.locked(file, "w", 0, 4):
+                        for at in range(4):
+                            file.seek(at)
+                            file.write(bytes([number]))
+            stop.set()
+
+        def read():
+            seen = set()
+            with open(path, "rb") as file:
+                while max(seen, default=0) < 199:
+                    with filelock.locked(file, "r", 0, 4):
+                        file.seek(0)
+                        found = set(file.read(4))
+                    assert len(found) == 1
+                    seen |= found
+
+        with Forked(read) as one, Forked(read) as two, Forked(write) as writer:
+            stop.wait()
+            for forked in (writer, one, two):
+                forked.result()
+
+
+# -- death ---------------------------------------------------------------------
+
+
+def command(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().rstrip("\n")
+
+
+def become_cat(holder, *, keep):
+    """Have the holder turn into another program; return when it has."""
+    if keep:
+        holder.run("os.set_inheritable(f.fileno(), True)")
+    holder.send("run", "os.execvp('cat', ['cat'])")
+    end = time.monotonic() + DEADLINE
+    while command(holder.pid) != "cat":
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@waits
+@pytest.mark.parametrize("how", ["kill", "exit", "exec", "close", "drop"])
+def test_the_end_of_the_holder_lets_the_waiter_in(path, peer, how, timeout):
+    holder = holding(peer, path, ", 'rw', 5, 10")
+    with blocked(take, path, "r", 14, 0, timeout) as waiting:
+        assert not free(path, "r", 14, 1)
+        if how == "kill":
+            assert holder.kill() == -signal.SIGKILL
+        elif how == "exit":
+            holder.send("run", "os._exit(3)")
+            assert holder.process.wait(DEADLINE) == 3
+        elif how == "exec":
+            become_cat(holder, keep=False)
+        elif how == "close":
+            holder.run("f.close()")
+        else:
+            holder.run("import warnings; warnings.simplefilter('ignore'); del f; gc.collect()")
+        assert waiting.result() is True
+    assert free(path)
+
+
+def test_a_lock_outlasts_an_exec_that_keeps_the_file_open(path, peer):
+    holder = holding(peer, path)
+    become_cat(holder, keep=True)
+    with opened(path) as file:
+        assert filelock.query(file) == (0, 0, "rw", holder.pid)
+    with blocked(take, path) as waiting:
+        holder.kill()
+        assert waiting.result() is True
+
+
+@waits
+def test_a_killed_waiter_leaves_nothing(path, peer, timeout):
+    """Neither a lock nor a place in the queue."""
+    holder = holding(peer, path)
+    with blocked(take, path, timeout=timeout) as doomed, blocked(take, path, timeout=timeout) as waiting:
+        assert doomed.kill() == -signal.SIGKILL
+        holder.run("filelock.unlock(f)")
+        assert waiting.result() is True
+    assert free(path)
+
+
+def test_the_holders_own_other_files_may_be_closed(path, peer):
+    """What loses a classic lock."""
+    holder = holding(peer, path)
+    holder.run(f"open({path!r}).close(); os.close(os.open({path!r}, os.O_RDWR))")
+    assert not free(path)
+    holder.run("os.close(os.dup(f.fileno()))")
+    assert not free(path)
+    holder.run("f.close()")
+    assert free(path)
+
+
+# -- fork ----------------------------------------------------------------------
+
+
+def test_a_child_shares_its_parents_lock_and_what_it_opens_itself_does_not(path):
+    with opened(path) as file:
+        filelock.lock(file, "rw", 0, 10)
+
+        def child():
+            with opened(path) as own:
+                return filelock.trylock(file, "rw", 0, 20), filelock.trylock(own, "r", 0, 1)
+
+        assert Forked(child).result() == (True, False)
+        assert not free(path, "r", 10, 10)  # what the child locked is the parent's as well
+        filelock.unlock(file)
+        assert free(path)
+
+
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_parent_or_child_may_unlock(path, who):
+    with opened(path) as file, Event() as go, Event() as done:
+        filelock.lock(file)
+
+        def child():
+            go.wait()
+            if who == "child":
+                filelock.unlock(file)
+            done.set()
+            go.wait()
+
+        with Forked(child) as forked:
+            assert not free(path)
+            if who == "parent":
+                filelock.unlock(file)
+            go.set()
+            done.wait()
+            assert free(path)
+            assert filelock.trylock(file)  # and both still have it open
+            go.set()
+            forked.result()
+        assert not free(path)
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_a_lock_lasts_until_the_last_of_a_forked_pair_is_gone(path, first):
+    file = opened(path)
+    filelock.lock(file)
+    with Event() as never, Forked(never.wait) as child:
+        if first == "parent":
+            file.close()
+            with opened(path) as other:
+                assert filelock.query(other) == (0, 0, "rw", child.pid)
+            with blocked(take, path) as waiting:
+                child.kill()
+                assert waiting.result() is True
+        else:
+            child.kill()
+            assert not free(path)
+            file.close()
+    assert free(path)
+
+
+# -- waiting -------------------------------------------------------------------
+
+
+def system_call(pid):
+    """What a sleeping process asked the kernel for: its first arguments."""
+    with open(f"/proc/{pid}/syscall") as file:
+        return [int(word, 16) for word in file.read().split()[1:3]]
+
+
+def tells_system_calls():
+    try:
+        with open("/proc/self/syscall"):
+            return True
+    except OSError:
+        return False
+
+
+def switches(pid):
+    """How often the process has gone to sleep."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
+
+
+@pytest.mark.able(probe=tells_system_calls)
+@pytest.mark.parametrize("arguments", [{}, {"timeout": None}, {"timeout": -1}, {"timeout": float("inf")}], ids=str)
+def test_a_wait_for_ever_is_the_kernels(path, arguments):
+    with opened(path) as holder, opened(path) as file:
+        filelock.lock(holder)
+        with blocked(partial(filelock.lock, **arguments), file) as waiting:
+            assert system_call(waiting.pid) == [file.fileno(), fcntl.F_OFD_SETLKW]
+            before = switches(waiting.pid)
+            time.sleep(0.05)  # in which nothing shall happen
+            assert switches(waiting.pid) == before
+            filelock.unlock(holder)
+            assert waiting.result() is True
+
+
+@waits
+def test_other_threads_run_while_one_waits(path, timeout):
+    """Only this very process can let the waiter in."""
+    with opened(path) as holder, opened(path) as file:
+        filelock.lock(holder)
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(filelock.lock(file, timeout=timeout)))
+        waiter.start()
+        end = time.monotonic() + DEADLINE
+        while not asleep(waiter.native_id):
+            assert time.monotonic() < end
+        assert got == []
+        filelock.unlock(holder)
+        waiter.join()
+        assert got == [True]
+
+
+def asleep(thread):
+    with open(f"/proc/self/task/{thread}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.02])
+def test_a_timeout_runs_out_while_the_range_is_held(path, peer, timeout):
+    holding(peer, path, ", 'r', 5, 10")
+    with opened(path) as file:
+        with pytest.raises(TimeoutError) as caught:
+            filelock.lock(file, "rw", 0, 8, timeout=timeout)
+        assert (caught.value.errno, caught.value.filename) == (errno.ETIMEDOUT, path)
+        assert filelock.lock(file, "r", 0, 8, timeout=timeout) is True
+        assert filelock.lock(file, "rw", 15, 0, timeout=timeout) is True
+
+
+@waits
+def test_all_of_many_waiters_are_served(path, timeout):
+    with opened(path) as holder:
+        filelock.lock(holder)
+        waiting = [Forked(take, path, "rw", 0, 1, timeout) for _ in range(12)]
+        waiting += [Forked(take, path, "r", 0, 2, timeout) for _ in range(12)]
+        try:
+            for forked in waiting:
+                wait_until_asleep(forked.pid)
+            filelock.unlock(holder)
+            assert [forked.result() for forked in waiting] == [True] * 24
+        finally:
+            for forked in waiting:
+                forked.kill()
+    assert free(path)
+
+
+@waits
+def test_waiters_for_other_bytes_do_not_wait_for_one_another(path, timeout):
+    with opened(path) as holder:
+        filelock.lock(holder, "rw", 0, 1)
+        filelock.lock(holder, "rw", 1, 1)
+        with blocked(take, path, "rw", 0, 1, timeout) as first, blocked(take, path, "rw", 1, 1, timeout) as second:
+            filelock.unlock(holder, 1, 1)
+            assert second.result() is True
+            wait_until_asleep(first.pid)
+            filelock.unlock(holder, 0, 1)
+            assert first.result() is True
+
+
+# -- changing the kind ---------------------------------------------------------
+
+
+@waits
+def test_a_writer_that_becomes_a_reader_lets_readers_in(path, peer, timeout):
+    holder = holding(peer, path)
+    with blocked(take, path, "r", 0, 0, timeout) as reader:
+        holder.run("filelock.lock(f, 'r')")
+        assert reader.result() is True
+    assert free(path, "r")
+    assert not free(path)
+
+
+@waits
+def test_a_reader_becomes_a_writer_when_the_other_readers_are_gone(path, peer, timeout):
+    other = holding(peer, path, ", 'r'")
+
+    def upgrade():
+        with opened(path) as file:
+            filelock.lock(file, "r")
+            filelock.lock(file, "rw", timeout=timeout)
+            return free(path, "r")
+
+    with blocked(upgrade) as upgrading:
+        assert free(path, "r")  # it goes on to share while it waits
+        other.run("filelock.unlock(f)")
+        assert upgrading.result() is False
+
+
+def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer):
+    """Each waits for the other to stop reading; nobody loses what he has."""
+    readers = [holding(peer, path, ", 'r'") for _ in range(2)]
+    for reader in readers:
+        reader.run("""if True:
+            def upgrade():
+                try:
+                    return filelock.lock(f, "rw", timeout=0.1)
+                except TimeoutError as error:
+                    return str(error)
+        """)
+        reader.send("ask", "upgrade()")
+    for reader, other in zip(readers, reversed(readers), strict=True):
+        assert f"process {other.pid} " in reader.answer()
+    for reader in readers:
+        assert free(path, "r")
+        assert not free(path)
+        reader.run("filelock.unlock(f)")
+    assert free(path)
+
+
+def test_of_two_that_want_to_write_one_can_when_the_other_gives_up(path, peer):
+    stubborn, patient = holding(peer, path, ", 'r'"), holding(peer, path, ", 'r'")
+    stubborn.send("run", "filelock.lock(f, 'rw')")
+    wait_until_asleep(stubborn.pid)
+    with pytest.raises(PeerError, match=f"process {stubborn.pid} "):
+        patient.run("filelock.lock(f, 'rw', timeout=0.02)")
+    patient.run("filelock.unlock(f)")
+    stubborn.answer()
+    assert not free(path, "r")
+
+
+# -- signals -------------------------------------------------------------------
+
+
+@waits
+def test_ctrl_c_ends_a_wait(path, peer, timeout):
+    holding(peer, path, ", 'r'")
+
+    def wait():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with opened(path) as file:
+            filelock.lock(file, "r", 0, 10)
+            try:
+                ready.set()
+                filelock.lock(file, "rw", 20, 10, timeout=timeout)
+            except KeyboardInterrupt:
+                return free(path, "r", 20, 10), filelock.lock(file, "r", 20, 10)
+        return None
+
+    with Event() as ready, Forked(wait) as waiting:
+        ready.wait()
+        wait_until_asleep(waiting.pid)
+        os.kill(waiting.pid, signal.SIGINT)
+        assert waiting.result() == (True, True)
+
+
+@waits
+def test_a_wait_goes_on_after_a_signal_whose_handler_does_not_raise(path, timeout):
+    with opened(path) as holder, Event() as handled:
+
+        def wait():
+            signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+            with opened(path) as file:
+                ready.set()
+                return filelock.lock(file, timeout=timeout)
+
+        filelock.lock(holder)
+        with Event() as ready, Forked(wait) as waiting:
+            ready.wait()
+            for _ in range(5):
+                wait_until_asleep(waiting.pid)
+                os.kill(waiting.pid, signal.SIGUSR1)
+                handled.wait()
+            wait_until_asleep(waiting.pid)
+            filelock.unlock(holder)
+            assert waiting.result() is True
+
+
+def test_signals_do_not_make_a_timeout_longer(path):
+    """Each signal cuts one sleep short; the end stays where it was."""
+    with opened(path) as holder, opened(path) as file:
+        filelock.lock(holder)
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            with pytest.raises(TimeoutError):
+                filelock.lock(file, timeout=0.05)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def compete(path):
+    """Lock and unlock until killed, so that others have to wait and do not."""
+    choose = random.Random(5)
+    with opened(path) as file:
+        while True:
+            with filelock.locked(file, "rw"):
+                time.sleep(choose.uniform(0, 0.0004))
+            time.sleep(choose.uniform(0, 0.0004))
+
+
+def interrupt(path, kind, timeout, rounds, longest):
+    """Be interrupted in or near `lock`, so many times; return how often that was before it returned.
+
+    A timer of the kernel stands for the key: what it runs is what Ctrl-C runs.
+    """
+    choose = random.Random(7)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    call = partial(filelock.lock, timeout=timeout)
+    interrupted = 0
+    returned = []  # filled before any handler can run
+    with HANDLES[kind](path) as file, opened(path) as other:
+        for _ in range(rounds):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, longest))
+                while True:
+                    returned.extend(starmap(call, ((file, "rw"),)))
+                    filelock.unlock(file)
+                    returned.clear()
+            except KeyboardInterrupt:
+                pass
+            if not returned:
+                interrupted += 1
+                # Not ours: whoever asks by another open file gets it.
+                filelock.lock(other, timeout=DEADLINE / 6)
+                filelock.unlock(other)
+            filelock.unlock(file)
+            returned.clear()
+    return interrupted
+
+
+@waits
+@pytest.mark.parametrize("kind", HANDLES)
+def test_who_is_interrupted_while_he_competes_has_no_lock(path, kind, timeout):
+    with Forked(compete, path):
+        assert Forked(interrupt, path, kind, timeout, 400, 0.001).result() > 10
+
+
+@pytest.mark.parametrize("kind", HANDLES)
+def test_who_is_interrupted_in_a_call_that_need_not_wait_has_no_lock(path, kind):
+    assert Forked(interrupt, path, kind, None, 3000, 0.00005).result() > 10
+
+
+# -- who is in the way ---------------------------------------------------------
+
+
+def told(path, pid, mode="rw", start=0, length=0):
+    """Whether `query` and `TimeoutError` name that process."""
+    with opened(path) as file:
+        assert filelock.query(file, "rw") == (start, length, mode, pid)
+        with pytest.raises(TimeoutError, match=rf"process {pid} \(.+\)"):
+            filelock.lock(file, "rw", timeout=0)
+        return True
+
+
+@pytest.mark.parametrize("mode", ["r", "rw"])
+def test_the_holder_is_named(path, peer, mode):
+    bystander = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b'); filelock.lock(f, 'rw', 90, 5)")
+    holder = holding(peer, path, f", {mode!r}, 5, 10")
+    assert told(path, holder.pid, mode, 5, 10)
+    holder.run("filelock.unlock(f)")
+    assert told(path, bystander.pid, "rw", 90, 5)
+
+
+def test_the_holder_of_a_classic_lock_is_named(path, peer):
+    holder = peer(f"import fcntl; f = open({path!r}, 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)")
+    assert told(path, holder.pid, "rw", 5, 10)
+
+
+def test_one_of_a_forked_pair_is_named_and_then_the_one_that_is_left(path, peer):
+    asking = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b')")
+    with opened(path) as file, Event() as never:
+        filelock.lock(file)
+        with Forked(never.wait) as child:
+            assert asking.ask("filelock.query(f).pid") in {os.getpid(), child.pid}
+            file.close()
+            assert asking.ask("filelock.query(f).pid") == child.pid
+    assert asking.ask("filelock.query(f)") is None
+
+
+def test_a_holder_in_this_very_process_is_named(path):
+    with opened(path) as holder:
+        filelock.lock(holder, "r", 3, 0)
+        assert told(path, os.getpid(), "r", 3, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes the super-user")
+def test_another_users_process_is_named_to_who_may_look(unique, peer):
+    path = f"/dev/shm/{unique()}"
+    with open(path, "xb") as file:
+        os.fchmod(file.fileno(), 0o666)
+    try:
+        holder = holding(peer, path, user=NOBODY)
+        assert told(path, holder.pid)
+        asking = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b')", user=NOBODY - 1)
+        assert asking.ask("tuple(filelock.query(f))") == (0, 0, "rw", None)
+        with pytest.raises(PeerError, match="locked by another process, which excludes others"):
+            asking.run("filelock.lock(f, timeout=0)")
+    finally:
+        os.unlink(path)
+
+
+# -- programs that know nothing of ipcio ---------------------------------------
+
+# The same language as lock_peer.c, but for "test", which LuaIPC has no word for.
+_LUA = """
+local filelock = require "ipc.filelock"
+local file = assert(io.open(arg[1], "r+b"))
+local function say(answer) print(answer); io.stdout:flush() end
+local function integer(text) return math.floor(tonumber(text)) end
+
+say("open")
+for line in io.lines() do
+  local start, length = line:match("^drop (%d+) (%d+)$")
+  if start then
+    say(filelock.unlock(file, integer(start), integer(length)) and "done" or "again")
+  else
+    local verb, mode
+    verb, mode, start, length = line:match("^(%l+) (%l+) (%d+) (%d+)$")
+    if verb == "wait" then say("waiting") end
+    local call = verb == "wait" and filelock.lock or filelock.trylock
+    say(call(file, mode, integer(start), integer(length)) and "done" or "again")
+  end
+end
+"""
+
+
+@functools.cache
+def lua():
+    """A Lua that finds LuaIPC, if there is one: nothing that a Python project can install."""
+    for command in ("lua", "lua5.4", "lua5.3", "lua5.2", "lua5.1", "luajit"):
+        path = shutil.which(command)
+        if path is None:
+            continue
+        found = subprocess.run([path, "-e", 'require "ipc.filelock"'], stderr=subprocess.DEVNULL, check=False)
+        if not found.returncode:
+            return path
+    return None
+
+
+@pytest.fixture(scope="session")
+def c_program(tmp_path_factory):
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        pytest.skip("no C compiler")
+    path = tmp_path_factory.mktemp("c") / "lock_peer"
+    subprocess.run([compiler, "-Wall", "-Werror", "-o", path, f"{HERE}/lock_peer.c"], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def lua_program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lua") / "lock_peer.lua"
+    path.write_text(_LUA)
+    return path
+
+
+class Other:
+    """One of those programs, running."""
+
+    def __init__(self, program, path, kind):
+        self.kind = kind
+        self.process = subprocess.Popen(
+            [*program, path, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.process.pid
+        assert self.answer() == "open"
+
+    def answer(self):
+        return self.process.stdout.readline().rstrip()
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def block(self, line):
+        """Have it wait, and wait until it does; `answer` is what comes of it."""
+        assert self.ask(line) == "waiting"
+        wait_until_asleep(self.pid)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def end(self):
+        self.kill()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(request, path):
+    """Start one of those programs on the file."""
+    started = []
+
+    def start(kind):
+        if kind == "LuaIPC":
+            program = [lua(), request.getfixturevalue("lua_program")]
+        else:
+            program = [request.getfixturevalue("c_program")]
+        started.append(Other(program, path, kind))
+        return started[-1]
+
+    yield start
+    for other in started:
+        other.end()
+
+
+@pytest.fixture(params=["classic", "open", pytest.param("LuaIPC", marks=pytest.mark.able(probe=lua))])
+def other(start, request):
+    return start(request.param)
+
+
+@pytest.fixture(params=["classic", "open"])
+def c(start, request):
+    """C alone, which can also ask who is in the way."""
+    return start(request.param)
+
+
+def test_what_others_hold_ipcio_does_not_get(path, other):
+    with opened(path) as file:
+        assert other.ask("try rw 10 5") == "done"
+        assert other.ask("try r 20 5") == "done"
+        assert not filelock.trylock(file, "rw", 14, 1)
+        assert not filelock.trylock(file, "r", 0, 11)
+        assert not filelock.trylock(file, "rw", 24, 0)
+        assert filelock.trylock(file, "r", 15, 10)
+        assert filelock.trylock(file, "rw", 25, 0)
+        assert filelock.trylock(file, "rw", 0, 10)
+        assert other.ask("drop 10 1") == "done"
+        assert filelock.trylock(file, "rw", 10, 1)
+        assert not filelock.trylock(file, "rw", 11, 1)
+
+
+def test_what_ipcio_holds_others_do_not_get(path, other):
+    with opened(path) as file:
+        filelock.lock(file, "rw", 10, 5)
+        filelock.lock(file, "r", 20, 0)
+        assert other.ask("try rw 14 1") == "again"
+        assert other.ask("try r 0 11") == "again"
+        assert other.ask("try rw 1000000 1") == "again"
+        assert other.ask("try r 15 100") == "done"
+        assert other.ask("try rw 0 10") == "done"
+        filelock.unlock(file, 10, 1)
+        assert other.ask("try rw 10 1") == "done"
+        assert other.ask("try rw 11 1") == "again"
+
+
+@waits
+@pytest.mark.parametrize("end", ["drop", "death"])
+def test_ipcio_waits_for_others(path, other, timeout, end):
+    assert other.ask("try rw 10 5") == "done"
+    with blocked(take, path, "r", 12, 1, timeout) as waiting:
+        if end == "drop":
+            assert other.ask("drop 10 5") == "done"
+        else:
+            other.kill()
+        assert waiting.result() is True
+
+
+@pytest.mark.parametrize("end", ["unlock", "close", "downgrade"])
+def test_others_wait_for_ipcio(path, other, end):
+    with opened(path) as file:
+        filelock.lock(file, "rw", 10, 5)
+        other.block("wait r 12 1")
+        if end == "unlock":
+            filelock.unlock(file, 10, 5)
+        elif end == "close":
+            file.close()
+        else:
+            filelock.lock(file, "r", 10, 5)
+        assert other.answer() == "done"
+        assert not free(path, "rw", 12, 1)
+
+
+def test_c_is_told_of_ipcios_locks(path, c):
+    """The system has no process to name for a lock of an open file."""
+    with opened(path) as file:
+        assert c.ask("test rw 0 0") == "free"
+        filelock.lock(file, "r", 10, 5)
+        assert c.ask("test rw 0 0") == "r 10 5 -1"
+        assert c.ask("test r 0 0") == "free"
+        filelock.lock(file, "w", 10, 0)
+        assert c.ask("test r 12 1") == "rw 10 0 -1"
+        filelock.unlock(file)
+        assert c.ask("test rw 0 0") == "free"
+
+
+def test_ipcio_tells_of_cs_locks(path, c):
+    assert c.ask("try rw 10 5") == "done"
+    assert told(path, c.pid, "rw", 10, 5)
+    assert c.ask("try r 10 0") == "done"
+    assert told(path, c.pid, "r", 10, 0)
+
+
+def test_a_waiter_in_c_does_not_count_as_a_holder(path, c):
+    """Nor does it hold up who asks for what it waits for."""
+    with opened(path) as file:
+        filelock.lock(file, "r", 10, 5)
+        c.block("wait rw 0 0")
+        assert free(path, "r")
+        with opened(path) as second:
+            assert filelock.trylock(second, "r", 10, 5)
+            filelock.unlock(file)
+            assert not filelock.trylock(file, "rw", 10, 5)
+        assert c.answer() == "done"
+
+
+def test_c_and_ipcio_take_turns(path, c):
+    """A count that both add to, the one with locks of C around it."""
+    times = 200
+    with opened(path) as file:
+        file.write(bytes(8))
+
+    def count():
+        with opened(path) as file:
+            for _ in range(times):
+                with filelock.locked(file, "rw", 0, 8):
+                    file.seek(0)
+                    number = int.from_bytes(file.read(8), "little") + 1
+                    file.seek(0)
+                    file.write(number.to_bytes(8, "little"))
+
+    with Forked(count) as counting, opened(path) as file:
+        for _ in range(times):
+            assert c.ask("wait rw 0 8") == "waiting"
+            assert c.answer() == "done"
+            file.seek(0)
+            number = int.from_bytes(file.read(8), "little") + 1
+            file.seek(0)
+            file.write(number.to_bytes(8, "little"))
+            assert c.ask("drop 0 8") == "done"
+        counting.result()
+        file.seek(0)
+        assert int.from_bytes(file.read(8), "little") == 2 * times
