@@ -8,6 +8,9 @@ memory that is read and written as files are:
     the jobs: for each worker a list of paths, as JSON
 ``RUN-board``
     for each worker a line that says how far it is
+``RUN-report``
+    what the workers did, a line of each in the order in which they finished.  They
+    append to it under a lock: nobody may come between finding the end and writing there
 ``RUN-turns``
     a semaphore, of which a worker takes a permit for each file that it counts: no more
     of them count at once than there are CPUs, and one less than there are workers, so
@@ -38,7 +41,7 @@ import sysconfig
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from ipcio import mmap, sem, shm, strfile
+from ipcio import filelock, mmap, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,6 +60,8 @@ class Tally(NamedTuple):
     bytes: int
     words: int
 
+
+_NOTHING = Tally(0, 0, 0)
 
 # -- the parent --------------------------------------------------------------
 
@@ -78,10 +83,11 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
         jobs = stack.enter_context(_publish(None, shares))
         name = jobs.name
         board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
+        report = stack.enter_context(shm.create(f"{name}-report", len(shares) * len(_row(0, 0, *_NOTHING))))
         turns = sem.create(f"{name}-turns", permits, undo=True)
         stack.callback(turns.close)  # `with turns` would take one
         for number in numbers:
-            _post(board, number, Tally(0, 0, 0))
+            _post(board, number, _NOTHING)
         for number in numbers:
             crew.append(Worker(name, number))
             stack.callback(crew[-1].dismiss)
@@ -89,18 +95,15 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
         for result in _collect(crew, lines, len(paths)):
             with result:
                 counts.update(json.load(result))
-        tallies = [_read(line) for line in lines]
+        rows = report.read().rstrip(b"\0").decode()
 
+    tallies = [map(int, row.split()[2:]) for row in rows.splitlines()]
     total = Tally(*map(sum, zip(*tallies, strict=True)))
     if (total, counts) != _plain_count(paths):
         sys.exit("ipcio: a single process counts otherwise than the workers did; did a file change meanwhile?")
 
-    row = "{:>8} {:>9} {:>8} {:>12} {:>12}".format
-    print(f"Workers that met at the name {name}, admitted {permits} at a time:\n")
-    print(row("worker", "process", *Tally._fields))
-    for worker, tally in zip(crew, tallies, strict=True):
-        print(row(worker.number, worker.process.pid, *tally))
-    print(row("total", "", *total))
+    print(f"Workers that met at the name {name}, admitted {permits} at a time, as they finished:\n")
+    print(_row("worker", "process", *Tally._fields), rows, _row("total", "", *total), sep="", end="")
     print("\nThe most frequent words:\n")
     for word, count in counts.most_common(top):
         print(f"{count:>8} {_printable(word)}")
@@ -229,13 +232,18 @@ def work(name: str, number: int) -> None:
     counts: Counter[str] = Counter()
     files = size = words = 0
     turns = sem.attach(f"{name}-turns")
-    with shm.attach(name, "r") as jobs, shm.attach(f"{name}-board") as board:
+    with (
+        shm.attach(name, "r") as jobs,
+        shm.attach(f"{name}-board") as board,
+        shm.attach(f"{name}-report") as report,
+    ):
         for path in json.load(jobs)[number - 1]:
             with turns, mmap.open(path) as file:
                 files += 1
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
             _post(board, number, Tally(files, size, words))
+        _append(report, _row(number, os.getpid(), files, size, words))
         with _publish(f"{name}-{number}", counts):
             print("ready", flush=True)
             sys.stdin.read()
@@ -260,6 +268,17 @@ def _count(lines: Iterable[str], counts: Counter[str]) -> int:
         counts.update(words)
         total += len(words)
     return total
+
+
+# A line of the report; all are of the same length.
+_row = "{:>8} {:>9} {:>8} {:>12} {:>12}\n".format
+
+
+def _append(report: MemoryFile, row: str) -> None:
+    with filelock.locked(report):
+        end = len(report.read().rstrip(b"\0"))
+        report.seek(end)
+        report.write(row.encode())
 
 
 # A line of the board.  Nothing but digits in fixed places: who reads while the

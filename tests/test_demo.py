@@ -17,7 +17,7 @@ import time
 import pytest
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 
-from ipcio import _demo, sem
+from ipcio import _demo, filelock, sem, shm
 from ipcio._posix import undo
 
 
@@ -192,14 +192,14 @@ def test_counts(files, workers):
     rows, total, frequent = parse(output)
     expected = words_of(files)
     assert total == [len(files), sum(map(os.path.getsize, files)), expected.total()]
-    assert [row[0] for row in rows] == list(range(1, min(workers, len(files)) + 1))
+    assert sorted(row[0] for row in rows) == list(range(1, min(workers, len(files)) + 1))
     assert [sum(column) for column in list(zip(*rows, strict=True))[2:]] == total
     assert all(row[2] for row in rows)  # nobody idle
     assert len({row[1] for row in rows}) == len(rows)  # processes
     assert sorted(count for _, count in frequent) == sorted(expected.values())
     assert set(frequent) >= {(word, count) for word, count in expected.items() if word.isprintable() and len(word) < 60}
     permits = max(1, min(os.cpu_count(), len(rows) - 1))
-    assert f", admitted {permits} at a time:\n" in output
+    assert f", admitted {permits} at a time, as they finished:\n" in output
     assert all(line.isprintable() and len(line) < 100 for line in output.split("\n"))
 
 
@@ -357,6 +357,38 @@ def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
     assert done.stderr.startswith(complaint)
     assert done.stderr.count("\n") == 1
     assert "-turns" in done.stderr
+
+
+# -- the report --------------------------------------------------------------
+
+
+def test_nobody_writes_into_the_report_while_somebody_else_does(hold, files):
+    with hold(3, *files) as held, shm.attach(f"{held.name}-report") as report, filelock.locked(report):
+        go_on(held.pids)
+        wait_until(lambda: waiters(report) == 3, "not all workers come to wait")
+        assert not any(report.read())
+        os.kill(held.pids[0], signal.SIGKILL)
+        wait_until(lambda: waiters(report) == 2, "the dead wait")
+        filelock.unlock(report)
+        complaint = f"ipcio: worker 1 (process {held.pids[0]}) was killed by SIGKILL\n"
+        assert held.finish() == (1, "", complaint)
+
+
+def test_who_waits_for_the_report_writes_it_later(hold, files):
+    with hold(3, *files) as held:
+        with shm.attach(f"{held.name}-report") as report, filelock.locked(report):
+            go_on(held.pids)
+            wait_until(lambda: waiters(report) == 3, "not all workers come to wait")
+        status, output, errors = held.finish()
+    assert (status, errors) == (0, "")
+    assert sorted(row[:2] for row in parse(output)[0]) == [[at, pid] for at, pid in enumerate(held.pids, 1)]
+
+
+def waiters(report):
+    """How many wait for a lock on it."""
+    about = os.fstat(report.fileno())
+    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    return sum("->" in line and place in line.split() for line in read("/proc/locks").splitlines())
 
 
 # -- death -------------------------------------------------------------------
