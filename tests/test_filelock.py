@@ -468,6 +468,23 @@ def test_pipes_sockets_and_directories(tmp_path):
         os.close(folder)
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_ends_of_pipes_with_buffers(text):
+    """What has been read ahead of a pipe is nowhere else: it must not be lost."""
+    reader, writer = os.pipe()
+    with open(reader, "r" if text else "rb") as ours, open(writer, "w" if text else "wb") as theirs:
+        theirs.write("one\ntwo\n" if text else b"one\ntwo\n")
+        theirs.flush()
+        first = ours.readline()
+        lock(ours, "r", 0, 4)
+        assert not trylock(theirs, "w")
+        assert query(theirs, "w") == (0, 4, "r", ME)
+        unlock(ours)
+        with locked(theirs, "w"):
+            pass
+        assert [first.strip(), ours.readline().strip()] == (["one", "two"] if text else [b"one", b"two"])
+
+
 def test_a_wrapper_that_contains_itself(one, other):
     """Looking for the file inside, as in those of `tempfile`, comes to an end."""
 
@@ -647,12 +664,22 @@ class Unwritable(io.RawIOBase):
         raise self.error
 
 
+class OurOwnError(OSError):
+    """Not made of what other errors of the system are made of."""
+
+    def __init__(self):
+        super().__init__(errno.ENOSPC, "it is full")
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        OSError(errno.ENOSPC, "it is full"),
+        OSError(errno.EBADF, "it is full"),
+        FileNotFoundError(errno.ENOENT, "it is full", "another file"),
         io.UnsupportedOperation("it is full"),
         OSError("it is full"),
-        OSError(errno.ENOSPC, "it is full"),
+        OurOwnError(),
         ValueError("it is full"),
     ],
     ids=repr,
@@ -662,8 +689,11 @@ def test_what_a_file_says_when_it_cannot_be_written_is_heard(one, other, error):
     file = io.BufferedWriter(raw)
     lock(file, "rw", 0, 4)
     file.write(b"data")
-    with pytest.raises(type(error), match="it is full"):
+    with pytest.raises(type(error), match="it is full") as caught:
         unlock(file)
+    assert type(caught.value) is type(error)
+    if isinstance(error, FileNotFoundError):
+        assert caught.value.filename == "another file"
     assert seen(other) == "wwww---- -"
     raw.write = len  # so that the buffer gets rid of it
     unlock(file)
