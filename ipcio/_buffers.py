@@ -1,0 +1,78 @@
+"""What Python's file objects keep to themselves, and how to make them give it up.
+
+A lock says who may touch bytes of a file; but the layers of `io` between a program and
+its file keep bytes of their own.  What was read ahead before a lock was had is stale
+after it, and what is still unwritten when a lock is let go comes too late.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+__all__ = ["PLAIN", "flush", "refresh"]
+
+PLAIN = frozenset({int, io.FileIO})
+"""The usual types between which and the descriptor there is nothing; there are others."""
+
+
+def refresh(file: Any) -> None:
+    """Forget what was read ahead, so that the next read asks the file; what was written stays written.
+
+    The position is what it was.  Raises `OSError` in the middle of ``for line in
+    file`` over text: then nobody, `tell` included, can know the position.  Of a pipe
+    and the like nothing is forgotten: what was read is nowhere else.
+    """
+    file = _layer(file)
+    if _is_text(file):
+        if file.readable() and file.seekable():
+            at = file.tell()  # also flushes
+            refresh(file.buffer)
+            if at != file.buffer.tell():  # else nothing is decoded ahead, and an encoder need not forget its state
+                file.seek(at)  # decodes anew from there
+    elif _is_buffered(file) and file.readable() and file.seekable():
+        if file.writable():
+            file.flush()  # of a BufferedRandom, also drops what it has read
+        # A BufferedReader that can reach a position within its buffer stays in there, but
+        # not from the end.  Both in one call of C, lest Ctrl-C leave it at the end.
+        list(map(file.seek, (0, file.tell()), (os.SEEK_END, os.SEEK_SET)))
+
+
+def flush(file: Any) -> None:
+    """Have everything that was written reach the operating system; change nothing else."""
+    file = _layer(file)
+    if _is_text(file) and file.readable():
+        # Its flush() would also allow tell() again in the middle of ``for line in file``,
+        # with a wrong answer, which refresh() would then believe.
+        file.read(0)  # hands what was written to the buffer
+        file.buffer.flush()
+    elif not isinstance(file, int | io.RawIOBase):
+        write_out = getattr(file, "flush", None)
+        if write_out is not None:
+            write_out()
+
+
+# The layers are told by what their classes have, so that those of `_pyio` are known, too;
+# instances are not asked, for many a wrapper passes on questions that it has no answer to.
+
+
+def _is_text(file: Any) -> bool:
+    return hasattr(type(file), "buffer")
+
+
+def _is_buffered(file: Any) -> bool:
+    return hasattr(type(file), "raw")
+
+
+def _layer(file: Any) -> Any:
+    """The layer of `io` inside a wrapper such as those of `tempfile`, if there is one."""
+    while not (isinstance(file, int | io.RawIOBase) or _is_text(file) or _is_buffered(file)):
+        for attribute in "file", "_file":
+            inner = getattr(file, attribute, None)
+            if inner is not None:
+                file = inner
+                break
+        else:
+            return file
+    return file
