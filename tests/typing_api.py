@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
 from typing_extensions import assert_type
 
-from ipcio import MemoryFile, Semaphore, __version__, mmap, sem, shm, strfile
+from ipcio import MemoryFile, Semaphore, __version__, filelock, mmap, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +69,31 @@ def permits(s: Semaphore) -> int:
     s.name = "y"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     with s:
         return s.value
+
+
+def locks(descriptor: int) -> None:
+    with open("file", "r+b") as binary, open("file", "r+", encoding="utf-8") as text, shm.attach("x") as memory:
+        assert_type(filelock.lock(binary), Literal[True])
+        assert_type(filelock.lock(text, "rw", 64, 64, timeout=1.5), Literal[True])
+        filelock.lock(memory, mode="r", offset=64, nbytes=64, timeout=None)
+        assert_type(filelock.trylock(descriptor, "w", 64), bool)
+        assert_type(filelock.unlock(binary, 64, 64), Literal[True])
+        with filelock.locked(text, "r", 64, 64, timeout=1) as same:
+            assert_type(same.readline(), str)
+        with filelock.locked(memory) as same_memory:
+            assert_type(same_memory, MemoryFile)
+        with filelock.locked(descriptor) as same_descriptor:
+            assert_type(same_descriptor, int)
+        holder = filelock.query(binary, "rw", 0, 0)
+        if holder is not None:
+            assert_type(holder, filelock.Holder)
+            assert_type(holder.start + holder.length, int)
+            assert_type(holder.mode, str)
+            assert_type(holder.pid, "int | None")
+        filelock.lock(binary, "rw", 0, 0, 1.5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        filelock.lock(binary, 0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        filelock.trylock(binary, timeout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type(filelock.semantics, Literal["open file", "process"])
 
 
 def maps() -> None:
