@@ -6,6 +6,8 @@ The public modules mirror LuaIPC's, one by one:
     named shared memory, alive exactly as long as somebody holds it
 ``ipcio.sem``
     named semaphores, crash-safe ones too
+``ipcio.filelock``
+    locks on ranges of a file's bytes
 ``ipcio.mmap``
     memory-mapped files
 ``ipcio.strfile``
@@ -18,9 +20,10 @@ when it is first asked for (:pep:`562`).
 How the package is layered, imports running downwards only::
 
     _cli                    the command ``ipcio``
-    shm  sem  mmap  strfile     what calls mean: arguments, modes, who may do what
+    shm  sem  mmap  filelock  strfile     what calls mean: arguments, modes, who may do what
     _direct  _memfile           the one file face that memory gets
     _semaphore                  the handle of a semaphore
+    _buffers                    what Python's file objects keep to themselves
     _posix/                     system calls; one module per public module
     _names  _timeouts  _forklock    small shared rules
 """
@@ -29,11 +32,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
-    from ipcio import mmap, sem, shm, strfile
+    from ipcio import filelock, mmap, sem, shm, strfile
     from ipcio._memfile import MemoryFile
     from ipcio._semaphore import Semaphore
 
-__all__ = ["MemoryFile", "Semaphore", "__version__", "mmap", "sem", "shm", "strfile"]
+__all__ = ["MemoryFile", "Semaphore", "__version__", "filelock", "mmap", "sem", "shm", "strfile"]
 
 __version__ = "0.1.0"
 

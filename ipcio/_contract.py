@@ -8,13 +8,13 @@ leaves nothing behind when it raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-__all__ = ["Mapping", "MmapBackend", "Permits", "RawSemaphore", "SemBackend", "Share", "ShmBackend"]
+__all__ = ["LockBackend", "Mapping", "MmapBackend", "Permits", "RawSemaphore", "SemBackend", "Share", "ShmBackend"]
 
 
 class Share(Protocol):
@@ -122,4 +122,37 @@ class SemBackend(Protocol):
 
     def unlink(self, name: str) -> None:
         """Remove the name now."""
+        ...
+
+
+class LockBackend(Protocol):
+    """Locks on ranges of an open file's bytes; a length of 0 is to infinity."""
+
+    SEMANTICS: Literal["open file", "process"]
+
+    def wait(self, fd: int, exclusive: bool, start: int, length: int, /) -> None:  # noqa: FBT001
+        """Lock, however long it takes."""
+        ...
+
+    def attempt(self, fd: int, exclusive: bool, start: int, length: int, /) -> bool:  # noqa: FBT001
+        """Lock if nobody is in the way; return whether it was locked."""
+        ...
+
+    def release(self, fd: int, start: int, length: int, /) -> None:
+        """Unlock whatever of the range is locked."""
+        ...
+
+    def conflict(
+        self,
+        fd: int,
+        exclusive: bool,  # noqa: FBT001
+        start: int,
+        length: int,
+        /,
+    ) -> tuple[int, int, bool, int | None] | None:
+        """Return start, length, whether exclusive, and process (None: unknown) of a lock that is in the way."""
+        ...
+
+    def describe(self, pid: int) -> str:
+        """Return the name of a process's command, empty if it cannot be known."""
         ...
