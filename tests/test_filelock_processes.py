@@ -221,7 +221,10 @@ def test_a_lock_outlasts_an_exec_that_keeps_the_file_open(path, peer):
 def test_a_killed_waiter_leaves_nothing(path, peer, timeout):
     """Neither a lock nor a place in the queue."""
     holder = holding(peer, path)
-    with blocked(take, path, timeout=timeout) as doomed, blocked(take, path, timeout=timeout) as waiting:
+    with (
+        blocked(partial(take, timeout=timeout), path) as doomed,
+        blocked(partial(take, timeout=timeout), path) as waiting,
+    ):
         assert doomed.kill() == -signal.SIGKILL
         holder.run("filelock.unlock(f)")
         assert waiting.result() is True
@@ -580,9 +583,9 @@ def test_who_is_interrupted_in_a_call_that_need_not_wait_has_no_lock(path, kind)
 def told(path, pid, mode="rw", start=0, length=0):
     """Whether `query` and `TimeoutError` name that process."""
     with opened(path) as file:
-        assert filelock.query(file, "rw") == (start, length, mode, pid)
+        assert filelock.query(file, "rw", start, length) == (start, length, mode, pid)
         with pytest.raises(TimeoutError, match=rf"process {pid} \(.+\)"):
-            filelock.lock(file, "rw", timeout=0)
+            filelock.lock(file, "rw", start, length, timeout=0)
         return True
 
 
@@ -591,7 +594,6 @@ def test_the_holder_is_named(path, peer, mode):
     bystander = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b'); filelock.lock(f, 'rw', 90, 5)")
     holder = holding(peer, path, f", {mode!r}, 5, 10")
     assert told(path, holder.pid, mode, 5, 10)
-    holder.run("filelock.unlock(f)")
     assert told(path, bystander.pid, "rw", 90, 5)
 
 
