@@ -90,6 +90,7 @@ BINARY_STARTS = {
 TEXT_STARTS = {
     "nowhere": lambda _: "",
     "at the start again": lambda file: (file.read(3000), file.seek(0), "")[2],
+    "bytes peeked at": lambda file: (file.buffer.peek(1) if hasattr(file.buffer, "peek") else None, "")[1],
     "one character": lambda file: file.read(1),
     "in mid-line": lambda file: file.read(10),
     "after a line": lambda file: file.readline(),
@@ -369,6 +370,18 @@ def test_appended_bytes_go_behind_those_of_others(path, text, mode):
             assert get(path) == "".join(["0", *(f" {before}" for before in range(number + 1))]).encode()
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_what_is_pending_at_lock_is_appended_and_the_position_is_behind_it(path, text):
+    put(path, b"0")
+    with open(path, "a+" if text else "a+b") as file:
+        file.write(written(file, "AB"))
+        overwrite(path, b"123", at=1)
+        filelock.lock(file)
+        assert file.tell() == 6
+        filelock.unlock(file)
+        assert get(path) == b"0123AB"
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "iso-2022-jp", "hz"])
 def test_an_encoder_goes_on_as_if_there_had_been_no_lock(path, encoding):
     pieces = ["あ", "中b", "\n", "b", "中あ", "中"]
@@ -425,6 +438,27 @@ def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
             file.write(written(file, "CD"))
         assert is_locked(path)
         raw.full = False
+
+
+@pytest.mark.parametrize("error", [OSError("in its own words"), OSError(errno.EBADF, "in its own words")])
+def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
+    class Broken(io.FileIO):
+        def write(self, data):
+            raise error
+
+    put(path, b"0123456789")
+    raw = Broken(path, "r+")
+    file = io.BufferedWriter(raw)
+    try:
+        filelock.lock(file, "w")
+        file.write(b"AB")
+        with pytest.raises(OSError, match="in its own words") as caught:
+            filelock.unlock(file)
+        assert type(caught.value) is OSError
+        assert is_locked(path)
+    finally:
+        with pytest.raises(OSError, match="in its own words"):
+            file.close()
 
 
 def test_a_range_stays_locked_beyond_the_size_limit(path):
@@ -724,7 +758,7 @@ def test_random_operations_on_text(path, layer, encoding, width, letters):
         for file in files:
             file.seek(0)
             models.append(Model(file, content, append=layer == "a+" and file is files[0]))
-        for step in range(250):
+        for step in range(150):
             model = rng.choice(models)
             for _ in range(rng.randrange(3)):  # somebody writes
                 at, text = rng.randrange(size - 300), [rng.choice(letters) for _ in range(rng.choice([1, 20, 300]))]
