@@ -917,7 +917,7 @@ def test_no_timeout_keeps_from_what_is_free(one, other, timeout):
     "timeout", [0, 0.0, -0.0, 2**-1074, 0.001, 0.03, fractions.Fraction(1, 50), decimal.Decimal("0.02")]
 )
 def test_a_timeout_is_never_early(one, other, timeout):
-    lock(other, "rw", 2, 2)
+    classic(other, fcntl.LOCK_EX, 2, 2)  # its owner is known at once: no search takes the time that is to pass
     lock(one, "r", 0, 1)
     begin = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
@@ -926,7 +926,7 @@ def test_a_timeout_is_never_early(one, other, timeout):
     assert isinstance(caught.value, OSError)
     assert caught.value.errno == errno.ETIMEDOUT
     assert caught.value.filename == one.name
-    unlock(other)
+    classic(other, fcntl.LOCK_UN, 0, 0)
     assert seen(other) == "r------- -"  # nothing of it was locked
 
 
@@ -1009,6 +1009,16 @@ def test_ones_own_process_is_named(one, other, take):
     take(other)
     assert query(one) == (2, 3, "r", ME)
     assert told(one) == f"locked by process {ME} ({command(ME)}), which shares bytes 2 to 4"
+
+
+def test_each_holder_is_named_for_what_it_has(peer, path, one):
+    rivals = [peer("from ipcio import filelock", f"f = open({path!r}, 'r+b', 0)") for _ in range(2)]
+    for at, rival in enumerate(rivals):
+        rival.run(f"filelock.lock(f, 'r', {4 * at}, 2)")
+        rival.run(f"filelock.lock(f, 'rw', {4 * at + 2}, 2)")
+    for at, rival in enumerate(rivals):
+        assert query(one, "rw", 4 * at, 2) == (4 * at, 2, "r", rival.pid)
+        assert query(one, "r", 4 * at, 4) == (4 * at + 2, 2, "rw", rival.pid)
 
 
 def test_who_shares_with_us_is_named_and_not_we(locker, one):
