@@ -443,7 +443,7 @@ def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
 @pytest.mark.parametrize("error", [OSError("in its own words"), OSError(errno.EBADF, "in its own words")])
 def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
     class Broken(io.FileIO):
-        def write(self, data):
+        def write(self, _):
             raise error
 
     put(path, b"0123456789")
