@@ -36,6 +36,7 @@ Linux.  (LuaIPC: ``ipc.filelock``; POSIX: ``fcntl(2)``, section on locks.)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -118,7 +119,8 @@ def lock(
     except Exception as error:  # noqa: BLE001 -- all of them are told
         raise _diagnose(error, file, mode, offset, nbytes) from None
     except BaseException:  # Ctrl-C, perhaps just after the lock was had
-        _release(_descriptor(file), offset, nbytes)
+        with contextlib.suppress(Exception):
+            _release(_descriptor(file), offset, nbytes)
         raise
     if not free:
         _wait(file, mode, offset, nbytes, seconds)
@@ -136,7 +138,8 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
     except Exception as error:  # noqa: BLE001 -- all of them are told
         raise _diagnose(error, file, mode, offset, nbytes) from None
     except BaseException:  # Ctrl-C, perhaps just after the lock was had
-        _release(_descriptor(file), offset, nbytes)
+        with contextlib.suppress(Exception):
+            _release(_descriptor(file), offset, nbytes)
         raise
     if free and type(file) not in PLAIN:
         _refresh(file, offset, nbytes)
@@ -149,14 +152,13 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     What was written through `file` reaches the system first.  If it cannot, that error
     is raised and the range stays locked.
     """
+    if type(file) not in PLAIN:
+        flush(file)
     try:
         if offset < 0 or nbytes < 0:
             raise ValueError
-        fd = file if type(file) is int else file.fileno()
-        if type(file) not in PLAIN:
-            flush(file)
-        _release(fd, offset, nbytes)
-    except Exception as error:  # noqa: BLE001 -- all of them are told
+        _release(file if type(file) is int else file.fileno(), offset, nbytes)
+    except Exception as error:  # noqa: BLE001
         raise _diagnose(error, file, "r", offset, nbytes) from None
     return True
 
@@ -164,7 +166,8 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
 class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     """Lock a range while a ``with`` block runs; ``as`` gives the file.
 
-    The arguments and errors are those of `lock`; at the end of the block, `unlock`.
+    The arguments and errors are those of `lock`; at the end of the block, `unlock`,
+    unless the block has closed the file, and its lock with it.
     """
 
     __slots__ = ("_file", "_mode", "_nbytes", "_offset", "_timeout")
@@ -183,7 +186,8 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
         return self._file
 
     def __exit__(self, *_: object) -> None:
-        unlock(self._file, self._offset, self._nbytes)
+        if not getattr(self._file, "closed", False):  # else the lock has gone with the open file
+            unlock(self._file, self._offset, self._nbytes)
 
 
 def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Holder | None:

@@ -8,7 +8,6 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Literal
 
 __all__ = ["SEMANTICS", "attempt", "conflict", "describe", "release", "wait"]
@@ -79,9 +78,10 @@ def describe(pid: int) -> str:
     """See `ipcio._contract.LockBackend`."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
-            return file.read().rstrip("\n")
+            name = file.read().rstrip("\n")
     except OSError:
         return ""
+    return name if name.isprintable() else ascii(name)
 
 
 # -- who has an open file that has a lock ------------------------------------
@@ -90,37 +90,40 @@ def describe(pid: int) -> str:
 def _owner(fd: int, exclusive: bool, start: int, length: int) -> int | None:  # noqa: FBT001
     """Find a process that has the description with this very lock open, in what the kernel tells of descriptors.
 
-    Other processes first: of our own descriptors, one may have an equal lock that is
-    in nobody's way.  None without ``/proc``, or if it is not for us to see.
+    None without ``/proc``, if it is not for us to see, or if the description that asks
+    has an equal lock itself: it is in nobody's way, but others may have it open, too.
     """
-    kind = "WRITE" if exclusive else "READ"
-    span = [str(start), str(start + length - 1) if length else "EOF"]
+    lock = "WRITE" if exclusive else "READ", str(start), str(start + length - 1) if length else "EOF"
     about = os.fstat(fd)
+    if lock in _locks(f"/proc/self/fdinfo/{fd}"):
+        return None
     try:
-        processes = sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), key=_ourselves_last)
+        processes = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
     except OSError:
         return None
     for pid in processes:
-        for line in _locks(pid, about):
-            words = line.split()  # lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146334 5 14
-            if words[2:3] == ["OFDLCK"] and words[4] == kind and words[7:] == span:
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:  # gone, or another user's
+            continue
+        for descriptor in descriptors:
+            try:
+                same = os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), about)
+            except OSError:  # closed meanwhile
+                continue
+            if same and lock in _locks(f"/proc/{pid}/fdinfo/{descriptor}"):
                 return pid
     return None
 
 
-def _ourselves_last(pid: int) -> tuple[bool, int]:
-    return pid == os.getpid(), pid
+def _locks(path: str) -> list[tuple[str, str, str]]:
+    """Kind, first and last byte of the locks that a description has, from lines such as this.
 
-
-def _locks(pid: int, about: os.stat_result) -> Iterator[str]:
-    """The lines about locks on the file `about`, of each descriptor by which a process has it open."""
+    ``lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146334 5 14``
+    """
     try:
-        for entry in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{entry}"), about):
-                    with open(f"/proc/{pid}/fdinfo/{entry}", encoding="ascii", errors="replace") as file:
-                        yield from (line for line in file if line.startswith("lock:"))
-            except OSError:  # closed meanwhile
-                continue
-    except OSError:  # gone, or another user's
-        return
+        with open(path, encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file if line.startswith("lock:")]
+    except OSError:
+        return []
+    return [(words[4], words[7], words[8]) for words in lines if words[2] == "OFDLCK"]
