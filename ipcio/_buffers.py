@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["PLAIN", "flush", "refresh"]
 
@@ -58,11 +58,11 @@ def flush(file: Any) -> None:
 
 
 def _is_text(file: Any) -> bool:
-    return hasattr(type(file), "buffer")
+    return hasattr(cast("Any", file).__class__, "buffer")
 
 
 def _is_buffered(file: Any) -> bool:
-    return hasattr(type(file), "raw")
+    return hasattr(cast("Any", file).__class__, "raw")
 
 
 def _layer(file: Any) -> Any:

@@ -42,7 +42,6 @@ import io
 import os
 import sys
 import time
-from itertools import starmap
 from operator import index
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -111,39 +110,13 @@ def lock(
     the system refuses.  Whenever it raises, this call has locked nothing; a lock of
     the same range that it was to change may be gone.
     """
-    seconds = None if timeout is None else check_timeout(timeout)
-    try:
-        if offset < 0 or nbytes < 0:
-            raise ValueError  # _diagnose says more
-        free = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
-    except Exception as error:  # noqa: BLE001 -- all of them are told
-        raise _diagnose(error, file, mode, offset, nbytes) from None
-    except BaseException:  # Ctrl-C, perhaps just after the lock was had
-        with contextlib.suppress(Exception):
-            _release(_descriptor(file), offset, nbytes)
-        raise
-    if not free:
-        _wait(file, mode, offset, nbytes, seconds)
-    if type(file) not in PLAIN:
-        _refresh(file, offset, nbytes)
+    _lock(file, mode, offset, nbytes, wait=True, seconds=None if timeout is None else check_timeout(timeout))
     return True
 
 
 def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
-    try:
-        if offset < 0 or nbytes < 0:
-            raise ValueError  # _diagnose says more
-        free = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
-    except Exception as error:  # noqa: BLE001 -- all of them are told
-        raise _diagnose(error, file, mode, offset, nbytes) from None
-    except BaseException:  # Ctrl-C, perhaps just after the lock was had
-        with contextlib.suppress(Exception):
-            _release(_descriptor(file), offset, nbytes)
-        raise
-    if free and type(file) not in PLAIN:
-        _refresh(file, offset, nbytes)
-    return free
+    return _lock(file, mode, offset, nbytes, wait=False, seconds=None)
 
 
 def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
@@ -156,10 +129,13 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
         flush(file)
     try:
         if offset < 0 or nbytes < 0:
-            raise ValueError
+            raise ValueError  # _diagnose says more
         _release(file if type(file) is int else file.fileno(), offset, nbytes)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 -- all of them are told
         raise _diagnose(error, file, "r", offset, nbytes) from None
+    except BaseException:  # Ctrl-C, perhaps just before
+        _let_go(file, offset, nbytes)
+        raise
     return True
 
 
@@ -182,7 +158,13 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
         self._timeout = timeout
 
     def __enter__(self) -> _File:
-        lock(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
+        try:
+            lock(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, perhaps as `lock` returned
+            _let_go(self._file, self._offset, self._nbytes)
+            raise
         return self._file
 
     def __exit__(self, *_: object) -> None:
@@ -244,30 +226,57 @@ def _descriptor(file: Any) -> int:
     return index(fileno())
 
 
+def _lock(file: Any, mode: str, offset: int, nbytes: int, *, wait: bool, seconds: float | None) -> bool:
+    """Lock, at once or, if `wait`, within that time, and refresh the file; return whether."""
+    try:
+        try:
+            if offset < 0 or nbytes < 0:
+                raise ValueError  # _diagnose says more
+            free = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
+        except Exception as error:  # noqa: BLE001 -- all of them are told
+            raise _diagnose(error, file, mode, offset, nbytes) from None
+        if not free:
+            if not wait:
+                return False
+            _wait(file, mode, offset, nbytes, seconds)
+        if type(file) not in PLAIN:
+            _refresh(file, offset, nbytes)
+    except Exception:
+        raise
+    except BaseException:
+        # A signal handler that raises (Ctrl-C) may run as soon as a call returns, before
+        # anybody sees what it returned.  So we may have the lock.
+        _let_go(file, offset, nbytes)
+        raise
+    return True
+
+
+def _let_go(file: Any, offset: int, nbytes: int) -> None:
+    with contextlib.suppress(Exception):
+        _release(_descriptor(file), offset, nbytes)
+
+
 def _wait(file: Any, mode: str, offset: int, nbytes: int, seconds: float | None) -> None:
     """Lock a range that somebody is in the way of, within that time."""
     request = _descriptor(file), _EXCLUSIVE[mode], offset, nbytes
-    got: list[object] = []
     try:
-        # A signal handler that raises (Ctrl-C) may run as soon as a call returns, before
-        # anybody sees what it returned.  So that is stored within the call.
         if seconds is None:
-            got.extend(starmap(_backend.wait, (request,)))
+            _backend.wait(*request)
             return
-        end = time.monotonic() + seconds
+        start = time.monotonic()
+        end = start + seconds
         pause = _FIRST_PAUSE
-        while not got and (left := end - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
+        found = None
+        while (now := time.monotonic()) < end:
+            if found is None and now - start > seconds / 2:  # not at the end: it takes its time
+                found = _backend.conflict(*request)
+            time.sleep(min(pause, end - now))
             pause = min(2 * pause, _LAST_PAUSE)
-            got.extend(filter(None, starmap(_backend.attempt, (request,))))
+            if _backend.attempt(*request):
+                return
     except OSError as error:
         raise _diagnose(error, file, mode, offset, nbytes) from None
-    except BaseException:
-        if got:
-            _release(request[0], offset, nbytes)
-        raise
-    if not got:
-        raise _timed_out(file, request)
+    raise _timed_out(file, found or _backend.conflict(*request))
 
 
 def _refresh(file: Any, offset: int, nbytes: int) -> None:
@@ -275,12 +284,11 @@ def _refresh(file: Any, offset: int, nbytes: int) -> None:
     try:
         refresh(file)
     except BaseException:
-        _release(file.fileno(), offset, nbytes)
+        _let_go(file, offset, nbytes)
         raise
 
 
-def _timed_out(file: Any, request: tuple[int, bool, int, int]) -> TimeoutError:
-    found = _backend.conflict(*request)
+def _timed_out(file: Any, found: tuple[int, int, bool, int | None] | None) -> TimeoutError:
     if found is None:
         who = "somebody who has just let go"
     else:
