@@ -316,7 +316,8 @@ def test_lock_of_a_file_that_cannot_be_opened(tmp_path):
     ],
 )
 def test_lock_with_a_command_that_cannot_be_run(path, command, status, complaint):
-    assert run("lock", path, "--", command) == (status, "", f"ipcio: {complaint}: {command!r}\n")
+    environment = {**ENVIRONMENT, "PATH": os.defpath}  # where all may look
+    assert run("lock", path, "--", command, env=environment) == (status, "", f"ipcio: {complaint}: {command!r}\n")
 
 
 def test_lock_interrupted_while_it_waits(path):
