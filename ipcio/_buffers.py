@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["PLAIN", "flush", "refresh"]
 
 PLAIN = frozenset({int, io.FileIO})
 """The usual types between which and the descriptor there is nothing; there are others."""
+
+_DEEPEST = 10  # wrappers around wrappers
 
 
 def refresh(file: Any) -> None:
@@ -36,7 +41,8 @@ def refresh(file: Any) -> None:
             file.flush()  # of a BufferedRandom, also drops what it has read
         # A BufferedReader that can reach a position within its buffer stays in there, but
         # not from the end.  Both in one call of C, lest Ctrl-C leave it at the end.
-        list(map(file.seek, (0, file.tell()), (os.SEEK_END, os.SEEK_SET)))
+        seek: Callable[[int, int], int] = file.seek
+        list(map(seek, (0, file.tell()), (os.SEEK_END, os.SEEK_SET)))
 
 
 def flush(file: Any) -> None:
@@ -58,21 +64,19 @@ def flush(file: Any) -> None:
 
 
 def _is_text(file: Any) -> bool:
-    return hasattr(cast("Any", file).__class__, "buffer")
+    return hasattr(file.__class__, "buffer")
 
 
 def _is_buffered(file: Any) -> bool:
-    return hasattr(cast("Any", file).__class__, "raw")
+    return hasattr(file.__class__, "raw")
 
 
 def _layer(file: Any) -> Any:
-    """The layer of `io` inside a wrapper such as those of `tempfile`, if there is one."""
-    while not (isinstance(file, int | io.RawIOBase) or _is_text(file) or _is_buffered(file)):
-        for attribute in "file", "_file":
-            inner = getattr(file, attribute, None)
-            if inner is not None:
-                file = inner
-                break
-        else:
-            return file
-    return file
+    """The layer of `io` inside wrappers such as those of `tempfile`, if there is one."""
+    layer = file
+    for _ in range(_DEEPEST):
+        if isinstance(layer, int | io.RawIOBase) or _is_text(layer) or _is_buffered(layer):
+            return layer
+        inner = [getattr(layer, attribute, None) for attribute in ("file", "_file")]
+        layer = next((each for each in inner if each is not None), None)
+    return file  # it has none, or contains itself

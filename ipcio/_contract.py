@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["LockBackend", "Mapping", "MmapBackend", "Permits", "RawSemaphore", "SemBackend", "Share", "ShmBackend"]
+__all__ = [
+    "Conflict",
+    "LockBackend",
+    "Mapping",
+    "MmapBackend",
+    "Permits",
+    "RawSemaphore",
+    "SemBackend",
+    "Share",
+    "ShmBackend",
+]
 
 
 class Share(Protocol):
@@ -125,32 +135,44 @@ class SemBackend(Protocol):
         ...
 
 
+Conflict: TypeAlias = "tuple[int, int, bool, int | None]"
+"""A lock: start, length, whether exclusive, and the process (None: unknown)."""
+
+
 class LockBackend(Protocol):
     """Locks on ranges of an open file's bytes; a length of 0 is to infinity."""
 
     SEMANTICS: Literal["open file", "process"]
 
-    def wait(self, fd: int, exclusive: bool, start: int, length: int, /) -> None:  # noqa: FBT001
-        """Lock, however long it takes."""
-        ...
-
     def attempt(self, fd: int, exclusive: bool, start: int, length: int, /) -> bool:  # noqa: FBT001
         """Lock if nobody is in the way; return whether it was locked."""
+        ...
+
+    def wait(self, fd: int, exclusive: bool, start: int, length: int, seconds: float | None, /) -> bool:  # noqa: FBT001
+        """Lock within that time (None: however long it takes); return whether it was locked."""
         ...
 
     def release(self, fd: int, start: int, length: int, /) -> None:
         """Unlock whatever of the range is locked."""
         ...
 
-    def conflict(
+    def conflict(self, fd: int, exclusive: bool, start: int, length: int, /) -> Conflict | None:  # noqa: FBT001
+        """Return a lock that is in the way."""
+        ...
+
+    def owners(
         self,
         fd: int,
         exclusive: bool,  # noqa: FBT001
         start: int,
         length: int,
+        among: Iterable[int] = (),
         /,
-    ) -> tuple[int, int, bool, int | None] | None:
-        """Return start, length, whether exclusive, and process (None: unknown) of a lock that is in the way."""
+    ) -> Iterator[int | None]:
+        """Look for processes that have such a lock, if `conflict` knows none, among these or, by default, all.
+
+        That may take its time, so there is a None for each step in vain.
+        """
         ...
 
     def describe(self, pid: int) -> str:

@@ -40,9 +40,10 @@ import contextlib
 import errno
 import io
 import os
+import struct
 import sys
-import time
 from operator import index
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ipcio._buffers import PLAIN, flush, refresh
@@ -53,9 +54,10 @@ if sys.platform != "linux":
 from ipcio._posix import filelock as _chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Literal
 
-    from ipcio._contract import LockBackend
+    from ipcio._contract import Conflict, LockBackend
 
 __all__ = ["Holder", "lock", "locked", "query", "semantics", "trylock", "unlock"]
 
@@ -72,9 +74,10 @@ semantics: Literal["open file", "process"] = _backend.SEMANTICS
 _EXCLUSIVE = {"r": False, "w": True, "rw": True}
 _LAST_BYTE = 2**63 - 1  # that a file can have
 
-# Seconds between two tries while a lock is waited for with a timeout; the kernel has no
-# such wait.  Longer pauses come late, shorter ones burn time.
-_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009
+# What a file, an argument or the system can say to a request.  Anything else comes from outside.
+_REFUSALS = OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error
+
+_SEARCH = 0.05  # seconds that finding the process in the way may take, as a rule
 
 
 class Holder(NamedTuple):
@@ -110,13 +113,39 @@ def lock(
     the system refuses.  Whenever it raises, this call has locked nothing; a lock of
     the same range that it was to change may be gone.
     """
-    _lock(file, mode, offset, nbytes, wait=True, seconds=None if timeout is None else check_timeout(timeout))
+    have = False
+    seconds = None if timeout is None else check_timeout(timeout)
+    try:
+        if offset < 0 or nbytes < 0:
+            raise ValueError  # _diagnose says more
+        if not _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes):
+            _wait(file, mode, offset, nbytes, seconds)
+        have = True
+        if type(file) not in PLAIN:
+            refresh(file)
+    except BaseException as error:
+        if have or not isinstance(error, _REFUSALS):
+            _let_go(file, offset, nbytes)
+            raise
+        raise _diagnose(error, file, mode, offset, nbytes) from None
     return True
 
 
 def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
-    return _lock(file, mode, offset, nbytes, wait=False, seconds=None)
+    have = False
+    try:
+        if offset < 0 or nbytes < 0:
+            raise ValueError  # _diagnose says more
+        have = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
+        if have and type(file) not in PLAIN:
+            refresh(file)
+    except BaseException as error:
+        if have or not isinstance(error, _REFUSALS):
+            _let_go(file, offset, nbytes)
+            raise
+        raise _diagnose(error, file, mode, offset, nbytes) from None
+    return have
 
 
 def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
@@ -131,11 +160,11 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
         if offset < 0 or nbytes < 0:
             raise ValueError  # _diagnose says more
         _release(file if type(file) is int else file.fileno(), offset, nbytes)
-    except Exception as error:  # noqa: BLE001 -- all of them are told
+    except BaseException as error:
+        if not isinstance(error, _REFUSALS):  # Ctrl-C, perhaps just before
+            _let_go(file, offset, nbytes)
+            raise
         raise _diagnose(error, file, "r", offset, nbytes) from None
-    except BaseException:  # Ctrl-C, perhaps just before
-        _let_go(file, offset, nbytes)
-        raise
     return True
 
 
@@ -160,10 +189,9 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     def __enter__(self) -> _File:
         try:
             lock(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C, perhaps as `lock` returned
-            _let_go(self._file, self._offset, self._nbytes)
+        except BaseException as error:
+            if not isinstance(error, _REFUSALS):  # Ctrl-C, perhaps as `lock` returned
+                _let_go(self._file, self._offset, self._nbytes)
             raise
         return self._file
 
@@ -182,13 +210,68 @@ def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Hold
     try:
         if offset < 0 or nbytes < 0:
             raise ValueError
-        found = _backend.conflict(_descriptor(file), _EXCLUSIVE[mode], offset, nbytes)
-    except Exception as error:  # noqa: BLE001 -- all of them are told
+        fd = _descriptor(file)
+        found = _backend.conflict(fd, _EXCLUSIVE[mode], offset, nbytes)
+    except _REFUSALS as error:
         raise _diagnose(error, file, mode, offset, nbytes) from None
     if found is None:
         return None
+    start, length, excludes, _ = found
+    return Holder(start, length, "rw" if excludes else "r", next(filter(None, _owners(fd, found)), None))
+
+
+def _owners(fd: int, found: Conflict) -> Iterator[int | None]:
+    """The processes that have such a lock, as they are found, and None while they are not."""
     start, length, excludes, pid = found
-    return Holder(start, length, "rw" if excludes else "r", pid)
+    return _backend.owners(fd, excludes, start, length) if pid is None else iter((pid,))
+
+
+def _wait(file: Any, mode: str, offset: int, nbytes: int, seconds: float | None) -> None:
+    """Lock a range that somebody is in the way of, within that time."""
+    request = _descriptor(file), _EXCLUSIVE[mode], offset, nbytes
+    if seconds is None:
+        _backend.wait(*request, None)
+        return
+    end = monotonic() + seconds
+    if seconds and _backend.wait(*request, seconds - min(seconds / 2, _SEARCH)):
+        return
+    # Who is in the way is looked for before the time is up, so that the error comes in
+    # time; and since that takes a while, the lock is tried after each step.
+    holder = None
+    found = _backend.conflict(*request)
+    for holder in _owners(request[0], found) if found else ():
+        if _backend.attempt(*request):
+            return
+        if holder is not None:
+            break
+    left = end - monotonic()
+    if _backend.wait(*request, left) if left > 0 else _backend.attempt(*request):
+        return
+    raise _timed_out(request, found, holder)
+
+
+def _timed_out(request: tuple[int, bool, int, int], before: Conflict | None, holder: int | None) -> TimeoutError:
+    """What to raise; `holder` had the lock `before`."""
+    found = _backend.conflict(*request)
+    if found is None:
+        return TimeoutError(errno.ETIMEDOUT, "locked by somebody who has just let go")
+    start, length, excludes, pid = found
+    if found == before and holder and any(_backend.owners(request[0], excludes, start, length, [holder])):
+        pid = holder
+    command = pid and _backend.describe(pid)
+    who = f"process {pid}" + (f" ({command})" if command else "") if pid else "another process"
+    span = f"bytes {start} to {start + length - 1}" if length else f"all bytes from {start} on"
+    return TimeoutError(errno.ETIMEDOUT, f"{'locked' if excludes else 'shared'} by {who}, {span}")
+
+
+def _let_go(file: Any, offset: int, nbytes: int) -> None:
+    """Unlock, after an error.
+
+    A signal handler that raises, as that of Ctrl-C, may run as soon as a call returns,
+    before anybody sees what it returned; so we may have the lock then.
+    """
+    with contextlib.suppress(Exception):
+        _release(_descriptor(file), offset, nbytes)
 
 
 def _diagnose(error: Exception, file: Any, mode: str, offset: int, nbytes: int) -> Exception:
@@ -224,80 +307,6 @@ def _descriptor(file: Any) -> int:
     if fileno is None:
         raise TypeError(f"a file must have a fileno() or be a descriptor; {type(file).__name__!r} is neither")
     return index(fileno())
-
-
-def _lock(file: Any, mode: str, offset: int, nbytes: int, *, wait: bool, seconds: float | None) -> bool:
-    """Lock, at once or, if `wait`, within that time, and refresh the file; return whether."""
-    try:
-        try:
-            if offset < 0 or nbytes < 0:
-                raise ValueError  # _diagnose says more
-            free = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
-        except Exception as error:  # noqa: BLE001 -- all of them are told
-            raise _diagnose(error, file, mode, offset, nbytes) from None
-        if not free:
-            if not wait:
-                return False
-            _wait(file, mode, offset, nbytes, seconds)
-        if type(file) not in PLAIN:
-            _refresh(file, offset, nbytes)
-    except Exception:
-        raise
-    except BaseException:
-        # A signal handler that raises (Ctrl-C) may run as soon as a call returns, before
-        # anybody sees what it returned.  So we may have the lock.
-        _let_go(file, offset, nbytes)
-        raise
-    return True
-
-
-def _let_go(file: Any, offset: int, nbytes: int) -> None:
-    with contextlib.suppress(Exception):
-        _release(_descriptor(file), offset, nbytes)
-
-
-def _wait(file: Any, mode: str, offset: int, nbytes: int, seconds: float | None) -> None:
-    """Lock a range that somebody is in the way of, within that time."""
-    request = _descriptor(file), _EXCLUSIVE[mode], offset, nbytes
-    try:
-        if seconds is None:
-            _backend.wait(*request)
-            return
-        start = time.monotonic()
-        end = start + seconds
-        pause = _FIRST_PAUSE
-        found = None
-        while (now := time.monotonic()) < end:
-            if found is None and now - start > seconds / 2:  # not at the end: it takes its time
-                found = _backend.conflict(*request)
-            time.sleep(min(pause, end - now))
-            pause = min(2 * pause, _LAST_PAUSE)
-            if _backend.attempt(*request):
-                return
-    except OSError as error:
-        raise _diagnose(error, file, mode, offset, nbytes) from None
-    raise _timed_out(file, found or _backend.conflict(*request))
-
-
-def _refresh(file: Any, offset: int, nbytes: int) -> None:
-    """Have the file forget what it read before it had the lock; if it cannot, there shall be no lock."""
-    try:
-        refresh(file)
-    except BaseException:
-        _let_go(file, offset, nbytes)
-        raise
-
-
-def _timed_out(file: Any, found: tuple[int, int, bool, int | None] | None) -> TimeoutError:
-    if found is None:
-        who = "somebody who has just let go"
-    else:
-        start, length, excludes, pid = found
-        command = "" if pid is None else _backend.describe(pid)
-        process = "another process" if pid is None else f"process {pid}{command and f' ({command})'}"
-        span = f"bytes {start} to {start + length - 1}" if length else f"all from byte {start}"
-        who = f"{process}, which {'excludes others from' if excludes else 'shares'} {span}"
-    return TimeoutError(errno.ETIMEDOUT, f"locked by {who}", _name(file))
 
 
 def _name(file: Any) -> Any:

@@ -189,7 +189,7 @@ HAD = 0, "had\n", ""
 
 
 def refused(holder, does, span, path):
-    return 1, "", f"ipcio: locked by process {holder.pid} (sh), which {does} {span}: {path!r}\n"
+    return 1, "", f"ipcio: {does} by process {holder.pid} (sh), {span}: {path!r}\n"
 
 
 @pytest.mark.parametrize("status", [0, 1, 77, 255])
@@ -211,7 +211,7 @@ def test_lock_leaves_the_commands_words_alone(path):
 
 def test_lock_excludes(path):
     with holding(path) as first, waiting(path) as second:
-        assert try_lock(path) == refused(first, "excludes others from", "all from byte 0", path)
+        assert try_lock(path) == refused(first, "locked", "all bytes from 0 on", path)
         first.stdin.close()
         assert second.stdout.readline() == "in\n"
         assert first.wait() == 5
@@ -225,7 +225,7 @@ def test_lock_waits_with_a_timeout_too(path):
 
 def test_lock_excludes_within_ranges(path):
     with holding(path, "--range", "10:5") as holder:
-        told = refused(holder, "excludes others from", "bytes 10 to 14", path)
+        told = refused(holder, "locked", "bytes 10 to 14", path)
         for span in ["0:11", "14:1", "12:2", "0", "0:", "0:0", "14", f"14:{2**63 - 14}"]:
             assert try_lock(path, "--range", span) == told
         for span in ["0:10", "15:1", "15", f"{2**63 - 1}:1"]:
@@ -234,9 +234,9 @@ def test_lock_excludes_within_ranges(path):
 
 def test_lock_may_be_shared(path):
     with holding(path, "--shared", "--range", "3") as holder, holding(path, "--shared"):
-        assert try_lock(path, "--range=3:4") == refused(holder, "shares", "all from byte 3", path)
+        assert try_lock(path, "--range=3:4") == refused(holder, "shared", "all bytes from 3 on", path)
     with holding(path) as holder:
-        assert try_lock(path, "--shared") == refused(holder, "excludes others from", "all from byte 0", path)
+        assert try_lock(path, "--shared") == refused(holder, "locked", "all bytes from 0 on", path)
 
 
 def test_lock_and_other_programs_exclude_one_another(path):

@@ -16,9 +16,9 @@ from functools import partial
 from itertools import starmap
 
 import pytest
-from blocked import blocked, wait_until_asleep
 from children import Event, Forked
 from peers import PeerError
+from waiting import blocked, until_it_waits
 
 from ipcio import filelock
 
@@ -381,7 +381,7 @@ def test_all_of_many_waiters_are_served(path, timeout):
         waiting += [Forked(take, path, "r", 0, 2, timeout) for _ in range(12)]
         try:
             for forked in waiting:
-                wait_until_asleep(forked.pid)
+                until_it_waits(forked.pid)
             filelock.unlock(holder)
             assert [forked.result() for forked in waiting] == [True] * 24
         finally:
@@ -398,7 +398,7 @@ def test_waiters_for_other_bytes_do_not_wait_for_one_another(path, timeout):
         with blocked(take, path, "rw", 0, 1, timeout) as first, blocked(take, path, "rw", 1, 1, timeout) as second:
             filelock.unlock(holder, 1, 1)
             assert second.result() is True
-            wait_until_asleep(first.pid)
+            until_it_waits(first.pid)
             filelock.unlock(holder, 0, 1)
             assert first.result() is True
 
@@ -456,7 +456,7 @@ def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer)
 def test_of_two_that_want_to_write_one_can_when_the_other_gives_up(path, peer):
     stubborn, patient = holding(peer, path, ", 'r'"), holding(peer, path, ", 'r'")
     stubborn.send("run", "filelock.lock(f, 'rw')")
-    wait_until_asleep(stubborn.pid)
+    until_it_waits(stubborn.pid)
     with pytest.raises(PeerError, match=f"process {stubborn.pid} "):
         patient.run("filelock.lock(f, 'rw', timeout=0.02)")
     patient.run("filelock.unlock(f)")
@@ -484,7 +484,7 @@ def test_ctrl_c_ends_a_wait(path, peer, timeout):
 
     with Event() as ready, Forked(wait) as waiting:
         ready.wait()
-        wait_until_asleep(waiting.pid)
+        until_it_waits(waiting.pid)
         os.kill(waiting.pid, signal.SIGINT)
         assert waiting.result() == (True, True)
 
@@ -503,10 +503,10 @@ def test_a_wait_goes_on_after_a_signal_whose_handler_does_not_raise(path, timeou
         with Event() as ready, Forked(wait) as waiting:
             ready.wait()
             for _ in range(5):
-                wait_until_asleep(waiting.pid)
+                until_it_waits(waiting.pid)
                 os.kill(waiting.pid, signal.SIGUSR1)
                 handled.wait()
-            wait_until_asleep(waiting.pid)
+            until_it_waits(waiting.pid)
             filelock.unlock(holder)
             assert waiting.result() is True
 
@@ -629,7 +629,7 @@ def test_another_users_process_is_named_to_who_may_look(unique, peer):
         assert told(path, holder.pid)
         asking = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b')", user=NOBODY - 1)
         assert asking.ask("tuple(filelock.query(f))") == (0, 0, "rw", None)
-        with pytest.raises(PeerError, match="locked by another process, which excludes others"):
+        with pytest.raises(PeerError, match="locked by another process, all bytes from 0 on"):
             asking.run("filelock.lock(f, timeout=0)")
     finally:
         os.unlink(path)
@@ -712,7 +712,7 @@ class Other:
     def block(self, line):
         """Have it wait, and wait until it does; `answer` is what comes of it."""
         assert self.ask(line) == "waiting"
-        wait_until_asleep(self.pid)
+        until_it_waits(self.pid)
 
     def kill(self):
         self.process.kill()

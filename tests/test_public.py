@@ -65,7 +65,9 @@ LAYERS = [
     {"ipcio._posix.objects": {"ipcio._posix", "ipcio._posix.lifetime"}, "ipcio._posix.lifetime": set()},
     {
         "ipcio._posix.mmap": set(),
-        "ipcio._posix.filelock": set(),
+        "ipcio._posix.filelock": {"ipcio._posix", "ipcio._posix.deadline", "ipcio._posix.owners"},
+        "ipcio._posix.owners": {"ipcio._posix", "ipcio._posix.libc"},
+        "ipcio._posix.deadline": set(),
         "ipcio._posix.sysv": {"ipcio._posix", "ipcio._posix.libc"},
         "ipcio._posix.libc": set(),
         "ipcio._posix": set(),

@@ -1,4 +1,4 @@
-"""What the C library offers and Python does not: unnamed semaphores to copy from, System V semaphores.
+"""What the C library offers and Python does not: unnamed semaphores to copy from, System V semaphores, ``syscall``.
 
 Importing this imports `ctypes`.  The functions are called with ready-made C values:
 declared argument types would cost half as much again as the call itself.
@@ -30,10 +30,12 @@ __all__ = [
     "semop",
     "semop_at_once",
     "semtimedop",
+    "syscall",
 ]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 get_errno = ctypes.get_errno
+syscall = _libc.syscall
 
 # <sys/ipc.h>, <sys/sem.h> of Linux, the same on every architecture.
 IPC_CREAT, IPC_EXCL, IPC_NOWAIT = 0o1000, 0o2000, 0o4000
