@@ -74,7 +74,7 @@ semantics: Literal["open file", "process"] = _backend.SEMANTICS
 _EXCLUSIVE = {"r": False, "w": True, "rw": True}
 _LAST_BYTE = 2**63 - 1  # that a file can have
 
-# What a file, an argument or the system can say to a request.  Anything else comes from outside.
+# What a file, an argument or the system can say to a request.
 _REFUSALS = OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error
 
 _SEARCH = 0.05  # seconds that finding the process in the way may take, as a rule
@@ -124,7 +124,7 @@ def lock(
         if type(file) not in PLAIN:
             refresh(file)
     except BaseException as error:
-        if have or not isinstance(error, _REFUSALS):
+        if have or _is_foreign(error):
             _let_go(file, offset, nbytes)
             raise
         raise _diagnose(error, file, mode, offset, nbytes) from None
@@ -141,7 +141,7 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
         if have and type(file) not in PLAIN:
             refresh(file)
     except BaseException as error:
-        if have or not isinstance(error, _REFUSALS):
+        if have or _is_foreign(error):
             _let_go(file, offset, nbytes)
             raise
         raise _diagnose(error, file, mode, offset, nbytes) from None
@@ -161,7 +161,7 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
             raise ValueError  # _diagnose says more
         _release(file if type(file) is int else file.fileno(), offset, nbytes)
     except BaseException as error:
-        if not isinstance(error, _REFUSALS):  # Ctrl-C, perhaps just before
+        if _is_foreign(error):
             _let_go(file, offset, nbytes)
             raise
         raise _diagnose(error, file, "r", offset, nbytes) from None
@@ -190,7 +190,7 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
         try:
             lock(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
         except BaseException as error:
-            if not isinstance(error, _REFUSALS):  # Ctrl-C, perhaps as `lock` returned
+            if _is_foreign(error):  # perhaps just as `lock` returned
                 _let_go(self._file, self._offset, self._nbytes)
             raise
         return self._file
@@ -264,17 +264,23 @@ def _timed_out(request: tuple[int, bool, int, int], before: Conflict | None, hol
     return TimeoutError(errno.ETIMEDOUT, f"{'locked' if excludes else 'shared'} by {who}, {span}")
 
 
-def _let_go(file: Any, offset: int, nbytes: int) -> None:
-    """Unlock, after an error.
+# A signal handler that raises, as that of Ctrl-C, may run as soon as a call returns,
+# before anybody sees what it returned; so the range may be locked, or not yet unlocked.
 
-    A signal handler that raises, as that of Ctrl-C, may run as soon as a call returns,
-    before anybody sees what it returned; so we may have the lock then.
-    """
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether an error comes from outside, and not from the file, the arguments or the system."""
+    if isinstance(error, OSError):
+        return error.errno is None
+    return not isinstance(error, _REFUSALS)
+
+
+def _let_go(file: Any, offset: int, nbytes: int) -> None:
     with contextlib.suppress(Exception):
         _release(_descriptor(file), offset, nbytes)
 
 
-def _diagnose(error: Exception, file: Any, mode: str, offset: int, nbytes: int) -> Exception:
+def _diagnose(error: BaseException, file: Any, mode: str, offset: int, nbytes: int) -> BaseException:
     """Return what is to be raised when a call with such arguments has failed, which need not be the arguments' fault.
 
     All checking is done here, where it costs nothing while all goes well.
@@ -297,7 +303,9 @@ def _diagnose(error: Exception, file: Any, mode: str, offset: int, nbytes: int) 
         else:
             what = "the file is not open for that: mode 'r' takes a file open for reading, 'w' and 'rw' one for writing"
             return io.UnsupportedOperation(errno.EBADF, what, _name(file))
-    return type(error)(error.errno, error.strerror, _name(file))
+    if error.errno and error.filename is None:
+        error.filename = _name(file)
+    return error
 
 
 def _descriptor(file: Any) -> int:
