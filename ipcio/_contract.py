@@ -140,23 +140,32 @@ Conflict: TypeAlias = "tuple[int, int, bool, int | None]"
 
 
 class LockBackend(Protocol):
-    """Locks on ranges of an open file's bytes; a length of 0 is to infinity."""
+    """Locks on ranges of an open file's bytes; a length of 0 is to infinity.
+
+    Where it can be, `request` and `ask` are functions of C, so that no Python stands
+    between the call of `ipcio.filelock` and the system.
+    """
 
     SEMANTICS: Literal["open file", "process"]
+    SHARE: int
+    EXCLUDE: int
+    UNLOCK: int
+    AT_ONCE: int
+    BUSY: tuple[type[OSError], ...]
 
-    def attempt(self, fd: int, exclusive: bool, start: int, length: int, /) -> bool:  # noqa: FBT001
-        """Lock if nobody is in the way; return whether it was locked."""
+    def request(self, kind: int, start: int, length: int, /) -> bytes:
+        """Return what to ask for; `kind` is one of the constants."""
         ...
 
-    def wait(self, fd: int, exclusive: bool, start: int, length: int, seconds: float | None, /) -> bool:  # noqa: FBT001
+    def ask(self, fd: int, command: int, request: bytes, /) -> object:
+        """Lock or unlock; with the command `AT_ONCE`, raise one of `BUSY` if somebody is in the way."""
+        ...
+
+    def wait(self, fd: int, request: bytes, seconds: float | None, /) -> bool:
         """Lock within that time (None: however long it takes); return whether it was locked."""
         ...
 
-    def release(self, fd: int, start: int, length: int, /) -> None:
-        """Unlock whatever of the range is locked."""
-        ...
-
-    def conflict(self, fd: int, exclusive: bool, start: int, length: int, /) -> Conflict | None:  # noqa: FBT001
+    def conflict(self, fd: int, request: bytes, /) -> Conflict | None:
         """Return a lock that is in the way."""
         ...
 

@@ -65,13 +65,16 @@ _File = TypeVar("_File")
 
 _backend: LockBackend = _chosen
 
-_attempt = _backend.attempt
-_release = _backend.release
+_request = _backend.request
+_ask = _backend.ask
+_AT_ONCE = _backend.AT_ONCE
+_BUSY = _backend.BUSY
 
 semantics: Literal["open file", "process"] = _backend.SEMANTICS
 """Whose a lock is here: the open file's or, where the kernel knows no better, the process's."""
 
-_EXCLUSIVE = {"r": False, "w": True, "rw": True}
+_KINDS = {"r": _backend.SHARE, "w": _backend.EXCLUDE, "rw": _backend.EXCLUDE}
+_UNLOCK = _backend.UNLOCK
 _LAST_BYTE = 2**63 - 1  # that a file can have
 
 # What a file, an argument or the system can say to a request.
@@ -116,10 +119,14 @@ def lock(
     have = False
     seconds = None if timeout is None else check_timeout(timeout)
     try:
-        if offset < 0 or nbytes < 0:
+        if nbytes < 0:  # which the system would take, in a sense of its own
             raise ValueError  # _diagnose says more
-        if not _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes):
-            _wait(file, mode, offset, nbytes, seconds)
+        fd = file if type(file) is int else file.fileno()
+        request = _request(_KINDS[mode], offset, nbytes)
+        try:
+            _ask(fd, _AT_ONCE, request)
+        except _BUSY:
+            _wait(fd, request, seconds)
         have = True
         if type(file) not in PLAIN:
             refresh(file)
@@ -135,17 +142,22 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
     have = False
     try:
-        if offset < 0 or nbytes < 0:
+        if nbytes < 0:  # which the system would take, in a sense of its own
             raise ValueError  # _diagnose says more
-        have = _attempt(file if type(file) is int else file.fileno(), _EXCLUSIVE[mode], offset, nbytes)
-        if have and type(file) not in PLAIN:
+        fd = file if type(file) is int else file.fileno()
+        try:
+            _ask(fd, _AT_ONCE, _request(_KINDS[mode], offset, nbytes))
+        except _BUSY:
+            return False
+        have = True
+        if type(file) not in PLAIN:
             refresh(file)
     except BaseException as error:
         if have or _is_foreign(error):
             _let_go(file, offset, nbytes)
             raise
         raise _diagnose(error, file, mode, offset, nbytes) from None
-    return have
+    return True
 
 
 def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
@@ -157,9 +169,9 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     if type(file) not in PLAIN:
         flush(file)
     try:
-        if offset < 0 or nbytes < 0:
+        if nbytes < 0:  # which the system would take, in a sense of its own
             raise ValueError  # _diagnose says more
-        _release(file if type(file) is int else file.fileno(), offset, nbytes)
+        _ask(file if type(file) is int else file.fileno(), _AT_ONCE, _request(_UNLOCK, offset, nbytes))
     except BaseException as error:
         if _is_foreign(error):
             _let_go(file, offset, nbytes)
@@ -208,10 +220,10 @@ def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Hold
     permission to look at the other process.
     """
     try:
-        if offset < 0 or nbytes < 0:
+        if nbytes < 0:
             raise ValueError
         fd = _descriptor(file)
-        found = _backend.conflict(fd, _EXCLUSIVE[mode], offset, nbytes)
+        found = _backend.conflict(fd, _request(_KINDS[mode], offset, nbytes))
     except _REFUSALS as error:
         raise _diagnose(error, file, mode, offset, nbytes) from None
     if found is None:
@@ -226,37 +238,35 @@ def _owners(fd: int, found: Conflict) -> Iterator[int | None]:
     return _backend.owners(fd, excludes, start, length) if pid is None else iter((pid,))
 
 
-def _wait(file: Any, mode: str, offset: int, nbytes: int, seconds: float | None) -> None:
+def _wait(fd: int, request: bytes, seconds: float | None) -> None:
     """Lock a range that somebody is in the way of, within that time."""
-    request = _descriptor(file), _EXCLUSIVE[mode], offset, nbytes
     if seconds is None:
-        _backend.wait(*request, None)
+        _backend.wait(fd, request, None)
         return
     end = monotonic() + seconds
-    if seconds and _backend.wait(*request, seconds - min(seconds / 2, _SEARCH)):
+    if seconds and _backend.wait(fd, request, seconds - min(seconds / 2, _SEARCH)):
         return
     # Who is in the way is looked for before the time is up, so that the error comes in
     # time; and since that takes a while, the lock is tried after each step.
     holder = None
-    found = _backend.conflict(*request)
-    for holder in _owners(request[0], found) if found else ():
-        if _backend.attempt(*request):
+    found = _backend.conflict(fd, request)
+    for holder in _owners(fd, found) if found else ():
+        with contextlib.suppress(*_BUSY):
+            _ask(fd, _AT_ONCE, request)
             return
         if holder is not None:
             break
-    left = end - monotonic()
-    if _backend.wait(*request, left) if left > 0 else _backend.attempt(*request):
-        return
-    raise _timed_out(request, found, holder)
+    if not _backend.wait(fd, request, max(end - monotonic(), 0)):
+        raise _timed_out(fd, request, found, holder)
 
 
-def _timed_out(request: tuple[int, bool, int, int], before: Conflict | None, holder: int | None) -> TimeoutError:
+def _timed_out(fd: int, request: bytes, before: Conflict | None, holder: int | None) -> TimeoutError:
     """What to raise; `holder` had the lock `before`."""
-    found = _backend.conflict(*request)
+    found = _backend.conflict(fd, request)
     if found is None:
         return TimeoutError(errno.ETIMEDOUT, "locked by somebody who has just let go")
     start, length, excludes, pid = found
-    if found == before and holder and any(_backend.owners(request[0], excludes, start, length, [holder])):
+    if found == before and holder and any(_backend.owners(fd, excludes, start, length, [holder])):
         pid = holder
     command = pid and _backend.describe(pid)
     who = f"process {pid}" + (f" ({command})" if command else "") if pid else "another process"
@@ -277,7 +287,7 @@ def _is_foreign(error: BaseException) -> bool:
 
 def _let_go(file: Any, offset: int, nbytes: int) -> None:
     with contextlib.suppress(Exception):
-        _release(_descriptor(file), offset, nbytes)
+        _ask(_descriptor(file), _AT_ONCE, _request(_UNLOCK, offset, nbytes))
 
 
 def _diagnose(error: BaseException, file: Any, mode: str, offset: int, nbytes: int) -> BaseException:
@@ -285,7 +295,7 @@ def _diagnose(error: BaseException, file: Any, mode: str, offset: int, nbytes: i
 
     All checking is done here, where it costs nothing while all goes well.
     """
-    if mode not in _EXCLUSIVE:
+    if mode not in _KINDS:
         return ValueError(f"mode must be 'r' (share), 'w' or 'rw' (exclude), not {mode!r}")
     offset, nbytes = index(offset), index(nbytes)
     if offset < 0 or nbytes < 0:

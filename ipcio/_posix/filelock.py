@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -15,15 +16,33 @@ if TYPE_CHECKING:
 
     from ipcio._contract import Conflict
 
-__all__ = ["SEMANTICS", "attempt", "conflict", "describe", "owners", "release", "wait"]
+__all__ = [
+    "AT_ONCE",
+    "BUSY",
+    "EXCLUDE",
+    "SEMANTICS",
+    "SHARE",
+    "UNLOCK",
+    "ask",
+    "conflict",
+    "describe",
+    "owners",
+    "request",
+    "wait",
+]
+
+SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 
 # Linux's struct flock: type, whence, start, length (0: to infinity), pid (0 for locks of
-# an open file), padded as its largest member demands.
-_FLOCK = struct.Struct("hhqqi0q")
-_pack = _FLOCK.pack
-_call = fcntl.fcntl
+# an open file), padded as its largest member demands.  In a request the first of each
+# pair of small members is all that is not 0.
+_ANSWER = struct.Struct("hhqqi0q")
+_REQUEST = struct.Struct("hqq4x0q")
 
-_READ, _WRITE, _UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
+# Function and method of C: see `ipcio._contract.LockBackend`.
+request = _REQUEST.pack
+ask = fcntl.fcntl
+BUSY: tuple[type[OSError], ...] = (BlockingIOError, PermissionError)  # POSIX allows EAGAIN and EACCES
 
 
 def _has_ofd() -> bool:
@@ -32,7 +51,7 @@ def _has_ofd() -> bool:
         return False
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _call(fd, fcntl.F_OFD_GETLK, _pack(_READ, 0, 0, 0, 0))
+        ask(fd, fcntl.F_OFD_GETLK, request(SHARE, 0, 0))
     except OSError:
         return False
     finally:
@@ -44,65 +63,51 @@ _OFD = _has_ofd()
 
 SEMANTICS: Literal["open file", "process"] = "open file" if _OFD else "process"
 
-_GET = fcntl.F_OFD_GETLK if _OFD else fcntl.F_GETLK
-_SET = fcntl.F_OFD_SETLK if _OFD else fcntl.F_SETLK
+AT_ONCE = fcntl.F_OFD_SETLK if _OFD else fcntl.F_SETLK
 _WAIT = fcntl.F_OFD_SETLKW if _OFD else fcntl.F_SETLKW
+_GET = fcntl.F_OFD_GETLK if _OFD else fcntl.F_GETLK
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where there is no better way
 
 
-def attempt(fd: int, exclusive: bool, start: int, length: int) -> bool:  # noqa: FBT001 -- on the fast path
+def wait(fd: int, request: bytes, seconds: float | None) -> bool:
     """See `ipcio._contract.LockBackend`."""
-    try:
-        _call(fd, _SET, _pack(_WRITE if exclusive else _READ, 0, start, length, 0))
-    except (BlockingIOError, PermissionError):  # POSIX allows EAGAIN and EACCES
-        return False
-    return True
-
-
-def release(fd: int, start: int, length: int) -> None:
-    """See `ipcio._contract.LockBackend`."""
-    _call(fd, _SET, _pack(_UNLOCK, 0, start, length, 0))
-
-
-def wait(fd: int, exclusive: bool, start: int, length: int, seconds: float | None) -> bool:  # noqa: FBT001
-    """See `ipcio._contract.LockBackend`."""
-    request = _pack(_WRITE if exclusive else _READ, 0, start, length, 0)
     if seconds is None:
-        _call(fd, _WAIT, request)
+        ask(fd, _WAIT, request)
         return True
+    if not seconds:
+        return _poll(fd, request, 0)
     try:
         from ipcio._posix import deadline  # ctypes, which only who waits so needs
 
         return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
     except (ImportError, AttributeError, NotImplementedError):
-        return _poll(fd, exclusive, start, length, seconds)
+        return _poll(fd, request, seconds)
 
 
-# Seconds between two tries.
-_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009
-
-
-def _poll(fd: int, exclusive: bool, start: int, length: int, seconds: float) -> bool:  # noqa: FBT001
+def _poll(fd: int, request: bytes, seconds: float) -> bool:
     """Try again and again: longer pauses would come late, shorter ones burn more time."""
     end = time.monotonic() + seconds
     pause = _FIRST_PAUSE
-    while not attempt(fd, exclusive, start, length):
+    while True:
+        with contextlib.suppress(*BUSY):
+            ask(fd, AT_ONCE, request)
+            return True
         left = end - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LAST_PAUSE)
-    return True
 
 
-def conflict(fd: int, exclusive: bool, start: int, length: int) -> Conflict | None:  # noqa: FBT001
+def conflict(fd: int, request: bytes) -> Conflict | None:
     """See `ipcio._contract.LockBackend`."""
-    request = _pack(_WRITE if exclusive else _READ, 0, start, length, 0)
-    kind, _, start, length, pid = _FLOCK.unpack(_call(fd, _GET, request))
-    if kind == _UNLOCK:
+    kind, _, start, length, pid = _ANSWER.unpack(ask(fd, _GET, request))
+    if kind == UNLOCK:
         return None
     # A lock of an open file has no process (-1); one of a process in another pid
     # namespace has none that we could name (0).
-    return start, length, kind == _WRITE, pid if pid > 0 else None
+    return start, length, kind == EXCLUDE, pid if pid > 0 else None
 
 
 def describe(pid: int) -> str:
