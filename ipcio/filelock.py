@@ -107,8 +107,9 @@ def lock(
     nbytes
         0 means to infinity.
     timeout
-        Seconds to wait; None or negative waits for ever, in the kernel.  With a
-        timeout, a lock is had within a millisecond after it gets free.
+        Seconds to wait; None or negative waits for ever.  Either way the thread sleeps
+        in the kernel and has its place in the queue.  (Linux: the first wait with a
+        timeout gives an unused real-time signal a handler that does nothing.)
 
     Raises `TimeoutError`, which names the holder where that can be told,
     `io.UnsupportedOperation` (``EBADF``) for a mode that the file is not open for,
