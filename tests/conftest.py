@@ -78,10 +78,20 @@ def standing_processes():
     return {multiprocessing.resource_tracker._resource_tracker._pid}
 
 
+def set_aside() -> None:
+    """Collect what garbage there is; what is alive by now is no later test's.
+
+    So nobody need search it again.  Pytest keeps a report of every test: to go through those
+    of all earlier ones, several times in every test, took most of the run.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(standing_processes):
     """Fail the test that leaves a descriptor, a child or a thread behind."""
-    gc.collect()
+    set_aside()
     before = descriptors(), children(), set(threading.enumerate())
     yield
     gc.collect()
@@ -138,12 +148,6 @@ def pytest_collection_modifyitems(config, items):
     if unable:
         items[:] = [item for item in items if item not in unable]
         config.hook.pytest_deselected(items=unable)
-
-
-def pytest_collection_finish():
-    """What is loaded by now is no test's garbage: `nothing_left` need not search it, and takes a tenth of the time."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_configure():
