@@ -17,6 +17,7 @@ import socket
 from contextlib import ExitStack
 
 import pytest
+from campaigns import campaign, rounds
 from children import Forked, leave_dead, watch_calls
 
 from ipcio import shm
@@ -306,15 +307,16 @@ def there(name):
     return os.path.lexists(f"/dev/shm/{name}")
 
 
+@campaign
 @pytest.mark.parametrize(
     ("before", "kills", "unlinks", "runs"),
     [
-        ("nothing", False, False, 800),
-        ("a dead one", False, False, 500),
-        ("nothing", False, True, 800),
+        ("nothing", False, False, 200),
+        ("a dead one", False, False, 125),
+        ("nothing", False, True, 200),
         # Not a dead one with kills: who is killed between finding an object dead and
         # removing its name may let one more guest in (docs/design.md).
-        ("nothing", True, True, 100),
+        ("nothing", True, True, 25),
     ],
 )
 def test_what_callers_are_told_fits_one_order_of_whole_calls(name, before, kills, unlinks, runs):
@@ -323,7 +325,7 @@ def test_what_callers_are_told_fits_one_order_of_whole_calls(name, before, kills
         stack.callback(lambda: [worker.end() for worker in workers])
         for _ in range(3):
             workers.append(Worker(name, workers))
-        for seed in range(runs):
+        for seed in range(rounds(runs)):
             if before == "a dead one":
                 leave_dead(lambda: shm.create(name, 4999))
             schedule = Schedule(seed, workers, name, kills=kills, unlinks=unlinks)

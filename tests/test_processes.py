@@ -16,11 +16,12 @@ import zlib
 from contextlib import ExitStack, closing
 
 import pytest
+from campaigns import FACTOR, campaign, rounds
 from children import Event, Forked, leave_dead
 
 from ipcio import shm
 
-DEADLINE = 40  # seconds until processes that wait for each other are a failed test
+DEADLINE = 40 * max(1, FACTOR)  # seconds until processes that wait for each other are a failed test
 
 
 def descriptors():
@@ -84,15 +85,16 @@ def test_what_one_process_wrote_the_other_reads(name, peer):
 # -- exactly one -------------------------------------------------------------
 
 
+@campaign
 @pytest.mark.parametrize("before", ["nothing", "a dead one", "a closing one"])
 def test_of_many_creates_at_once_exactly_one_wins(name, before):
     """Also over what the dead left, and none does while somebody holds the name."""
-    players, rounds = 4, {"nothing": 500, "a dead one": 150, "a closing one": 1000}[before]
+    players, turns = 4, rounds({"nothing": 125, "a dead one": 40, "a closing one": 250}[before])
     everybody = range(players + 1)
     board = Board(2 * players + 1)
 
     def play(me):
-        for turn in range(rounds):
+        for turn in range(turns):
             h = shm.create(name, 64, exist_ok=True) if before == "a closing one" and not me else None
             board.meet(me, everybody)
             if h is not None:
@@ -118,7 +120,7 @@ def test_of_many_creates_at_once_exactly_one_wins(name, before):
         stack.callback(board.close)
         count = descriptors()
         forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
-        for turn in range(rounds):
+        for turn in range(turns):
             if before == "a dead one":
                 leave_dead(lambda: shm.create(name, 70))
             board.meet(players, everybody)
@@ -134,15 +136,16 @@ def test_of_many_creates_at_once_exactly_one_wins(name, before):
         assert not there(name)
 
 
+@campaign
 @pytest.mark.parametrize("before", ["nothing", "a dead one"])
 def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
     """And all of them have the same memory."""
-    players, rounds = 4, 500 if before == "nothing" else 150
+    players, turns = 4, rounds(125 if before == "nothing" else 40)
     everybody = range(players + 1)
     board = Board(3 * players + 1)
 
     def play(me):
-        for turn in range(rounds):
+        for turn in range(turns):
             board.meet(me, everybody)
             with shm.create(name, 100, exist_ok=True) as h:
                 board[players + 1 + 2 * me] = h.created
@@ -158,7 +161,7 @@ def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
     with ExitStack() as stack:
         stack.callback(board.close)
         forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
-        for turn in range(rounds):
+        for turn in range(turns):
             if before == "a dead one":
                 leave_dead(lambda: shm.create(name, 70))
             board.meet(players, everybody)
@@ -308,8 +311,9 @@ def work(seed, names, steps, *, unlinks):
     return descriptors() - before
 
 
+@campaign
 @pytest.mark.parametrize("unlinks", [False, True], ids=["", "with unlink"])
-@pytest.mark.parametrize("kills", [0, 70], ids=["", "with kills"])
+@pytest.mark.parametrize("kills", [0, 18], ids=["", "with kills"])
 def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks):
     names = [unique() for _ in range(3)]
     chance = random.Random(kills + unlinks)
@@ -318,7 +322,7 @@ def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks
     with ExitStack() as stack:
         if not kills:
             running = [
-                stack.enter_context(Forked(lambda s: work(s, names, 4000, unlinks=unlinks), next(seeds)))
+                stack.enter_context(Forked(lambda s: work(s, names, rounds(1000), unlinks=unlinks), next(seeds)))
                 for _ in range(workers)
             ]
             assert [process.result() for process in running] == [0] * workers
@@ -326,7 +330,7 @@ def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks
         else:
             endless = [Forked(lambda s: work(s, names, 10**9, unlinks=unlinks), next(seeds)) for _ in range(workers)]
             try:
-                for _ in range(kills):
+                for _ in range(rounds(kills)):
                     # Some steps of our own between two kills: that is what we would notice.
                     assert work(next(seeds), names, chance.randrange(30), unlinks=unlinks) == 0
                     victim = endless.pop(chance.randrange(workers))

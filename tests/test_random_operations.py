@@ -10,11 +10,12 @@ import os
 import random
 
 import pytest
+from campaigns import campaign, rounds
 from file_contract import outcome
 
 from ipcio import mmap, shm, strfile
 
-SEQUENCES, LENGTH = 50, 80  # of each kind; all kinds together take a few seconds
+SEQUENCES, LENGTH = rounds(15), 80  # of each kind
 
 
 def _content(rng):
@@ -242,6 +243,7 @@ KINDS = {  # how the model is opened; how the handle is
 }
 
 
+@campaign
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_handle_does_what_a_file_does(kind, unique, tmp_path):
     """Except that it never grows: there, ENOSPC."""

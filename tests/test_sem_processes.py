@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import pytest
+from campaigns import rounds
 from children import Event, Forked, visit
 from waiting import until_it_waits
 
@@ -642,7 +643,7 @@ def test_ctrl_c_ends_a_program_that_waits(make, how):
     assert s.value == 0
 
 
-ROUNDS = int(os.environ.get("IPCIO_TEST_INTERRUPTS", "400"))
+ROUNDS = rounds(400)
 
 # What the interrupted program does, and where it notes that it got a permit: in C, so that
 # there is no moment between the two.

@@ -18,6 +18,7 @@ import traceback
 from contextlib import ExitStack, closing, suppress
 
 import pytest
+from campaigns import campaign, rounds
 from children import Event, Forked
 from waiting import until_it_waits
 
@@ -991,7 +992,7 @@ def test_random_operations_do_what_the_kernel_would(name, seed):
 
 # -- the campaign ------------------------------------------------------------
 
-KILLS = int(os.environ.get("IPCIO_TEST_KILLS", "1000"))
+KILLS = rounds(250)
 
 
 def use(s, chance):
@@ -1055,8 +1056,8 @@ def work(s, second, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(max(60, KILLS // 10))
-def test_a_thousand_kills_at_random_moments_lose_no_permit_and_make_none(name, unique):
+@campaign
+def test_kills_at_random_moments_lose_no_permit_and_make_none(name, unique):
     second = unique()
     permits, workers = 3, 5
     chance = random.Random(KILLS)
