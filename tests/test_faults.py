@@ -343,8 +343,11 @@ def _run_killed(monkeypatch, name, act, at, trouble):
         return forked.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("then", ["attach", "create", "exist_ok", "unlink"])
-@pytest.mark.parametrize("trouble", [kill_before, kill_after])
+# Killed before a call is killed after the one before it, but for what nobody watches between: once is enough.
+@pytest.mark.parametrize(
+    ("trouble", "then"),
+    [*((kill_after, then) for then in ("attach", "create", "exist_ok", "unlink")), (kill_before, "create")],
+)
 @pytest.mark.parametrize("scenario", ["create", "create sparse", "create over a dead one"])
 def test_a_create_that_is_killed_was_never(monkeypatch, making, scenario, trouble, then):
     """Wherever the kill hits, the next call of whatever kind finds a free name and no trace of it."""

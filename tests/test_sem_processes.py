@@ -576,14 +576,14 @@ def test_a_handler_shortens_no_timeout(make, unique, undo, handler):
 
         def wait():
             signal.signal(signal.SIGALRM, lambda *_: HANDLERS[handler](s, other))
-            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
             start = time.monotonic()
-            got = s.dec(0.2)
+            got = s.dec(0.08)
             return got, time.monotonic() - start
 
         got, seconds = Forked(wait).result()
     assert got is False
-    assert seconds >= 0.2 - GRAIN
+    assert seconds >= 0.08 - GRAIN
 
 
 @KINDS

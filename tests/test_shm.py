@@ -13,6 +13,7 @@ from named_contract import NameContract, entries_with, ordinary
 from peers import PeerError
 
 from ipcio import MemoryFile, shm
+from ipcio._posix import lifetime
 
 
 def path(name):
@@ -272,8 +273,9 @@ def test_a_marked_object_that_nobody_holds_is_a_dead_one(name, size):
         assert not entries_with(name)
 
 
-def test_an_object_that_is_locked_against_us_is_an_error_and_not_a_wait_for_ever(name):
+def test_an_object_that_is_locked_against_us_is_an_error_and_not_a_wait_for_ever(name, monkeypatch):
     """A program that keeps an exclusive lock on a dead object of ours keeps everybody out."""
+    monkeypatch.setattr(lifetime, "_PATIENCE", 0.1)
     fd = os.open(path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     os.ftruncate(fd, 100)
     os.fchmod(fd, 0o1600)
