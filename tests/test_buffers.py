@@ -183,7 +183,10 @@ def test_text_is_fresh_at_the_same_position(path, layer, newline):
     check_text(path, TEXT[layer], content, encoding="utf-8", newline=newline)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-8-sig", "shift_jis", "iso-2022-jp", "hz"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-16", "utf-16-be", "utf-32", "utf-8-sig", "utf-7", "shift_jis", "gb18030", "iso-2022-jp", "hz"],
+)
 @pytest.mark.parametrize("layer", ["r", "r+", "over FileIO", "_pyio"])
 def test_text_is_fresh_in_every_encoding(path, layer, encoding):
     content = "".join(f"{number:03}あ中b\n" for number in range(1500))
@@ -233,6 +236,40 @@ def test_what_is_appended_is_seen_from_the_end(path, layer):
         overwrite(path, "ß€\n".encode(), at=7)
         with filelock.locked(file, "r"):
             assert file.readline() == "ß€\n"
+
+
+def test_bytes_that_are_gone_are_not_read(path):
+    for layer, opened in (BINARY | TEXT).items():
+        if "MemoryFile" in layer:
+            continue  # what is mapped must not be cut off
+        put(path, b"0123456789\n" * 1000)
+        with opened(path) as file:
+            file.seek(0)
+            file.readline()
+            file.read(3)
+            os.truncate(path, 5)
+            with filelock.locked(file, "r"):
+                assert file.tell() == 14
+                assert not file.read()
+            overwrite(path, b"abcdefghijklmnopqrst")
+            with filelock.locked(file, "r"):
+                assert file.read() == written(file, "opqrst")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "shift_jis"])
+@pytest.mark.parametrize("opened", [open, _pyio.open])
+def test_a_position_within_the_end_of_a_line_that_is_gone(path, opened, encoding):
+    """The position that `tell` gives there tells to decode what is no longer there."""
+    put(path, "0\r\n1\r\n".encode(encoding))
+    with opened(path, encoding=encoding, newline="") as file:
+        assert file.read(2) == "0\r"
+        os.truncate(path, 0)
+        assert filelock.lock(file, "r")
+        assert file.read() == ""
+        overwrite(path, "ab\r\n".encode(encoding))
+        assert filelock.lock(file, "r")
+        file.seek(0)
+        assert file.read() == "ab\r\n"
 
 
 # -- wrappers ----------------------------------------------------------------
@@ -289,6 +326,20 @@ def test_codecs_files_are_not_harmed(path):
             got.append(file.readline())
             with_locked(file)
         assert got == LINES
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_codecs_files_are_fresh_once_they_have_moved(path, mode):
+    """They keep characters as well as bytes, and do not know their position before they have moved."""
+    old = "".join(LINES)
+    for start in (lambda file: file.read(3), lambda file: file.readline(), lambda file: file.read()):
+        put(path, old.encode())
+        with codecs.open(path, mode, "utf-8") as file:
+            start(file)
+            overwrite(path, old.translate(OTHER).encode())
+            with filelock.locked(file, "r"):
+                file.seek(0)
+                assert file.read() == old.translate(OTHER)
 
 
 def test_a_pipe_keeps_what_was_read_from_it():
@@ -357,6 +408,25 @@ def test_what_is_written_before_lock_and_before_unlock_lands_where_it_belongs(pa
         assert get(path) == b"xyABC56789"
         assert file.tell() == 5
     assert get(path) == b"xyABC56789"
+
+
+def test_a_raw_file_that_keeps_bytes_of_its_own_is_flushed(path):
+    class Hoarder(io.FileIO):
+        kept = b""
+
+        def write(self, data):
+            self.kept += bytes(data)
+            return len(data)
+
+        def flush(self):
+            while self.kept:
+                self.kept = self.kept[super().write(self.kept) :]
+
+    put(path, b"0123456789")
+    with Hoarder(path, "r+") as file:
+        with filelock.locked(file):
+            file.write(b"AB")
+        assert get(path) == b"AB23456789"
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -480,6 +550,20 @@ def test_a_range_stays_locked_beyond_the_size_limit(path):
         assert forked.result() == (True, False, b"x" * 200)
 
 
+@pytest.mark.parametrize("mode", ["wb", "r+b", "w", "r+"])
+def test_a_range_stays_locked_on_a_full_device(mode):
+    span = 100 * os.getpid(), 10  # the device is everybody's
+    file = open("/dev/full", mode)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), filelock.locked(file, "w", *span):
+            file.write(written(file, "x"))
+        assert is_locked("/dev/full", *span)
+    finally:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            file.close()
+    assert not is_locked("/dev/full", *span)
+
+
 def test_lock_that_cannot_write_what_is_pending_has_locked_nothing_and_lost_nothing(path):
     put(path, b"0123456789")
     raw = Full(path, "r+")
@@ -581,6 +665,75 @@ def test_an_interrupt_anywhere_leaves_the_position_and_no_lock(path, layer, text
         assert steps > 20
         assert file.tell() == at
         assert file.read(4) == written(file, "".join(LINES))[500:504]
+
+
+INTERRUPTED = {
+    "FileIO": lambda path: io.FileIO(path, "r+"),
+    "BufferedRandom": lambda path: open(path, "r+b"),
+    "text": lambda path: open(path, "r+"),
+}
+
+
+def interrupted_after(count, function):
+    """Call it with Ctrl-C after so many calls of functions in there; tell whether it came to that.
+
+    That is when Python runs handlers: as a function of its own begins, and as one of C returns.
+    """
+    left = count
+
+    def profile(frame, event, what):
+        nonlocal left
+        # As that method begins, nobody in Python can prevent it.
+        if event == "c_return" or (event == "call" and frame.f_code.co_name != "__exit__"):
+            ours = frame.f_code.co_filename in {_buffers.__file__, filelock.__file__}
+            if ours and what is not sys.setprofile:
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    try:
+        sys.setprofile(profile)
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+@pytest.mark.parametrize("take", [filelock.lock, filelock.trylock])
+@pytest.mark.parametrize("layer", INTERRUPTED)
+def test_an_interrupt_after_any_call_of_lock_leaves_no_lock(path, layer, take):
+    put(path, b"0123456789")
+    for count in range(1000):
+        with INTERRUPTED[layer](path) as file:
+            file.read(2)
+            if not interrupted_after(count, lambda file=file: take(file, "rw", 0, 4)):
+                break
+            assert not is_locked(path)
+            assert file.tell() == 2
+    assert count > 1
+
+
+@pytest.mark.parametrize("layer", INTERRUPTED)
+def test_an_interrupt_after_any_call_of_with_leaves_no_lock_and_nothing_unwritten(path, layer):
+    for count in range(1000):
+        put(path, b"0123456789")
+        with INTERRUPTED[layer](path) as file:
+            entered = []
+
+            def block(file=file, entered=entered):
+                with filelock.locked(file, "rw", 0, 4):
+                    entered.append(True)
+                    file.write(written(file, "AB"))
+
+            if not interrupted_after(count, block):
+                break
+            assert not is_locked(path), count
+            assert get(path) == (b"AB23456789" if entered else b"0123456789")
+    assert entered
+    assert count > 3
 
 
 # -- against a model ---------------------------------------------------------
