@@ -167,6 +167,29 @@ def test_readers_never_see_half_of_what_a_writer_does(path):
                 forked.result()
 
 
+def test_two_processes_write_a_diary_together(path):
+    """Every line is written in full knowledge of those before, through one text file that stays open."""
+    rounds = 60
+    os.truncate(path, 0)
+
+    def write(me):
+        with open(path, "a+", encoding="utf-16-le", newline="") as file:
+            file.seek(0)
+            seen = []
+            while len(seen) < 2 * rounds:
+                with filelock.locked(file):
+                    seen += [line.rstrip() for line in iter(file.readline, "")]
+                    if len(seen) < 2 * rounds and len(seen) % 2 == me:
+                        seen.append(f"{len(seen)} après {seen[-1].partition(' ')[0] if seen else 'rien'}")
+                        file.write(seen[-1] + "\r\n")
+            return seen
+
+    with Forked(write, 0) as one, Forked(write, 1) as two:
+        expected = ["0 après rien", *(f"{number} après {number - 1}" for number in range(1, 2 * rounds))]
+        assert one.result() == expected
+        assert two.result() == expected
+
+
 # -- death ---------------------------------------------------------------------
 
 
@@ -840,6 +863,70 @@ def test_a_waiter_in_c_does_not_count_as_a_holder(path, c):
             filelock.unlock(file)
             assert not filelock.trylock(file, "rw", 10, 5)
         assert c.answer() == "done"
+
+
+class Party:
+    """A process with an open file of its own; the same words for one in Python and one in C."""
+
+    def __init__(self, peer, start, path, kind):
+        self.kind = kind
+        if kind != "ipcio":
+            self.c = start(kind)
+            self.pid = self.c.pid
+            self.kill = self.c.kill
+        else:
+            self.python = peer("from ipcio import filelock", f"f = open({path!r}, 'r+')")
+            self.pid = self.python.pid
+            self.kill = self.python.kill
+
+    def lock(self, mode, *span):
+        if self.kind == "ipcio":
+            return self.python.ask(f"filelock.trylock(f, {mode!r}, *{span})")
+        return {"done": True, "again": False}[self.c.ask(f"try {mode} {span[0]} {span[1]}")]
+
+    def unlock(self, *span):
+        if self.kind == "ipcio":
+            return self.python.ask(f"filelock.unlock(f, *{span})")
+        return self.c.ask(f"drop {span[0]} {span[1]}") == "done"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_ranges_of_several_processes_against_a_model(path, peer, start, seed):
+    """Each party has some bytes, or the last of them and all to infinity, shared or for itself."""
+    size, base = 12, [40, 2**63 - 12][seed]
+    choose = random.Random(seed)
+    kinds = ["ipcio", "ipcio", "classic", "open"]
+    parties = [Party(peer, start, path, kind) for kind in kinds]
+    have = [[""] * size for _ in kinds]
+    with opened(path) as probe:
+        for step in range(600):
+            me = choose.randrange(len(kinds))
+            first = choose.randrange(size)
+            last = choose.randrange(first, size)  # of the bytes
+            span = base + first, 0 if last == size - 1 else last - first + 1
+            mode = choose.choice(["r", "rw"])
+            if choose.random() < 0.02:  # the C programs start fast
+                if kinds[me] != "ipcio":
+                    parties[me].kill()
+                    parties[me] = Party(peer, start, path, kinds[me])
+                    have[me] = [""] * size
+            elif choose.random() < 0.3:
+                assert parties[me].unlock(*span) is True
+                have[me][first : last + 1] = [""] * (last - first + 1)
+            else:
+                others = {
+                    cell for other in range(len(kinds)) if other != me for cell in have[other][first : last + 1] if cell
+                }
+                fine = not others or (others == {"r"} and mode == "r")
+                assert parties[me].lock(mode, *span) is fine, step
+                if fine:
+                    have[me][first : last + 1] = [mode] * (last - first + 1)
+            at = choose.randrange(size)
+            holder = filelock.query(probe, "rw", base + at, 1)
+            holders = {party.pid: cells[at] for party, cells in zip(parties, have, strict=True) if cells[at]}
+            assert (holder is None) is (not holders), step
+            if holder is not None:
+                assert holders[holder.pid] == holder.mode, step
 
 
 def test_c_and_ipcio_take_turns(path, c):
