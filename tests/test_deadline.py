@@ -135,8 +135,14 @@ def until_waited_for(path, count=1):
         time.sleep(0.0005)
 
 
+def until_asleep(path, pid):
+    """It is in the queue, and has gone to sleep there."""
+    until_waited_for(path)
+    until_it_waits(pid)
+
+
 def switches(pid):
-    """How often it has gone to sleep, and how often it was made to stop."""
+    """How often it has gone to sleep."""
     with open(f"/proc/{pid}/status") as file:
         return [line for line in file if line.startswith("voluntary_ctxt_switches")]
 
@@ -148,7 +154,7 @@ def tells_who_waits():
 @pytest.mark.able(probe=tells_who_waits)
 def test_a_wait_sleeps_in_the_kernel_until_it_is_over(path, held):
     with blocked(gets_it, path) as waiting:
-        assert [words[4] for words in waiters(path)] == ["WRITE"]
+        until_asleep(path, waiting.pid)
         before = switches(waiting.pid)
         time.sleep(0.05)  # in which nothing shall happen
         assert switches(waiting.pid) == before
@@ -158,9 +164,11 @@ def test_a_wait_sleeps_in_the_kernel_until_it_is_over(path, held):
     assert free(path)
 
 
+@pytest.mark.able(probe=tells_who_waits)
 @pytest.mark.skipif(not os.path.exists("/proc/self/timers"), reason="the kernel does not tell timers")
 def test_a_wait_has_one_timer_which_wakes_its_own_thread(path, held):
     with blocked(gets_it, path) as waiting:
+        until_asleep(path, waiting.pid)
         found = timers(waiting.pid)
         assert len([line for line in found if line.startswith("ID:")]) == 1
         assert f"notify: signal/tid.{waiting.pid}" in found
@@ -198,9 +206,11 @@ def test_a_timeout_is_never_early(path, timeout):
         assert time.monotonic() - start >= timeout
 
 
+@pytest.mark.able(probe=tells_who_waits)
 @pytest.mark.parametrize("timeout", [10**6, 10**9, 1e12, 1e30, 1.7e308])
 def test_a_timeout_as_long_as_one_likes(path, held, timeout):
     with blocked(take, path, timeout) as waiting:
+        until_asleep(path, waiting.pid)
         before = switches(waiting.pid)
         time.sleep(0.01)  # in which nothing shall happen
         assert switches(waiting.pid) == before
@@ -346,8 +356,9 @@ def test_success_and_timeout_leave_nothing(path, held, shut):
         assert waiting.result() == (True, True)
 
 
+@pytest.mark.able(probe=tells_who_waits)
 def test_a_command_inherits_neither_timer_nor_mask(path, held):
-    """As started by `ipcio lock`, once it had to wait and once it had not."""
+    """Started by `ipcio lock`, which becomes the command once it has waited."""
     show = "import signal, sys; print(signal.pthread_sigmask(signal.SIG_BLOCK, [])); print(*open(sys.argv[1]))"
     shown = "/proc/self/timers" if os.path.exists("/proc/self/timers") else os.devnull
     command = [sys.executable, "-m", "ipcio", "lock", "--timeout", str(DEADLINE), path, "--"]
@@ -400,6 +411,7 @@ def gets_it_alone(path):
     return take(path) is True and mask() == before
 
 
+@pytest.mark.able(probe=tells_who_waits)
 @pytest.mark.usefixtures("held")
 def test_a_forked_child_waits_like_its_parent(path):
     """Also one that was forked while another thread waits: the timer is not its own."""
