@@ -510,6 +510,36 @@ def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
         raw.full = False
 
 
+@pytest.mark.parametrize("layers", [io.BufferedRandom, lambda raw: io.TextIOWrapper(io.BufferedRandom(raw))])
+@pytest.mark.parametrize("take", [filelock.lock, filelock.trylock])
+def test_others_may_share_only_once_what_was_written_is_out(path, layers, take):
+    """Sharing what was exclusive lets others in, as `unlock` does."""
+
+    def others_may_share():
+        with open(path, "rb", 0) as other:
+            return filelock.trylock(other, "r")
+
+    class Watched(Full):
+        def write(self, data):
+            early.append(others_may_share())
+            return super().write(data)
+
+    early = []
+    put(path, b"0123456789")
+    raw = Watched(path, "r+")
+    with layers(raw) as file:
+        filelock.lock(file, "rw")
+        file.write(written(file, "AB"))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            take(file, "r")
+        assert not others_may_share()
+        raw.full = False
+        assert take(file, "r")
+        assert early == [False, False]
+        assert others_may_share()
+        assert get(path) == b"AB23456789"
+
+
 @pytest.mark.parametrize("error", [OSError("in its own words"), OSError(errno.EBADF, "in its own words")])
 def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
     class Broken(io.FileIO):
