@@ -569,29 +569,34 @@ def test_signals_of_the_waiters_own_do_not_end_its_wait(path, held):
         assert waiting.result() == (True, {signal.SIGCHLD, signal.SIGALRM}, True)
 
 
-@pytest.mark.usefixtures("held")
-def test_a_handler_may_wait_too(path, tmp_path):
+@pytest.mark.able(probe=tells_who_waits)
+def test_a_handler_may_wait_too(path, held, tmp_path):
     """On the same thread, within the outer wait, with a timer of its own."""
-    other = str(tmp_path / "other")
+    inner = []
 
-    def wait():
-        inner = []
-        signal.signal(signal.SIGALRM, lambda *_: inner.append(len(timers()) > 0 and waits_within()))
-        signal.setitimer(signal.ITIMER_REAL, 0.002)
-        return times_out(path, 0.06), inner
-
-    def waits_within():
+    def waits_within(*_):
         with opened(other) as one, opened(other) as two:
             filelock.lock(one)
-            with pytest.raises(TimeoutError):
+            try:
                 filelock.lock(two, timeout=SHORT)
-        return True
+            except TimeoutError:
+                inner.append("timed out")
+        handled.set()
 
+    def wait():
+        signal.signal(signal.SIGUSR1, waits_within)
+        return gets_it(path), inner
+
+    other = str(tmp_path / "other")
     with open(other, "xb"):
         pass
-    fine, inner = Forked(wait).result()
-    assert fine is True
-    assert inner == [True] or not os.path.exists("/proc/self/timers")
+    with Event() as handled, Forked(wait) as waiting:
+        until_asleep(path, waiting.pid)
+        os.kill(waiting.pid, signal.SIGUSR1)
+        handled.wait()
+        until_asleep(path, waiting.pid)
+        held()
+        assert waiting.result() == (True, ["timed out"])
 
 
 def test_a_storm_of_signals_changes_nothing(path, held):
