@@ -109,7 +109,7 @@ def lock(
     timeout
         Seconds to wait; None or negative waits for ever.  Either way the thread sleeps
         in the kernel and has its place in the queue.  (Linux: the first wait with a
-        timeout gives an unused real-time signal a handler that does nothing.)
+        timeout gives ``SIGURG`` a handler that does nothing, unless it has one.)
 
     Raises `TimeoutError`, which names the holder where that can be told,
     `io.UnsupportedOperation` (``EBADF``) for a mode that the file is not open for,
@@ -127,7 +127,7 @@ def lock(
         try:
             _ask(fd, _AT_ONCE, request)
         except _BUSY:
-            _wait(fd, request, seconds)
+            _wait(fd, request, seconds, offset, nbytes)
         have = True
         if type(file) not in PLAIN:
             refresh(file)
@@ -239,12 +239,20 @@ def _owners(fd: int, found: Conflict) -> Iterator[int | None]:
     return _backend.owners(fd, excludes, start, length) if pid is None else iter((pid,))
 
 
-def _wait(fd: int, request: bytes, seconds: float | None) -> None:
+def _wait(fd: int, request: bytes, seconds: float | None, offset: int, nbytes: int) -> None:
     """Lock a range that somebody is in the way of, within that time."""
-    if seconds is None:
-        _backend.wait(fd, request, None)
-        return
-    end = monotonic() + seconds
+    try:
+        if seconds is None:
+            _backend.wait(fd, request, None)
+        else:
+            _wait_until(monotonic() + seconds, fd, request, seconds)
+    except BaseException as error:
+        if not isinstance(error, OSError) or _is_foreign(error):  # there are no others here
+            _let_go(fd, offset, nbytes)
+        raise
+
+
+def _wait_until(end: float, fd: int, request: bytes, seconds: float) -> None:
     if seconds and _backend.wait(fd, request, seconds - min(seconds / 2, _SEARCH)):
         return
     # Who is in the way is looked for before the time is up, so that the error comes in

@@ -4,6 +4,10 @@ A signal ends such a call, with ``EINTR``.  So a timer sends this thread one whe
 time is up, and again every millisecond, since the first may come in the instant before
 the thread sleeps.  Nobody wakes up before, and nobody is late.
 
+The signal is ``SIGURG``: hardly anybody has a use for it, the system ignores it where it
+has no handler, and debuggers pass it on.  (Go stops its threads with it, for these
+reasons.)  Its handler is a function of C that does nothing, and stays.
+
 Importing this imports `ctypes`, and raises `AttributeError` where the C library has no
 timers.
 """
@@ -21,12 +25,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call", "fcntl"]
+__all__ = ["NoTimer", "call", "fcntl"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 fcntl = _libc.fcntl
 _timer_create, _timer_settime, _timer_delete = _libc.timer_create, _libc.timer_settime, _libc.timer_delete
-_NOTHING = ctypes.cast(_libc.abs, ctypes.c_void_p)  # a handler that does nothing, of an int: no Python runs in it
+
+_SIGNAL = signal.SIGURG
+_NOTHING = ctypes.cast(_libc.abs, ctypes.c_void_p)  # takes an int, as handlers do
 
 _SIGEV_THREAD_ID = 4  # Linux, as are the layouts below
 
@@ -54,22 +60,31 @@ class _Times(ctypes.Structure):
     )
 
 
+class _Action(ctypes.Structure):
+    """``struct sigaction``, of which only the beginning is nearly the same everywhere."""
+
+    _fields_ = (("handler", ctypes.c_void_p), ("rest", ctypes.c_byte * 248))
+
+
+class NoTimer(Exception):  # noqa: N818 -- nothing is wrong: there are other ways
+    """There is no timer to be had, or the signal is somebody else's; nothing was called."""
+
+
 def call(seconds: float, function: Callable[..., int], *arguments: object) -> bool:
     """Call until the result is 0 or the time is up, and return whether it was 0.
 
     `function` is one of ctypes that sets ``errno``.  Raises `OSError` for what it says,
-    and `NotImplementedError` if there is no timer or no signal left to be had.
+    and `NoTimer`.
     """
     end = time.monotonic() + seconds
-    number = _unused_signal()
+    _prepare_signal()
     whole, rest = divmod(max(int(seconds * 1e9), 1), 10**9)  # 0 would stop the timer
     times = _Times(0, 10**6, whole, rest)
-    event = _Event(None, number, _SIGEV_THREAD_ID, threading.get_native_id())
+    event = _Event(None, _SIGNAL, _SIGEV_THREAD_ID, threading.get_native_id())
     timer = ctypes.c_ssize_t(-1)  # which is no timer's; 0 may be
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     try:
         if _timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
-            raise NotImplementedError(os.strerror(ctypes.get_errno()))
+            raise NoTimer(os.strerror(ctypes.get_errno()))
         _timer_settime(timer, 0, ctypes.byref(times), None)
         while function(*arguments):
             code = ctypes.get_errno()
@@ -80,39 +95,18 @@ def call(seconds: float, function: Callable[..., int], *arguments: object) -> bo
         return True
     finally:
         if timer.value != -1:
-            _timer_delete(timer)  # what it has sent is delivered when this returns
-        if number in blocked:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+            _timer_delete(timer)
 
 
-_number: int | None = None
-
-
-def _unused_signal() -> int:
-    """A signal that interrupts and does nothing else: a real-time one that nobody here has a use for.
-
-    Its handler stays; a program that later wants this very signal gets it, and we take another.
-    """
-    global _number  # noqa: PLW0603 -- once in a process
-    number = _number
-    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
-        number = _number = _last_without_handler()
-    # Each time: who resets all signals, as some do after a fork, must not make ours deadly.
-    _libc.signal(number, _NOTHING)
-    signal.siginterrupt(number, True)  # noqa: FBT003
-    return number
-
-
-def _last_without_handler() -> int:
-    taken = 0
-    try:
-        with open("/proc/self/status", "rb") as file:  # signal.getsignal() knows only those of Python
-            for line in file:
-                if line.startswith((b"SigIgn:", b"SigCgt:")):
-                    taken |= int(line[7:], 16)
-    except OSError as error:
-        raise NotImplementedError(str(error)) from None
-    for number in range(signal.SIGRTMAX, signal.SIGRTMIN - 1, -1):
-        if not taken >> (number - 1) & 1:
-            return number
-    raise NotImplementedError("every real-time signal is in use")
+def _prepare_signal() -> None:
+    """See to it that the signal interrupts and does nothing else, unless somebody has a use for it."""
+    if _SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        raise NoTimer("SIGURG is blocked")
+    present = _Action()
+    _libc.sigaction(_SIGNAL, None, ctypes.byref(present))  # signal.getsignal() knows only handlers in Python
+    if present.handler == _NOTHING.value:
+        return
+    if present.handler not in {None, int(signal.SIG_IGN)}:
+        raise NoTimer("SIGURG has a handler")
+    _libc.signal(_SIGNAL, _NOTHING)
+    signal.siginterrupt(_SIGNAL, True)  # noqa: FBT003

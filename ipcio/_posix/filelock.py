@@ -79,9 +79,11 @@ def wait(fd: int, request: bytes, seconds: float | None) -> bool:
         return _poll(fd, request, 0)
     try:
         from ipcio._posix import deadline  # ctypes, which only who waits so needs
-
+    except (ImportError, AttributeError):
+        return _poll(fd, request, seconds)
+    try:
         return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
-    except (ImportError, AttributeError, NotImplementedError):
+    except deadline.NoTimer:
         return _poll(fd, request, seconds)
 
 
