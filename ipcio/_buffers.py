@@ -53,7 +53,7 @@ def flush(file: Any) -> None:
         # with a wrong answer, which refresh() would then believe.
         file.read(0)  # hands what was written to the buffer
         file.buffer.flush()
-    elif not isinstance(file, int | io.RawIOBase):
+    elif not isinstance(file, int | io.RawIOBase) or isinstance(file, io.FileIO):  # a class of FileIO may keep bytes
         write_out = getattr(file, "flush", None)
         if write_out is not None:
             write_out()
@@ -72,11 +72,11 @@ def _is_buffered(file: Any) -> bool:
 
 
 def _layer(file: Any) -> Any:
-    """The layer of `io` inside wrappers such as those of `tempfile`, if there is one."""
+    """The layer of `io` inside wrappers such as those of `tempfile` and `codecs`, if there is one."""
     layer = file
     for _ in range(_DEEPEST):
         if isinstance(layer, int | io.RawIOBase) or _is_text(layer) or _is_buffered(layer):
             return layer
-        inner = [getattr(layer, attribute, None) for attribute in ("file", "_file")]
+        inner = [getattr(layer, attribute, None) for attribute in ("file", "_file", "stream")]
         layer = next((each for each in inner if each is not None), None)
     return file  # it has none, or contains itself

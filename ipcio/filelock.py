@@ -103,7 +103,8 @@ def lock(
 
     mode
         ``"r"`` shares, which takes a file that is open for reading; ``"w"`` and
-        ``"rw"`` exclude, which takes one that is open for writing.
+        ``"rw"`` exclude, which takes one that is open for writing.  Before others may
+        share what was exclusive, what was written reaches the system, as in `unlock`.
     nbytes
         0 means to infinity.
     timeout
@@ -119,6 +120,8 @@ def lock(
     """
     have = False
     seconds = None if timeout is None else check_timeout(timeout)
+    if mode == "r" and type(file) not in PLAIN:
+        flush(file)  # if the range was exclusive, others may come in now
     try:
         if nbytes < 0:  # which the system would take, in a sense of its own
             raise ValueError  # _diagnose says more
@@ -142,6 +145,8 @@ def lock(
 def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
     have = False
+    if mode == "r" and type(file) not in PLAIN:
+        flush(file)
     try:
         if nbytes < 0:  # which the system would take, in a sense of its own
             raise ValueError  # _diagnose says more
@@ -209,6 +214,14 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
         return self._file
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self._unlock()
+        except BaseException as error:
+            if _is_foreign(error):  # perhaps before anything was done
+                self._unlock()
+            raise
+
+    def _unlock(self) -> None:
         if not getattr(self._file, "closed", False):  # else the lock has gone with the open file
             unlock(self._file, self._offset, self._nbytes)
 
