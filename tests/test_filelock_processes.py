@@ -571,13 +571,14 @@ def interrupt(path, kind, timeout, rounds, longest):
     with HANDLES[kind](path) as file, opened(path) as other:
         for _ in range(rounds):
             try:
-                signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, longest))
+                # Again after a while: an import, as that of the first wait, may swallow what a handler raises.
+                signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, longest), 0.1)
                 while True:
                     returned.extend(starmap(call, ((file, "rw"),)))
                     filelock.unlock(file)
                     returned.clear()
             except KeyboardInterrupt:
-                pass
+                signal.setitimer(signal.ITIMER_REAL, 0)
             if not returned:
                 interrupted += 1
                 # Not ours: whoever asks by another open file gets it.
