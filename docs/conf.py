@@ -24,4 +24,7 @@ autodoc_type_aliases = {"MemoryFile": "ipcio.MemoryFile", "Semaphore": "ipcio.Se
 default_role = "py:obj"  # `create` in a docstring is a link where it is one of ours
 # Of what a docstring names, ours must exist; parameters and the standard library need not
 # be found (that would take the network).
-nitpick_ignore_regex = [(r"py:.*", r"(?!ipcio\.).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!ipcio\.).*"),
+    ("py:class", r"ipcio\..*\._[A-Z]\w*"),
+]  # type variables are no classes

@@ -334,20 +334,21 @@ def _diagnose(error: BaseException, file: Any, mode: str, offset: int, nbytes: i
             pass
         else:
             what = "the file is not open for that: mode 'r' takes a file open for reading, 'w' and 'rw' one for writing"
-            return io.UnsupportedOperation(errno.EBADF, what, _name(file))
+            return io.UnsupportedOperation(errno.EBADF, what, _name(file, fd))
     if error.errno and error.filename is None:
-        error.filename = _name(file)
+        error.filename = _name(file, fd)
     return error
 
 
 def _descriptor(file: Any) -> int:
     if type(file) is int:
         return file
-    fileno = getattr(file, "fileno", None)
-    if fileno is None:
-        raise TypeError(f"a file must have a fileno() or be a descriptor; {type(file).__name__!r} is neither")
-    return index(fileno())
+    try:
+        return index(file.fileno())
+    except AttributeError:  # it has none, or something within has none
+        raise TypeError(f"a file must have a fileno() or be a descriptor; {type(file).__name__!r} is neither") from None
 
 
-def _name(file: Any) -> Any:
-    return file if isinstance(file, int) else getattr(file, "name", None)
+def _name(file: Any, fd: int) -> Any:
+    name = getattr(file, "name", None)
+    return fd if name is None else name

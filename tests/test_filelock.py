@@ -624,7 +624,7 @@ def test_a_descriptor_that_is_closed(unchanged, path, wrap):
             call(wrap(fd))
         assert caught.value.errno == errno.EBADF
         assert not isinstance(caught.value, io.UnsupportedOperation)
-        assert caught.value.filename == (fd if wrap is int else None)
+        assert caught.value.filename == fd
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BOTH if kind not in {"descriptor", "duck"}])
