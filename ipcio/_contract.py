@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ipcio._streams import Input, Output
 
 __all__ = [
+    "Child",
     "Conflict",
     "LockBackend",
     "Mapping",
     "MmapBackend",
     "Permits",
+    "ProcBackend",
     "RawSemaphore",
     "SemBackend",
     "Share",
@@ -186,4 +190,58 @@ class LockBackend(Protocol):
 
     def describe(self, pid: int) -> str:
         """Return the name of a process's command, empty if it cannot be known."""
+        ...
+
+
+class Child(Protocol):
+    """A child process: started, served, reaped."""
+
+    pid: int
+
+    def connect(self, stdin: Input | None, outputs: Sequence[Output | None], /) -> None:
+        """Say what goes through the pipes to standard input, from standard output and from standard error."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or a signal as a negative number; None while it runs or there may be more to read."""
+        ...
+
+    def turn(self, timeout: float | None, /) -> bool:
+        """Wait until something can be done, and do it: read, write, see the exit; False if there was nothing.
+
+        May return early.  Reads a limited amount, and after the exit what is there.
+        """
+        ...
+
+    def attend(self) -> None:
+        """Take notice of what has been queued for standard input, while a thread may be in `turn`."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `turn` has something to do, or -1: look now and then."""
+        ...
+
+    def kill(self, number: int, *, tree: bool) -> None:
+        """Send a signal, unless it has exited; with `tree`, to its process group."""
+        ...
+
+    def close(self) -> None:
+        """Kill and reap it if it runs, close everything, discard what is left."""
+        ...
+
+
+class ProcBackend(Protocol):
+    """Child processes."""
+
+    def Child(  # noqa: N802 -- a class
+        self,
+        command: Any,
+        streams: Sequence[int | None],
+        cwd: Any,
+        env: Any,
+        start_new_session: bool,  # noqa: FBT001
+        /,
+    ) -> Child:
+        """Start it; the streams are what `subprocess.Popen` takes."""
         ...

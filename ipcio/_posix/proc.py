@@ -1,0 +1,309 @@
+"""Children on POSIX: `subprocess` starts them, a selector tells what can be done for them.
+
+The exit is an event like any other where the kernel has descriptors of processes
+(``pidfd_open(2)``): so nobody waits for the end of a pipe that a grandchild keeps open,
+and what a child wrote before its exit is in the pipe when the exit is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ipcio._streams import Input, Output
+
+__all__ = ["Child"]
+
+_PIPE = 1 << 20  # bytes that a pipe may hold, as far as the system allows
+_CHUNK, _CHUNKS = 1 << 16, 16  # bytes of one read, and reads until somebody else has a turn
+_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
+
+
+class _Popen(subprocess.Popen[bytes]):
+    """A child that ends with its object, in the process that started it."""
+
+    pid = 0  # while there is no child
+    stdin = stdout = stderr = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._owner = os.getpid()
+        super().__init__(*arguments, **options)
+
+    def __del__(self) -> None:  # in place of Popen's, which leaves a zombie
+        for file in self.stdin, self.stdout, self.stderr:
+            if file is not None:
+                file.close()
+        if self.pid and self.returncode is None and self._owner == os.getpid():
+            self.kill()
+            self.wait()
+
+    def is_ours(self) -> bool:
+        """Whether this process started it; a fork of that did not."""
+        return self._owner == os.getpid()
+
+
+class Child:
+    """See `ipcio._contract.Child`."""
+
+    def __init__(
+        self,
+        command: str | Sequence[Any],
+        streams: Sequence[int | None],
+        cwd: Any,
+        env: Mapping[Any, Any] | None,
+        start_new_session: bool,  # noqa: FBT001
+    ) -> None:
+        before = _children()
+        stdin, stdout, stderr = streams
+        try:
+            self._popen = _Popen(
+                command,
+                bufsize=0,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                shell=isinstance(command, str),
+                cwd=cwd,
+                env=env,
+                start_new_session=start_new_session,
+            )
+        except (OSError, ValueError, TypeError):
+            raise  # there is no child, or Popen has reaped it
+        except BaseException:
+            # Ctrl-C is noticed as soon as the fork is over, before Popen knows of a child.
+            for pid in _children() - before:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            raise
+        self.pid = self._popen.pid
+        self._lock = threading.Lock()
+        self._reaped: list[tuple[int, int]] = []
+        self._input: tuple[int, Input] | None = None
+        self._outputs: dict[int, tuple[Any, Output]] = {}
+        self._selector: selectors.BaseSelector | None = None
+        self._pidfd = -1
+        self._pause = _FIRST_PAUSE
+
+    def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
+        """See `ipcio._contract.Child`."""
+        popen = self._popen
+        if stdin is not None and popen.stdin is not None:
+            self._input = _prepare(popen.stdin), stdin
+        for file, output in zip((popen.stdout, popen.stderr), outputs, strict=True):
+            if file is not None and output is not None:
+                self._outputs[_prepare(file)] = file, output
+
+    @property
+    def returncode(self) -> int | None:
+        """See `ipcio._contract.Child`."""
+        return None if self._outputs else self._popen.returncode
+
+    # -- what happens ----------------------------------------------------------
+
+    def turn(self, timeout: float | None) -> bool:
+        """See `ipcio._contract.Child`."""
+        if self._popen.returncode is None:
+            if timeout is None and not self._outputs and self._input is None:
+                self._await_exit()
+            elif not self._serve(timeout):
+                return False
+        if self._popen.returncode is not None:
+            self._finish()
+        return True
+
+    def _serve(self, timeout: float | None) -> bool:
+        """Wait for events and do what they ask for; return whether there were any."""
+        selector = self._selector or self._watch()
+        if self._pidfd < 0:
+            # The exit is no event here. Look for it now and then.
+            self._reap()
+            if self._popen.returncode is not None:
+                return True
+            timeout = self._pause if timeout is None else min(self._pause, timeout)
+            self._pause = min(2 * self._pause, _LAST_PAUSE)
+        exited = False
+        for key, _ in (events := selector.select(timeout)):
+            if key.fd == self._pidfd:
+                exited = True
+            elif key.fd in self._outputs:
+                self._read(key.fd)
+            elif self._input is not None and self._input[0] == key.fd:
+                self._write(*self._input)
+            else:  # an interrupt came while it was closed
+                selector.unregister(key.fd)
+        if exited:
+            self._reap()
+        if events:
+            self._pause = _FIRST_PAUSE
+        return bool(events)
+
+    def _watch(self) -> selectors.BaseSelector:
+        selector = selectors.DefaultSelector()
+        for fd in self._outputs:
+            selector.register(fd, selectors.EVENT_READ)
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # an old kernel, or a sandbox
+                self._pidfd = os.pidfd_open(self.pid)
+                selector.register(self._pidfd, selectors.EVENT_READ)
+        self._selector = selector
+        self.attend()
+        return selector
+
+    def attend(self) -> None:
+        """See `ipcio._contract.Child`."""
+        with self._lock:
+            if self._selector is not None and self._input is not None and not self._input[1].idle:
+                # A selector of the kernel's hears of this even while a thread waits in it.
+                with contextlib.suppress(KeyError):  # it knows already
+                    self._selector.register(self._input[0], selectors.EVENT_WRITE)
+
+    def _read(self, fd: int) -> None:
+        """Read what is there, within limits."""
+        _, output = self._outputs[fd]
+        raw = output.raw
+        before = len(raw)
+        try:
+            raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), _CHUNKS))
+        except BlockingIOError:
+            return
+        if len(raw) - before < _CHUNKS:  # the end
+            self._close_output(fd)
+
+    def _write(self, fd: int, stream: Input) -> None:
+        """Write what there is, as much as fits."""
+        try:
+            while not isinstance(what := stream.next(), bool):
+                data, sent = what
+                sent.extend(map(os.write, (fd,), (data,)))
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the child has closed its end, and wants no more
+            what = True
+        if what:
+            self._close_input()
+            return
+        with self._lock:
+            if stream.idle and self._selector is not None:  # else somebody has queued something since
+                self._selector.unregister(fd)
+
+    def fileno(self) -> int:
+        """See `ipcio._contract.Child`."""
+        selector = self._selector or self._watch()
+        return selector.fileno() if self._pidfd >= 0 else -1  # type: ignore[attr-defined]
+
+    # -- the end ---------------------------------------------------------------
+
+    def kill(self, number: int, *, tree: bool) -> None:
+        """See `ipcio._contract.Child`."""
+        with self._lock:  # while the child is not reaped, nobody else has its number
+            if self._popen.returncode is None and self._popen.is_ours():
+                with contextlib.suppress(ProcessLookupError):
+                    (os.killpg if tree else os.kill)(self.pid, number)
+
+    def close(self) -> None:
+        """See `ipcio._contract.Child`."""
+        if self._popen.is_ours() and self._popen.returncode is None:
+            self.kill(signal.SIGKILL, tree=False)
+            self._await_exit()
+        for _, output in self._outputs.values():
+            output.discard()
+        self._outputs.clear()
+        self._close_input()
+        self._close_selector()
+        for file in self._popen.stdout, self._popen.stderr:
+            if file is not None:
+                file.close()
+
+    def _await_exit(self) -> None:
+        """Wait for the exit, and only then reap, under the lock."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        self._reap()
+
+    def _reap(self) -> None:
+        with self._lock:
+            if self._popen.returncode is not None:
+                return
+            try:
+                self._reaped.extend(map(os.waitpid, (self.pid,), (os.WNOHANG,)))
+            except ChildProcessError as error:
+                if not self._reaped:
+                    what = (
+                        "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
+                    )
+                    raise ChildProcessError(error.errno, what, self.pid) from None
+            for pid, status in self._reaped:
+                if pid:
+                    self._popen.returncode = os.waitstatus_to_exitcode(status)
+
+    def _finish(self) -> None:
+        """Read what the child has left in the pipes, and close them.  What a grandchild writes later is nobody's."""
+        for fd, (_, output) in list(self._outputs.items()):
+            left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+            with contextlib.suppress(BlockingIOError):
+                output.raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), -(-left // _CHUNK)))
+            self._close_output(fd)
+        self._close_input()
+        self._close_selector()
+
+    # In these, first what tells that it is to be used goes, then the thing.
+
+    def _close_output(self, fd: int) -> None:
+        file, output = self._outputs[fd]
+        output.ended = True
+        del self._outputs[fd]
+        if self._selector is not None:
+            self._selector.unregister(fd)
+        file.close()
+
+    def _close_input(self) -> None:
+        with self._lock:
+            if self._input is not None:
+                fd, stream = self._input
+                self._input = None
+                stream.discard()
+                if self._selector is not None:
+                    with contextlib.suppress(KeyError):
+                        self._selector.unregister(fd)
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+
+    def _close_selector(self) -> None:
+        with self._lock:
+            selector, self._selector = self._selector, None
+            pidfd, self._pidfd = self._pidfd, -1
+            if selector is not None:
+                selector.close()
+            if pidfd >= 0:
+                os.close(pidfd)
+
+
+def _prepare(file: Any) -> int:
+    fd: int = file.fileno()
+    os.set_blocking(fd, False)
+    with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+    return fd
+
+
+def _children() -> set[int]:
+    """The children that this thread has; empty where the system does not tell."""
+    try:
+        with open("/proc/thread-self/children", "rb", 0) as file:
+            return set(map(int, file.readall().split()))
+    except OSError:
+        return set()

@@ -1,0 +1,324 @@
+"""The handle of a child process: its output arrives, all of it, and its exit is never missed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections import deque
+from inspect import isawaitable, iscoroutinefunction
+from io import UnsupportedOperation
+from itertools import repeat
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from ipcio._timeouts import check_timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+    from typing import Literal
+
+    from typing_extensions import Buffer, Self
+
+    from ipcio._contract import Child
+    from ipcio._streams import Input, Output
+
+__all__ = ["EOF", "ExitStatus", "Process"]
+
+_Piece = TypeVar("_Piece", bytes, str)
+
+_SIGNALS = {"term": signal.SIGTERM, "kill": getattr(signal, "SIGKILL", signal.SIGTERM)}
+_TURN = 0.005  # seconds for which a coroutine works before it lets others run
+_LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
+
+
+class _End:
+    def __repr__(self) -> str:
+        return "ipcio.proc.EOF"
+
+    def __reduce__(self) -> str:
+        return "EOF"
+
+
+EOF = _End()
+"""What to `~Process.write` last: the child's standard input ends when all before it has been sent."""
+
+
+class ExitStatus(NamedTuple):
+    """How a process ended.  True only if it exited with 0."""
+
+    ok: bool
+    kind: str
+    """``"exit"``, or ``"signal"`` if one ended it."""
+    code: int
+    """The exit code, or the number of the signal."""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Process(Generic[_Piece]):
+    """A child process; made by `ipcio.proc.spawn`.
+
+    Its output goes where `spawn` was told, while somebody waits for it; or the handle
+    itself gives it, an iterator (and an asynchronous one) of pairs of ``"stdout"`` or
+    ``"stderr"`` and data.  A handle that is dropped kills its child and reaps it.
+
+    All methods may be called from several threads.  A copy in a forked process cannot
+    wait, and never kills.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        stdin: Input | None,
+        outputs: Sequence[tuple[Output, Callable[[Any], object] | None]],
+        callback: Callable[[str, Any], object] | None,
+        *,
+        session: bool,
+    ) -> None:
+        self._child = child
+        self._stdin = stdin
+        self._pipes = [output for output, sink in outputs if sink is None]
+        self._sinks = [(output, sink) for output, sink in outputs if sink is not None]
+        self._callback = callback
+        self._session = session
+        self._pumping = threading.RLock()  # a callback may wait, too
+        self._status: ExitStatus | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are queued for the child's standard input."""
+        return 0 if self._stdin is None else self._stdin.pending
+
+    def __repr__(self) -> str:
+        state = "running" if self._status is None else f"{self._status.kind} {self._status.code}"
+        return f"<ipcio.proc.Process pid={self.pid} {state}>"
+
+    # -- to the child ------------------------------------------------------------
+
+    def write(self, *data: Buffer | str | _End) -> Literal[True]:
+        """Queue data for the child's standard input, and perhaps `EOF`; return True.
+
+        It is sent while somebody waits.  If the child closes its end, or exits, what is
+        left is dropped, as `subprocess.Popen.communicate` does.
+
+        Raises `io.UnsupportedOperation` if standard input is no pipe, `TypeError` for
+        text without an encoding, `ValueError` behind `EOF`; then nothing is queued.
+        """
+        if self._stdin is None:
+            raise UnsupportedOperation("standard input is no pipe; it takes spawn(..., stdin=True)")
+        self._stdin.put(data, EOF)
+        self._child.attend()
+        return True
+
+    def kill(self, sig: str | int = "term", *, tree: bool = False) -> Literal[True]:
+        """Send a signal, ``"term"``, ``"kill"`` or a number; return True, also if the child has exited.
+
+        tree
+            Also to the descendants in its process group, for a child that was started
+            with ``start_new_session=True``; for others `ValueError`.
+        """
+        number = _SIGNALS.get(sig) if isinstance(sig, str) else sig
+        if number is None or number not in signal.valid_signals():
+            raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")
+        if tree and not self._session:
+            raise ValueError("tree=True takes a process of spawn(..., start_new_session=True)")
+        self._child.kill(int(number), tree=tree)
+        return True
+
+    def close(self) -> None:
+        """Kill the child and reap it, if it runs; forget its output and let go of the pipes."""
+        self._child.kill(_SIGNALS["kill"], tree=False)  # who waits in another thread comes to an end
+        with self._pumping:
+            self._child.close()
+            self._ended()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Wait for the child; kill it if the block, or the waiting, has raised."""
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self.close()
+
+    # -- from the child ----------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> ExitStatus | None:
+        """Pass on output and input until the child has exited and its output is drained; return how it ended.
+
+        timeout
+            Seconds after which None is returned; None or negative waits for ever.
+
+        A grandchild that keeps a pipe open is not waited for.  What a callback raises
+        is raised here; a further call goes on with the next piece.  Raises `ValueError`
+        for output that nobody is there to take, which stays; `ChildProcessError` if
+        somebody else has taken the exit status.
+        """
+        if iscoroutinefunction(self._callback):
+            raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
+        seconds = check_timeout(timeout)
+        end = None if seconds is None else monotonic() + seconds
+        if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
+            return None
+        try:
+            if not self._pass_on(end if seconds else None):
+                return None
+            while (status := self._ended()) is None:
+                happened = self._child.turn(None if end is None else max(end - monotonic(), 0))
+                if not self._pass_on(end if seconds else None):
+                    return None
+                if end is not None and monotonic() >= end and (not happened or seconds == 0):
+                    return self._ended()
+            return status
+        finally:
+            self._pumping.release()
+
+    def nowait(self) -> ExitStatus | None:
+        """``wait(0)``: pass on what is ready."""
+        return self.wait(0)
+
+    def _ended(self) -> ExitStatus | None:
+        """How it ended, if it did and all its output has been passed on."""
+        if self._status is None:
+            code = self._child.returncode
+            if code is None or not all(
+                output.finished for output in (*self._pipes, *(each for each, _ in self._sinks))
+            ):
+                return None
+            self._status = _exit_status(code)
+        return self._status
+
+    def _pass_on(self, end: float | None) -> bool:
+        """Give what has been read to who takes it; return whether that was all before the time was up."""
+        if not self._feed_sinks(end):
+            return False
+        for output in self._pipes:
+            if self._callback is not None:
+                if not _call_all(map(self._callback, repeat(output.name), output.pieces()), end):
+                    return False
+            elif output.waiting:
+                raise _nobody_takes(output)
+        return True
+
+    def _feed_sinks(self, end: float | None) -> bool:
+        return all(_call_all(map(sink, output.pieces()), end) for output, sink in self._sinks)
+
+    # -- as an iterator ----------------------------------------------------------
+
+    def __iter__(self) -> Iterator[tuple[str, _Piece]]:
+        """Give pairs of stream and data until the child has exited and its output is drained."""
+        self._check_iterable()
+        while True:
+            for output in self._pipes:
+                yield from zip(repeat(output.name), output.pieces())
+            with self._pumping:
+                self._feed_sinks(None)
+                if self._ended() is not None:
+                    return
+                self._child.turn(None)
+
+    def __next__(self) -> tuple[str, _Piece]:
+        for event in self:
+            return event
+        raise StopIteration
+
+    def _check_iterable(self) -> None:
+        if self._callback is not None:
+            raise ValueError("the output goes to the callback; who iterates takes a process without one")
+
+    # -- in an event loop --------------------------------------------------------
+
+    async def wait_async(self, timeout: float | None = None) -> ExitStatus | None:
+        """As `wait`, while other tasks run.  The callback may be a coroutine function."""
+        seconds = check_timeout(timeout)
+        end = None if seconds is None else monotonic() + seconds
+        if not await self._pass_on_async(end if seconds else None):
+            return None
+        while (status := self._ended()) is None:
+            await self._turn_async(None if end is None else max(end - monotonic(), 0))
+            if not await self._pass_on_async(end if seconds else None):
+                return None
+            if end is not None and monotonic() >= end:
+                return self._ended()
+        return status
+
+    def __aiter__(self) -> Self:
+        self._check_iterable()
+        return self
+
+    async def __anext__(self) -> tuple[str, _Piece]:
+        self._check_iterable()
+        while True:
+            for output in self._pipes:
+                for piece in output.pieces():
+                    return output.name, piece
+            self._feed_sinks(None)
+            if self._ended() is not None:
+                raise StopAsyncIteration
+            await self._turn_async(None)
+
+    async def _pass_on_async(self, end: float | None) -> bool:
+        if not self._feed_sinks(end):
+            return False
+        others = monotonic() + _TURN
+        for output in self._pipes:
+            if self._callback is None:
+                if output.waiting:
+                    raise _nobody_takes(output)
+                continue
+            for result in map(self._callback, repeat(output.name), output.pieces()):
+                if isawaitable(result):
+                    await result
+                now = monotonic()
+                if end is not None and now >= end:
+                    return False
+                if now >= others:
+                    await asyncio.sleep(0)
+                    others = monotonic() + _TURN
+        return True
+
+    async def _turn_async(self, left: float | None) -> None:
+        """Wait until something can be done, and do it."""
+        with self._pumping:
+            happened = self._child.turn(0)
+            fd = self._child.fileno() if not happened else -1
+        if happened or left == 0:
+            await asyncio.sleep(0)
+        elif fd < 0:  # the exit is no event here
+            await asyncio.sleep(_LOOK if left is None else min(_LOOK, left))
+        else:
+            loop = asyncio.get_running_loop()
+            ready = asyncio.Event()
+            loop.add_reader(fd, ready.set)
+            try:
+                await asyncio.wait_for(ready.wait(), left)
+            except asyncio.TimeoutError:
+                pass
+            finally:
+                loop.remove_reader(fd)
+
+
+def _call_all(calls: Iterator[object], end: float | None) -> bool:
+    """Make the calls; return whether all were made before the time was up."""
+    if end is None:
+        deque(calls, maxlen=0)  # no Python between them
+        return True
+    return all(monotonic() < end for _ in calls)
+
+
+def _exit_status(code: int) -> ExitStatus:
+    return ExitStatus(ok=not code, kind="signal" if code < 0 else "exit", code=abs(code))
+
+
+def _nobody_takes(output: Output) -> ValueError:
+    return ValueError(f"nobody takes what comes from {output.name}: give spawn() a callback or a file, or iterate")

@@ -1,0 +1,100 @@
+"""What the streams of a child may be: arguments of `ipcio.proc.spawn`, in terms of `subprocess` and `_streams`."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from ipcio._buffers import flush, refresh
+from ipcio._streams import Form, Input, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["redirect_input", "redirect_output"]
+
+
+def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | None, Input | None]:
+    """Return what `subprocess` takes for standard input, and what is to be sent if that is a pipe."""
+    kind = _kind_of(file)
+    if kind == subprocess.PIPE:
+        return kind, Input(encoding, errors)
+    if not _is_object(file):
+        return kind, None
+    _check(file, "readable")
+    fd = _descriptor(file)
+    if fd is not None:
+        refresh(file)  # the child goes on where the next read would
+        return fd, None
+    return subprocess.PIPE, Input(encoding or "utf-8", errors, file.read)
+
+
+def redirect_output(
+    name: str, file: Any, form: Form, encoding: str | None, errors: str
+) -> tuple[int | None, Output | None, Callable[[Any], object] | None]:
+    """Return what `subprocess` takes, what is to be read if that is a pipe, and who gets it if not the program."""
+    kind = _kind_of(file)
+    if kind == subprocess.PIPE:
+        return kind, Output(name, form), None
+    if not _is_object(file):
+        if kind == subprocess.STDOUT and name != "stderr":
+            raise ValueError("subprocess.STDOUT is for stderr")
+        return kind, None, None
+    _check(file, "writable")
+    fd = _descriptor(file)
+    if fd is not None:
+        flush(file)  # what the child writes comes behind it
+        return fd, None, None
+    text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
+    sink = _all_of(file) if isinstance(file, io.RawIOBase) else file.write
+    return subprocess.PIPE, Output(name, Form(encoding or "utf-8", errors) if text else Form()), sink
+
+
+def _is_object(file: Any) -> bool:
+    return file is not None and not isinstance(file, int)
+
+
+def _kind_of(file: Any) -> int | None:
+    if file is None or file is False:
+        return None
+    if file is True:
+        return subprocess.PIPE
+    if isinstance(file, int) and file < subprocess.DEVNULL:
+        raise ValueError(f"a descriptor must not be negative, as {file} is")
+    return file if isinstance(file, int) else None
+
+
+def _check(file: Any, ability: str) -> None:
+    """Refuse an object that is closed, or not open for that."""
+    if getattr(file, "closed", False):
+        raise ValueError("I/O operation on closed file")
+    able = getattr(file, ability, None)
+    if able is not None and not able():
+        raise io.UnsupportedOperation(f"{file!r} is not {ability}")
+    if not hasattr(file, "read" if ability == "readable" else "write") and not hasattr(file, "fileno"):
+        raise TypeError(f"a stream is True, None, a descriptor or a file object, not {type(file).__name__!r}")
+
+
+def _descriptor(file: Any) -> int | None:
+    """The descriptor that the child can have, if there is one."""
+    from ipcio._memfile import MemoryFile  # only who has one needs it
+
+    if isinstance(file, MemoryFile):  # its memory may be narrowed, and must not grow
+        return None
+    try:
+        fd: int = file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+    return fd
+
+
+def _all_of(file: io.RawIOBase) -> Callable[[bytes], object]:
+    """Write everything, where one `write` may take less."""
+
+    def write(data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+    return write

@@ -1,0 +1,132 @@
+r"""Child processes whose output arrives, all of it, and which never hang you.
+
+::
+
+    from ipcio import proc
+
+    with proc.spawn(["sort"], stdin=True, stdout=True, encoding="utf-8", lines=True) as h:
+        h.write("b\n", "a\n", proc.EOF)
+        for stream, line in h:
+            print(stream, line, end="")
+    print(h.wait())
+
+Output goes to a callback, to any file object, or to who iterates over the handle; input
+comes from `Process.write` or any file object.  Whatever the sizes and directions, nobody
+waits for somebody who waits for him.  `Process.wait` returns when the *child* has exited
+and what it wrote is passed on, even if a grandchild keeps its pipes open.
+
+Nothing of the program that calls is touched: no signal's disposition, no event loop, no
+other child.
+
+Linux.  (LuaIPC: ``ipc.proc``; Python: `subprocess`.)
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, overload
+
+from ipcio._process import EOF, ExitStatus, Process
+from ipcio._redirect import redirect_input, redirect_output
+from ipcio._streams import Form
+
+if sys.platform != "linux":
+    raise ImportError(f"ipcio.proc has no back end for {sys.platform} yet")
+from ipcio._posix import proc as _chosen
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ipcio._contract import ProcBackend
+
+    _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    _Command = str | Sequence[_Path]
+
+__all__ = ["EOF", "ExitStatus", "Process", "spawn"]
+
+_backend: ProcBackend = _chosen
+
+
+@overload
+def spawn(
+    cmd: _Command,
+    *,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    callback: Callable[[str, bytes], object] | None = None,
+    encoding: None = None,
+    errors: str = "strict",
+    lines: bool = False,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    start_new_session: bool = False,
+) -> Process[bytes]: ...
+
+
+@overload
+def spawn(
+    cmd: _Command,
+    *,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    callback: Callable[[str, str], object] | None = None,
+    encoding: str,
+    errors: str = "strict",
+    lines: bool = False,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    start_new_session: bool = False,
+) -> Process[str]: ...
+
+
+def spawn(
+    cmd: _Command,
+    *,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    callback: Callable[[str, Any], object] | None = None,
+    encoding: str | None = None,
+    errors: str = "strict",
+    lines: bool = False,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    start_new_session: bool = False,
+) -> Process[Any]:
+    r"""Start a program and return its handle.
+
+    cmd
+        A string is for the shell; a sequence is a program and its arguments, without one.
+    stdin, stdout, stderr
+        True for a pipe to this program, None or False for the stream that this program
+        has itself, a descriptor, a file object, `subprocess.DEVNULL`, and for stderr
+        `subprocess.STDOUT`.  The child gets the descriptor of a file object, at its
+        position, and goes on from there; what has none (`io.BytesIO`, `io.StringIO`),
+        and a `MemoryFile`, is read and written here, while somebody waits.
+    callback
+        Called with ``"stdout"`` or ``"stderr"`` and data from the pipe, while somebody
+        waits.  Without one, iterate over the handle.
+    encoding, errors
+        Make text of output, and allow it in `Process.write`.
+    lines
+        Give whole lines, which end with ``\n`` and keep it; a last one may lack it.
+
+    Raises `OSError` if the program cannot be started (its ``filename`` tells whether
+    the program or `cwd` is the reason), `ValueError` or `TypeError` for a malformed
+    argument or a closed file, `io.UnsupportedOperation` for a file that is not open for
+    that; then nothing is left behind.
+    """
+    if not isinstance(cmd, str) and not cmd:
+        raise ValueError("cmd must name a program")
+    form = Form(encoding, errors, lines=lines)
+    child_in, source = redirect_input(stdin, encoding, errors)
+    child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
+    child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
+    child = _backend.Child(cmd, (child_in, child_out, child_err), cwd, env, start_new_session)
+    child.connect(source, (output, output_too))
+    ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
+    queue = source if source is not None and source.is_queue else None
+    return Process(child, queue, ends, callback, session=start_new_session)
