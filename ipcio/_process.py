@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections import deque
-from inspect import isawaitable, iscoroutinefunction
+from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
 from time import monotonic
@@ -164,7 +163,7 @@ class Process(Generic[_Piece]):
         for output that nobody is there to take, which stays; `ChildProcessError` if
         somebody else has taken the exit status.
         """
-        if iscoroutinefunction(self._callback):
+        if _is_coroutine_function(self._callback):
             raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
         seconds = check_timeout(timeout)
         end = None if seconds is None else monotonic() + seconds
@@ -268,6 +267,8 @@ class Process(Generic[_Piece]):
             await self._turn_async(None)
 
     async def _pass_on_async(self, end: float | None) -> bool:
+        import asyncio  # who needs it has it already
+
         if not self._feed_sinks(end):
             return False
         others = monotonic() + _TURN
@@ -276,8 +277,9 @@ class Process(Generic[_Piece]):
                 if output.waiting:
                     raise _nobody_takes(output)
                 continue
-            for result in map(self._callback, repeat(output.name), output.pieces()):
-                if isawaitable(result):
+            results: Iterator[Any] = map(self._callback, repeat(output.name), output.pieces())
+            for result in results:
+                if hasattr(result, "__await__"):
                     await result
                 now = monotonic()
                 if end is not None and now >= end:
@@ -289,6 +291,8 @@ class Process(Generic[_Piece]):
 
     async def _turn_async(self, left: float | None) -> None:
         """Wait until something can be done, and do it."""
+        import asyncio
+
         with self._pumping:
             happened = self._child.turn(0)
             fd = self._child.fileno() if not happened else -1
@@ -314,6 +318,16 @@ def _call_all(calls: Iterator[object], end: float | None) -> bool:
         deque(calls, maxlen=0)  # no Python between them
         return True
     return all(monotonic() < end for _ in calls)
+
+
+_COROUTINE = 0x80  # of a code object's flags; `inspect`, which knows, takes long to import
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & _COROUTINE)
 
 
 def _exit_status(code: int) -> ExitStatus:

@@ -176,7 +176,7 @@ class Input:
         self._encoder = None if encoding is None else codecs.getincrementalencoder(encoding)(errors)
         self._read = read
         self._from_file = read is not None
-        self._fetched: tuple[list[Any], list[int]] = ([], [])  # a chunk of the file's, and how much of it is sent
+        self._fetched = _Fetched([], [])
         self._ends = False
         self._discarded = False
 
@@ -236,17 +236,25 @@ class Input:
                 return True
             if isinstance(data, str):
                 assert self._encoder is not None
-                self._fetched = ([self._encoder.encode(data)], [])
+                self._fetched = _Fetched([self._encoder.encode(data)], [])
             elif (left := _unsent(data, sent)) is not None:
                 return left, sent
             else:
-                self._fetched = ([], [])
+                self._fetched = _Fetched([], [])
 
     def discard(self) -> None:
         """Forget everything: nobody reads it any more."""
         self._discarded = True
         self._read = None
         self._queue.clear()
+
+
+class _Fetched(NamedTuple):
+    """What a file object gave."""
+
+    chunk: list[Any]
+    sent: list[int]
+    """How much of it is."""
 
 
 def _unsent(data: bytes, sent: list[int]) -> memoryview | None:
