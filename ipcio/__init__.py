@@ -8,21 +8,27 @@ The public modules mirror LuaIPC's, one by one:
     named semaphores, crash-safe ones too
 ``ipcio.filelock``
     locks on ranges of a file's bytes
+``ipcio.proc``
+    child processes whose output arrives, all of it
 ``ipcio.mmap``
     memory-mapped files
 ``ipcio.strfile``
     a read-only file over a ``str`` or any buffer
 
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
-a semaphore as :class:`Semaphore`.  Importing ``ipcio`` itself costs next to nothing: a module is loaded
+a semaphore as :class:`Semaphore`, a child as :class:`Process` and its end as
+:class:`ExitStatus`.  Importing ``ipcio`` itself costs next to nothing: a module is loaded
 when it is first asked for (:pep:`562`).
 
 How the package is layered, imports running downwards only::
 
     _cli                    the command ``ipcio``
-    shm  sem  mmap  filelock  strfile     what calls mean: arguments, modes, who may do what
+    shm  sem  mmap  filelock  proc  strfile     what calls mean: arguments, modes, who may do what
+    _redirect                   what the streams of a child may be
     _direct  _memfile           the one file face that memory gets
     _semaphore                  the handle of a semaphore
+    _process                    the handle of a child process
+    _streams                    what flows between a process and its child
     _buffers                    what Python's file objects keep to themselves
     _posix/                     system calls; one module per public module
     _names  _timeouts  _forklock    small shared rules
@@ -32,11 +38,24 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
-    from ipcio import filelock, mmap, sem, shm, strfile
+    from ipcio import filelock, mmap, proc, sem, shm, strfile
     from ipcio._memfile import MemoryFile
+    from ipcio._process import ExitStatus, Process
     from ipcio._semaphore import Semaphore
 
-__all__ = ["MemoryFile", "Semaphore", "__version__", "filelock", "mmap", "sem", "shm", "strfile"]
+__all__ = [
+    "ExitStatus",
+    "MemoryFile",
+    "Process",
+    "Semaphore",
+    "__version__",
+    "filelock",
+    "mmap",
+    "proc",
+    "sem",
+    "shm",
+    "strfile",
+]
 
 __version__ = "0.1.0"
 
@@ -48,6 +67,8 @@ def __getattr__(name: str) -> object:
         return import_module("ipcio._memfile").MemoryFile
     if name == "Semaphore":
         return import_module("ipcio._semaphore").Semaphore
+    if name in {"ExitStatus", "Process"}:
+        return getattr(import_module("ipcio._process"), name)
     if name in __all__:
         return import_module(f"ipcio.{name}")  # which binds itself here, once and for all
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

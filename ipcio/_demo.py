@@ -21,27 +21,28 @@ memory that is read and written as files are:
 
 The input files are mapped.  A name lives as long as somebody holds it, so a
 worker must not leave before the parent has attached its result.  It says
-``ready`` and waits for the end of its standard input; the parent attaches, lets
-it go, and reads the result of a process that is no more.
+``ready`` and waits for the end of its standard input; the parent hears that,
+attaches, lets it go, and reads the result of a process that is no more.  It waits
+for all its workers at once, in an event loop.
 """
 # ruff: noqa: T201 -- to print is what a command is for
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob
 import io
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import sysconfig
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from ipcio import filelock, mmap, sem, shm, strfile
+from ipcio import filelock, mmap, proc, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,9 +93,11 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
             crew.append(Worker(name, number))
             stack.callback(crew[-1].dismiss)
         lines = [_line(board, number) for number in numbers]
-        for result in _collect(crew, lines, len(paths)):
-            with result:
-                counts.update(json.load(result))
+        if complaint := asyncio.run(_watch(crew, lines, len(paths))):
+            sys.exit(f"ipcio: {complaint}")
+        for worker in crew:
+            assert worker.result is not None
+            counts.update(json.load(worker.result))
         rows = report.read().rstrip(b"\0").decode()
 
     tallies = [map(int, row.split()[2:]) for row in rows.splitlines()]
@@ -114,75 +117,74 @@ class Worker:
     """A worker, as the parent sees it."""
 
     def __init__(self, name: str, number: int) -> None:
-        self.number = number
+        self.result: MemoryFile | None = None
+        self._number = number
         self._name = f"{name}-{number}"
-        self.process = subprocess.Popen(  # noqa: S603
+        self._said = ""
+        self._process = proc.spawn(
             [sys.executable, "-m", "ipcio._demo", name, str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=True,
+            stdout=True,
             stderr=subprocess.STDOUT,
+            callback=self._hear,
             encoding="utf-8",
             errors="replace",
+            lines=True,
             # Where this ipcio is found again, and no json.py of the user's.
             cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
             start_new_session=True,  # Ctrl-C on the terminal is for the parent
         )
 
-    def result(self) -> MemoryFile:
-        """Wait until the worker is ready, attach its result and let it go."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        said = ""
-        for said in self.process.stdout:
-            if said == "ready\n":
-                break
+    def _hear(self, _: str, line: str) -> None:
+        if line != "ready\n":
+            self._said = f": {line.strip()}"
+            return
+        self._said = ""
+        with contextlib.suppress(FileNotFoundError):  # it died, and there was nobody else to hold the name
+            self.result = shm.attach(self._name, "r")
+        self._process.write(proc.EOF)
+
+    async def finish(self) -> str:
+        """Attach the worker's result when it is ready, and wait for its end; return what went wrong, if anything."""
+        status = await self._process.wait_async()
+        assert status is not None
+        if status and self.result is not None:
+            return ""
+        if status.kind == "signal":
+            how = f"was killed by {signal.Signals(status.code).name}"
         else:
-            self._failed(said)
-        try:
-            result = shm.attach(self._name, "r")
-        except FileNotFoundError:  # it died, and there was nobody else to hold the name
-            self._failed()
-        self.process.stdin.close()
-        if self.process.wait():
-            self._failed()
-        return result
+            how = f"ended with status {status.code}"
+        return f"worker {self._number} (process {self._process.pid}) {how}{self._said}"
 
     def dismiss(self) -> None:
         """See to it that the worker is gone, and the name of its result, too."""
-        with self.process:  # closes the pipes and waits
-            self.process.kill()
-        if self.process.returncode:
+        self._process.close()
+        if self.result is not None:
+            self.result.close()
+        if not self._process.wait():
             # The dead hold nothing, but a name stays in sight until a call comes across it.
             with contextlib.suppress(FileNotFoundError):
                 shm.unlink(self._name)
 
-    def _failed(self, said: str = "") -> NoReturn:
-        status = self.process.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        sys.exit(f"ipcio: worker {self.number} (process {self.process.pid}) {how}{said and ': '}{said.strip()}")
 
-
-def _collect(crew: Iterable[Worker], lines: Sequence[MemoryFile], files: int) -> list[MemoryFile]:
-    """Collect the workers' results as they get ready; show how far they are if somebody watches."""
+async def _watch(crew: Iterable[Worker], lines: Sequence[MemoryFile], files: int) -> str:
+    """Wait until all have finished, or one has failed; show how far they are if somebody watches."""
     watched = sys.stderr is not None and sys.stderr.isatty()
-    with selectors.DefaultSelector() as waiting, contextlib.ExitStack() as results:
-        found: list[MemoryFile] = []
-        for worker in crew:
-            assert worker.process.stdout is not None
-            waiting.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        try:
-            while waiting.get_map():
-                for key, _ in waiting.select(0.1 if watched else None):
-                    waiting.unregister(key.fileobj)
-                    found.append(results.enter_context(key.data.result()))
-                if watched:
-                    done = sum(_read(line).files for line in lines)
-                    print(f"\r{done} of {files} files", end="", file=sys.stderr, flush=True)
-        finally:
+    waiting = {asyncio.ensure_future(worker.finish()) for worker in crew}
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=0.1 if watched else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for complaint in filter(None, (task.result() for task in done)):
+                return complaint
             if watched:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        results.pop_all()
-        return found
+                done_files = sum(_read(line).files for line in lines)
+                print(f"\r{done_files} of {files} files", end="", file=sys.stderr, flush=True)
+        return ""
+    finally:
+        if watched:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _library() -> list[str]:

@@ -17,7 +17,7 @@ import time
 import pytest
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 
-from ipcio import _demo, filelock, sem, shm
+from ipcio import _demo, filelock, proc, sem, shm
 from ipcio._posix import undo
 
 
@@ -231,7 +231,7 @@ def test_strange_and_relative_file_names(tmp_path, name):
 
 def test_modules_among_the_files_are_not_imported(tmp_path):
     """Started as the script `ipcio`, that is: ``python -m`` itself looks there first."""
-    for module in ["json", "csv", "selectors", "subprocess", "ipcio"]:
+    for module in ["json", "csv", "asyncio", "selectors", "subprocess", "ipcio"]:
         (tmp_path / f"{module}.py").write_text("raise SystemExit('imported the wrong module')")
     code = (
         "import sys; sys.path = [entry for entry in sys.path if entry]\n"
@@ -245,10 +245,10 @@ def test_modules_among_the_files_are_not_imported(tmp_path):
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    def popen(*_, **__):
+    def spawn(*_, **__):
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(proc, "spawn", spawn)
 
 
 @pytest.mark.usefixtures("no_workers")

@@ -40,6 +40,8 @@ SIGNATURES = {
     "ipcio.filelock.unlock": "(file, offset=0, nbytes=0)",
     "ipcio.filelock.locked": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.query": "(file, mode='rw', offset=0, nbytes=0)",
+    "ipcio.proc.spawn": "(cmd, *, stdin=None, stdout=None, stderr=None, callback=None, encoding=None, errors='strict', "
+    "lines=False, cwd=None, env=None, start_new_session=False)",
     "ipcio.mmap.open": "(path, mode='r', offset=0, size=0)",
     "ipcio.strfile.open": "(data)",
 }
@@ -49,11 +51,21 @@ SIGNATURES = {
 LAYERS = [
     {"ipcio.__main__": {"ipcio._cli"}, "ipcio._cli": {"ipcio._demo"}, "ipcio._demo": set()},
     {"ipcio": set()},
-    {"ipcio.shm": set(), "ipcio.sem": set(), "ipcio.mmap": set(), "ipcio.filelock": set(), "ipcio.strfile": set()},
+    {
+        "ipcio.shm": set(),
+        "ipcio.sem": set(),
+        "ipcio.mmap": set(),
+        "ipcio.filelock": set(),
+        "ipcio.proc": set(),
+        "ipcio.strfile": set(),
+    },
+    {"ipcio._redirect": set()},
     {
         "ipcio._direct": {"ipcio._memfile"},
         "ipcio._memfile": set(),
         "ipcio._semaphore": set(),
+        "ipcio._process": set(),
+        "ipcio._streams": set(),
         "ipcio._buffers": set(),
     },
     {
@@ -68,6 +80,7 @@ LAYERS = [
         "ipcio._posix.filelock": {"ipcio._posix", "ipcio._posix.deadline", "ipcio._posix.owners"},
         "ipcio._posix.owners": {"ipcio._posix", "ipcio._posix.libc"},
         "ipcio._posix.deadline": set(),
+        "ipcio._posix.proc": set(),
         "ipcio._posix.sysv": {"ipcio._posix", "ipcio._posix.libc"},
         "ipcio._posix.libc": set(),
         "ipcio._posix": set(),
@@ -96,7 +109,7 @@ def test_all_is_what_is_public(module):
 
 def test_the_package_shows_its_public_modules_and_handle_types():
     shown = {module.rpartition(".")[2] for module in PUBLIC}
-    assert set(ipcio.__all__) == shown | {"MemoryFile", "Semaphore", "__version__"}
+    assert set(ipcio.__all__) == shown | {"ExitStatus", "MemoryFile", "Process", "Semaphore", "__version__"}
     assert set(ipcio.__all__) <= set(dir(ipcio))
     with pytest.raises(AttributeError, match="'ipcio' has no attribute 'nonsense'"):
         ipcio.nonsense  # noqa: B018
@@ -138,7 +151,8 @@ def test_every_public_function_has_a_fixed_signature():
         f"{module}.{name}"
         for module in PUBLIC
         for name, value in vars(importlib.import_module(module)).items()
-        if name in importlib.import_module(module).__all__ and callable(value) and not hasattr(value, "_fields")
+        if name in importlib.import_module(module).__all__ and callable(value)
+        if value.__module__ == module and not hasattr(value, "_fields")  # no class of handles, no record
     }
     assert functions == set(SIGNATURES)
 
@@ -186,6 +200,19 @@ def test_every_method_of_a_memory_file_is_documented():
 FREE_OF = {
     "ipcio.strfile": ["ipcio.shm", "ipcio.mmap", "ipcio._posix", "ctypes", "typing_extensions", "re", "subprocess"],
     "ipcio.mmap": ["ipcio.shm", "ipcio.strfile", "ctypes", "typing_extensions", "re", "subprocess", "pickle"],
+    "ipcio.proc": [
+        "ipcio.shm",
+        "ipcio.sem",
+        "ipcio.mmap",
+        "ipcio.filelock",
+        "ipcio.strfile",
+        "ipcio._memfile",
+        "ctypes",
+        "asyncio",
+        "multiprocessing",
+        "typing_extensions",
+        "pickle",
+    ],
     "ipcio.sem": [
         "ipcio.shm",
         "ipcio.mmap",
