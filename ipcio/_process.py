@@ -8,6 +8,7 @@ from collections import deque
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -79,6 +80,7 @@ class Process(Generic[_Piece]):
     ) -> None:
         self._child = child
         self._stdin = stdin
+        self._outputs = [output for output, _ in outputs]
         self._pipes = [output for output, sink in outputs if sink is None]
         self._sinks = [(output, sink) for output, sink in outputs if sink is not None]
         self._callback = callback
@@ -210,7 +212,7 @@ class Process(Generic[_Piece]):
         return True
 
     def _feed_sinks(self, end: float | None) -> bool:
-        return all(_call_all(map(sink, output.pieces()), end) for output, sink in self._sinks)
+        return not self._sinks or all(_call_all(map(sink, output.pieces()), end) for output, sink in self._sinks)
 
     # -- as an iterator ----------------------------------------------------------
 
@@ -310,6 +312,9 @@ class Process(Generic[_Piece]):
                 pass
             finally:
                 loop.remove_reader(fd)
+
+
+_is_finished = attrgetter("finished")
 
 
 def _call_all(calls: Iterator[object], end: float | None) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from itertools import chain
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ class Form:
     """What pieces of output look like: bytes or text, as they come or line by line."""
 
     def __init__(self, encoding: str | None = None, errors: str = "strict", *, lines: bool = False) -> None:
-        self.empty: Any = b"" if encoding is None else ""
-        """The piece that never comes."""
+        self._empty: Any = b"" if encoding is None else ""
         self.start: _Kept = _Kept(None, ())
         self._newline: Any = b"\n" if encoding is None else "\n"
         self._lines = lines
@@ -51,10 +51,10 @@ class Form:
             if self._lines:
                 pieces, line = self._split(data, line)
         if not final or error is not None:
-            return _Flow(left, deque([*pieces, self.empty]), error, _Kept(state, line))
+            return _Flow(left, iter(pieces), error, _Kept(state, line))
         if line:
-            pieces.append(self.empty.join(line))
-        return _Flow([], deque([*pieces, self.empty]), None, None)
+            pieces.append(self._empty.join(line))
+        return _Flow([], iter(pieces), None, None)
 
     def _decode(
         self, state: Any, data: bytes, *, final: bool
@@ -76,7 +76,7 @@ class Form:
         end = data.rfind(self._newline) + 1
         if not end:
             return [], (*line, data) if data else line
-        whole = self.empty.join((*line, data[:end]))
+        whole = self._empty.join((*line, data[:end]))
         lines = whole.splitlines(keepends=True)
         if len(lines) != whole.count(self._newline):  # it knows other ends of lines, too
             lines = [each + self._newline for each in whole.split(self._newline)[:-1]]
@@ -97,8 +97,8 @@ class _Flow(NamedTuple):
 
     raw: list[bytes]
     """Chunks, as they were read."""
-    ready: deque[Any]
-    """Pieces for the consumer, and an empty one when the next step is due."""
+    ready: Iterator[Any]
+    """Pieces for the consumer.  It is a list's, and so remembers what is gone without Python's help."""
     error: UnicodeDecodeError | None
     """To be raised when those are consumed."""
     kept: _Kept | None
@@ -113,7 +113,7 @@ class Output:
         self.ended = False
         """Whether nothing more will be read; to be set by who reads."""
         self._form = form
-        self._flow = _Flow([], deque(), None, form.start)
+        self._flow = _Flow([], iter([]), None, form.start)
 
     @property
     def raw(self) -> list[bytes]:
@@ -124,7 +124,7 @@ class Output:
     def finished(self) -> bool:
         """Whether everything has been consumed and nothing more will come."""
         _, ready, error, kept = self._flow
-        return kept is None and not ready and error is None
+        return kept is None and not length_hint(ready) and error is None
 
     def pieces(self) -> Iterator[Any]:
         """Give what there is.  A piece is gone when somebody has got it.
@@ -135,12 +135,12 @@ class Output:
 
     def _batches(self) -> Iterator[Iterator[Any]]:
         while self._step():
-            yield iter(self._flow.ready.popleft, self._form.empty)
+            yield self._flow.ready
 
     def _step(self) -> bool:
         """Have something ready, if there is anything; return whether there was."""
         raw, ready, error, kept = self._flow
-        if ready:
+        if length_hint(ready):
             return True
         if error is not None:
             self._flow = _Flow(raw, ready, None, kept)
@@ -154,16 +154,14 @@ class Output:
     def waiting(self) -> bool:
         """Whether a consumer would get something now."""
         while self._step():
-            ready = self._flow.ready
-            if ready[0]:
+            if length_hint(self._flow.ready):
                 return True
-            ready.popleft()
         return False
 
     def discard(self) -> None:
         """Forget everything: nobody wants it any more."""
         self.ended = True
-        self._flow = _Flow([], deque(), None, None)
+        self._flow = _Flow([], iter([]), None, None)
 
 
 class Input:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Child"]
 
-_PIPE = 1 << 20  # bytes that a pipe may hold, as far as the system allows
-_CHUNK, _CHUNKS = 1 << 16, 16  # bytes of one read, and reads until somebody else has a turn
+_MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
+_PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
+_CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 
@@ -84,7 +85,7 @@ class Child:
             raise  # there is no child, or Popen has reaped it
         except BaseException:
             # Ctrl-C is noticed as soon as the fork is over, before Popen knows of a child.
-            for pid in _children() - before:
+            for pid in map(int, set(_children().split()) - set(before.split())):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
@@ -94,6 +95,7 @@ class Child:
         self._reaped: list[tuple[int, int]] = []
         self._input: tuple[int, Input] | None = None
         self._outputs: dict[int, tuple[Any, Output]] = {}
+        self._wide: set[int] = set()  # pipes that hold as much as they may
         self._selector: selectors.BaseSelector | None = None
         self._pidfd = -1
         self._pause = _FIRST_PAUSE
@@ -117,10 +119,11 @@ class Child:
     def turn(self, timeout: float | None) -> bool:
         """See `ipcio._contract.Child`."""
         if self._popen.returncode is None:
-            if timeout is None and not self._outputs and self._input is None:
+            if timeout is not None or self._outputs or self._input is not None:
+                if not self._serve(timeout):
+                    return False
+            else:
                 self._await_exit()
-            elif not self._serve(timeout):
-                return False
         if self._popen.returncode is not None:
             self._finish()
         return True
@@ -179,9 +182,17 @@ class Child:
         try:
             raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), _CHUNKS))
         except BlockingIOError:
-            return
-        if len(raw) - before < _CHUNKS:  # the end
-            self._close_output(fd)
+            pass
+        else:
+            if len(raw) - before < _CHUNKS:  # the end
+                self._close_output(fd)
+                return
+        if fd not in self._wide and sum(map(len, raw)) >= _MUCH:
+            self._wide.add(fd)
+            _widen(fd)
+            # Lest the C library give the chunks' memory back to the system between any two turns: it
+            # keeps as much as the largest block that was ever given back.
+            bytes(2 * _PIPE)
 
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
@@ -190,6 +201,9 @@ class Child:
                 data, sent = what
                 sent.extend(map(os.write, (fd,), (data,)))
         except BlockingIOError:
+            if fd not in self._wide:
+                self._wide.add(fd)
+                _widen(fd)
             return
         except BrokenPipeError:  # the child has closed its end, and wants no more
             what = True
@@ -295,15 +309,22 @@ class Child:
 def _prepare(file: Any) -> int:
     fd: int = file.fileno()
     os.set_blocking(fd, False)
-    with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
     return fd
 
 
-def _children() -> set[int]:
-    """The children that this thread has; empty where the system does not tell."""
+def _widen(fd: int) -> None:
+    """Let a pipe hold more: every time that it is full, somebody has to wait."""
+    with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+
+
+def _children() -> bytes:
+    """The children that this thread has, in decimal; nothing where the system does not tell."""
     try:
-        with open("/proc/thread-self/children", "rb", 0) as file:
-            return set(map(int, file.readall().split()))
+        fd = os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return set()
+        return b""
+    try:
+        return b"".join(iter(partial(os.read, fd, 1 << 16), b""))
+    finally:
+        os.close(fd)
