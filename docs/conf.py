@@ -19,7 +19,12 @@ myst_heading_anchors = 3  # so that pages can link to each other's sections
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # 0o600, not 384
-autodoc_type_aliases = {"MemoryFile": "ipcio.MemoryFile", "Semaphore": "ipcio.Semaphore"}
+autodoc_type_aliases = {
+    "ExitStatus": "ipcio.proc.ExitStatus",
+    "MemoryFile": "ipcio.MemoryFile",
+    "Process": "ipcio.proc.Process",
+    "Semaphore": "ipcio.Semaphore",
+}
 
 default_role = "py:obj"  # `create` in a docstring is a link where it is one of ours
 # Of what a docstring names, ours must exist; parameters and the standard library need not
