@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import io
 import shutil
+import signal
 import subprocess
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
 from typing_extensions import assert_type
 
-from ipcio import MemoryFile, Semaphore, __version__, filelock, mmap, sem, shm, strfile
+from ipcio import ExitStatus, MemoryFile, Process, Semaphore, __version__, filelock, mmap, proc, sem, shm, strfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,6 +95,60 @@ def locks(descriptor: int) -> None:
         filelock.lock(binary, 0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         filelock.trylock(binary, timeout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     assert_type(filelock.semantics, Literal["open file", "process"])
+
+
+def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
+    h = proc.spawn(["cat", b"x", Path("x")], stdin=True, stdout=True, stderr=subprocess.STDOUT)
+    assert_type(h, Process[bytes])
+    assert_type(h.write(b"x", bytearray(1), memory.getbuffer(), "text", proc.EOF), Literal[True])
+    for stream, data in h:
+        assert_type(stream, str)
+        assert_type(data, bytes)
+    status: ExitStatus | None = h.wait(1.5)
+    assert_type(status, "ExitStatus | None")
+    assert_type(h.nowait(), "ExitStatus | None")
+    if status is not None:
+        assert_type(status.ok, bool)
+        assert_type(status.kind, str)
+        assert_type(status.code, int)
+    assert_type(h.kill(), Literal[True])
+    h.kill("kill", tree=True)
+    h.kill(signal.SIGINT)
+    assert_type(h.pid + h.pending, int)
+    with h as same:
+        assert_type(same, Process[bytes])
+    h.close()
+
+    def heard(stream: str, data: bytes) -> None:
+        print(stream, h.write(data))
+
+    def read(stream: str, data: str) -> None:
+        print(stream + data)
+
+    proc.spawn("exit", stdin=None, stdout=False, stderr=subprocess.DEVNULL, cwd=Path(), env={"A": "b"})
+    proc.spawn("exit", stdin=memory, stdout=binary, stderr=descriptor, cwd=b".", env={b"A": b"b"})
+    proc.spawn("exit", stdin=io.StringIO(), stdout=io.BytesIO(), start_new_session=True)
+    proc.spawn(("echo", "x"), stdout=True, callback=heard)
+    lines = proc.spawn("echo x", stdout=True, callback=read, encoding="utf-8", errors="replace", lines=True)
+    assert_type(lines, Process[str])
+    assert_type(next(lines), "tuple[str, str]")
+    proc.spawn("echo x", stdout=True, callback=read)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    proc.spawn(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    h.wait("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    h.write(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    h.pid = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def children_in_a_loop(h: Process[str]) -> None:
+    async for stream, text in h:
+        assert_type(stream, str)
+        assert_type(text, str)
+    assert_type(await h.wait_async(timeout=1), "ExitStatus | None")
+
+    async def heard(stream: str, data: bytes) -> None:
+        print(stream, data)
+
+    proc.spawn("echo x", stdout=True, callback=heard)
 
 
 def maps() -> None:
