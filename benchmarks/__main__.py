@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 from benchmarks.rows import ROWS, Skip
 
-for module in ("files", "names", "lua", "sem", "locks", "imports"):  # in the order of the table
+for module in ("files", "names", "lua", "sem", "locks", "procs", "imports"):  # in the order of the table
     importlib.import_module(f"benchmarks.{module}")
 
 GROUPS = list(dict.fromkeys(row.group for row in ROWS))

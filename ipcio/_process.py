@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from ipcio._timeouts import check_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Literal
 
@@ -205,14 +205,16 @@ class Process(Generic[_Piece]):
             return False
         for output in self._pipes:
             if self._callback is not None:
-                if not _call_all(map(self._callback, repeat(output.name), output.pieces()), end):
+                if not _call_all((map(self._callback, repeat(output.name), batch) for batch in output.batches()), end):
                     return False
             elif output.waiting:
                 raise _nobody_takes(output)
         return True
 
     def _feed_sinks(self, end: float | None) -> bool:
-        return not self._sinks or all(_call_all(map(sink, output.pieces()), end) for output, sink in self._sinks)
+        return not self._sinks or all(
+            _call_all((map(sink, batch) for batch in output.batches()), end) for output, sink in self._sinks
+        )
 
     # -- as an iterator ----------------------------------------------------------
 
@@ -317,12 +319,14 @@ class Process(Generic[_Piece]):
 _is_finished = attrgetter("finished")
 
 
-def _call_all(calls: Iterator[object], end: float | None) -> bool:
-    """Make the calls; return whether all were made before the time was up."""
-    if end is None:
-        deque(calls, maxlen=0)  # no Python between them
-        return True
-    return all(monotonic() < end for _ in calls)
+def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
+    """Make calls, of which each `next` of an iterator is one; return whether all were made before the time was up."""
+    for calls in batches:
+        if end is None:
+            deque(calls, maxlen=0)  # no Python between them
+        elif not all(monotonic() < end for _ in calls):
+            return False
+    return True
 
 
 _COROUTINE = 0x80  # of a code object's flags; `inspect`, which knows, takes long to import

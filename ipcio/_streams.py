@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Form", "Input", "Output"]
 
 _CHUNK = 1 << 18  # bytes that are read from a file object at once
+_BITE = 1 << 16  # bytes that are decoded or cut into lines at once
 
 
 class Form:
@@ -44,9 +45,14 @@ class Form:
         left: list[bytes] = []
         pieces: list[Any] = raw
         if self._decoder is not None or self._lines:
-            data: Any = b"".join(raw)
+            # Not all at once: pieces that have just been made are still in the processor's cache.
+            data: Any = raw[0][:_BITE] if raw else b""
+            left = ([raw[0][_BITE:]] if raw and len(raw[0]) > _BITE else []) + raw[1:]
+            final = final and not left
             if self._decoder is not None:
-                data, state, error, left = self._decode(state, data, final=final)
+                data, state, error = self._decode(state, data, final=final)
+                if error is not None:
+                    left = [error.object[error.end :], *left]
             pieces = [data] if data else []
             if self._lines:
                 pieces, line = self._split(data, line)
@@ -56,20 +62,18 @@ class Form:
             pieces.append(self._empty.join(line))
         return _Flow([], iter(pieces), None, None)
 
-    def _decode(
-        self, state: Any, data: bytes, *, final: bool
-    ) -> tuple[str, Any, UnicodeDecodeError | None, list[bytes]]:
-        """Return text, the decoder's next state, and what is wrong where the text ends, with the bytes behind that."""
+    def _decode(self, state: Any, data: bytes, *, final: bool) -> tuple[str, Any, UnicodeDecodeError | None]:
+        """Return text, the decoder's next state, and what is wrong where the text ends."""
         decoder = self._decoder
         assert decoder is not None
         decoder.setstate(state)
         try:
-            return decoder.decode(data, final), decoder.getstate(), None, []
+            return decoder.decode(data, final), decoder.getstate(), None
         except UnicodeDecodeError as error:
             # Its object begins with what the decoder had kept of the bytes before.
             decoder.setstate((b"", state[1]))
             text = decoder.decode(error.object[: error.start])
-            return text, (b"", decoder.getstate()[1]), error, [error.object[error.end :]]
+            return text, (b"", decoder.getstate()[1]), error
 
     def _split(self, data: Any, line: tuple[Any, ...]) -> tuple[list[Any], tuple[Any, ...]]:
         """Return whole lines, and the beginning of one; only a newline ends a line."""
@@ -131,9 +135,10 @@ class Output:
 
         Raises `UnicodeDecodeError`, once, in the place of bytes that cannot be decoded.
         """
-        return chain.from_iterable(self._batches())
+        return chain.from_iterable(self.batches())
 
-    def _batches(self) -> Iterator[Iterator[Any]]:
+    def batches(self) -> Iterator[Iterator[Any]]:
+        """The same, several at a time."""
         while self._step():
             yield self._flow.ready
 
