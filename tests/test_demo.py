@@ -401,6 +401,12 @@ def test_a_killed_worker_is_one_line(hold, slow, files):
         assert held.finish() == (1, "", f"ipcio: worker 1 (process {held.pids[0]}) was killed by SIGKILL\n")
 
 
+def test_a_worker_that_hangs_does_not_hide_the_death_of_another(hold, slow, files):
+    with hold(2, slow, *files) as held:
+        os.kill(held.pids[1], signal.SIGKILL)
+        assert held.finish() == (1, "", f"ipcio: worker 2 (process {held.pids[1]}) was killed by SIGKILL\n")
+
+
 def test_a_worker_killed_when_its_result_is_there(hold, files):
     """The name is in sight, but its only holder is dead: it does not live."""
     with hold(1, *files) as held:
