@@ -1,0 +1,705 @@
+"""Children in numbers, floods, grandchildren, threads, forks, interrupts, event loops: nothing lost, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import hashlib
+import io
+import os
+import random
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+from campaigns import campaign, rounds
+from children import Forked
+from waiting import until_it_waits
+
+from ipcio import proc
+
+DEADLINE = 30  # seconds until what does not happen is a failed test
+NOBODY = 65534
+MIB = 1 << 20
+
+# A child that the test must end: it lives longer than any test may take.
+SLEEP = ["sleep", "90"]
+
+
+@pytest.fixture(params=["pidfd", "refused", "absent"])
+def kernel(request, monkeypatch):
+    """Kernels and sandboxes with and without descriptors of processes."""
+    if request.param == "absent":
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    elif request.param == "refused":
+
+        def refuse(*_):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    return request.param
+
+
+def python(code, *flags):
+    return [sys.executable, *flags, "-c", code]
+
+
+def apart(function, *arguments):
+    """Call it in a forked copy of this process, which is killed if it hangs; return the result."""
+    with Forked(function, *arguments) as forked:
+        watchdog = threading.Timer(DEADLINE / 6, os.kill, (forked.pid, signal.SIGKILL))
+        watchdog.start()
+        try:
+            return forked.result()
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+
+
+def descriptors():
+    """The open descriptors, but for that of the question."""
+    return {fd: what for fd in os.listdir("/proc/self/fd") if (what := target(fd))}
+
+
+def target(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return None
+
+
+def has_children():
+    """Whether this process has a child, dead or alive, that is not reaped."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def gone(pid):
+    """Whether there is no such process, or nothing of it but its status."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def until(condition):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def in_thread(function, *arguments):
+    """Another thread that is blocked in it; give where its result, or what it raised, will be."""
+    results = []
+
+    def call():
+        try:
+            results.append(function(*arguments))
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        until_it_waits(os.getpid(), thread.native_id)
+        yield results
+    finally:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+class Collector:
+    """A callback that remembers."""
+
+    def __init__(self):
+        self.pieces = []
+
+    def __call__(self, stream, data):
+        self.pieces.append((stream, data))
+
+    def of(self, stream):
+        return b"".join(data for name, data in self.pieces if name == stream)
+
+
+# Ways to take all output of a process that has pipes; each returns pairs and the status.
+
+
+def by_callback(*arguments, **options):
+    took = Collector()
+    with proc.spawn(*arguments, callback=took, **options) as h:
+        return took.pieces, h.wait(DEADLINE)
+
+
+def by_iteration(*arguments, **options):
+    with proc.spawn(*arguments, **options) as h:
+        return list(h), h.wait(0)
+
+
+def by_coroutine(*arguments, **options):
+    async def main():
+        took = []
+
+        async def take(*pair):
+            took.append(pair)
+
+        with proc.spawn(*arguments, callback=take, **options) as h:
+            status = await h.wait_async(DEADLINE)
+            h.close()
+            h._callback = None  # the end of the block is no coroutine's
+            return took, status
+
+    return asyncio.run(main())
+
+
+def by_async_for(*arguments, **options):
+    async def main():
+        with proc.spawn(*arguments, **options) as h:
+            return [pair async for pair in h], h.wait(0)
+
+    return asyncio.run(main())
+
+
+def to_objects(*arguments, **options):
+    files = io.BytesIO(), io.BytesIO()
+    with proc.spawn(*arguments, **{**options, "stdout": files[0], "stderr": files[1]}) as h:
+        status = h.wait(DEADLINE)
+    return list(zip(("stdout", "stderr"), (file.getvalue() for file in files), strict=True)), status
+
+
+takers = pytest.mark.parametrize("take", [by_callback, by_iteration, by_coroutine, by_async_for, to_objects])
+
+
+def joined(pairs, stream):
+    return b"".join(data for name, data in pairs if name == stream)
+
+
+# -- output of those who are gone at once ----------------------------------------
+
+
+@campaign
+@takers
+def test_children_that_print_and_exit_at_once_lose_no_byte(take, kernel):
+    for number in range(rounds(10)):
+        size = (1, 4095, 65_536, 70_001)[number % 4]
+        code = number % 5
+        command = f"head -c {size} /dev/zero; echo error {number} >&2; exit {code}"
+        pairs, status = take(command, stdout=True, stderr=True)
+        assert joined(pairs, "stdout") == bytes(size)
+        assert joined(pairs, "stderr") == b"error %d\n" % number
+        assert status == (code == 0, "exit", code), kernel
+
+
+@campaign
+def test_hundreds_of_children_at_once_lose_no_line():
+    handles = [
+        proc.spawn(
+            f"seq {number}; seq {number} {2 * number} >&2", stdout=True, stderr=True, encoding="ascii", lines=True
+        )
+        for number in range(rounds(150))
+    ]
+    for number, h in enumerate(handles):
+        lines = list(h)
+        assert [int(line) for stream, line in lines if stream == "stdout"] == list(range(1, number + 1))
+        assert [int(line) for stream, line in lines if stream == "stderr"] == list(range(number, 2 * number + 1))
+        assert h.wait()
+        h.close()
+
+
+# -- floods ----------------------------------------------------------------------
+
+# Says much before it listens, then repeats on both outputs what it hears, a little at a time,
+# and at the end again has much to say.
+OUT_OF_STEP = python(
+    "import os, random\n"
+    "choose = random.Random(3)\n"
+    "def say(fd, data):\n"
+    "    data = memoryview(data)\n"
+    "    while data:\n"
+    "        data = data[os.write(fd, data[:choose.randrange(1, 1 << 20)]):]\n"
+    "more = bytes(range(256)) * 8192\n"
+    "say(2, more); say(1, more)\n"
+    "while data := os.read(0, choose.randrange(1, 1 << 18)):\n"
+    "    say(choose.choice((1, 2)), b'')\n"
+    "    say(1, data)\n"
+    "    say(2, data)\n"
+    "say(1, more); say(2, more)\n"
+)
+MORE = bytes(range(256)) * 8192
+
+
+@takers
+def test_floods_in_both_directions_and_on_both_outputs_arrive(take, kernel):
+    data = random.Random(4).randbytes(8 * MIB)
+    pairs, status = take(OUT_OF_STEP, stdin=io.BytesIO(data), stdout=True, stderr=True)
+    wanted = hashlib.sha256(MORE + data + MORE).digest()
+    assert hashlib.sha256(joined(pairs, "stdout")).digest() == wanted
+    assert hashlib.sha256(joined(pairs, "stderr")).digest() == wanted
+    assert status, kernel
+
+
+def test_a_flood_that_is_queued_piece_by_piece_arrives():
+    took = Collector()
+    choose = random.Random(5)
+    sent = hashlib.sha256()
+    with proc.spawn(OUT_OF_STEP, stdin=True, stdout=True, stderr=subprocess.DEVNULL, callback=took) as h:
+        for _ in range(300):
+            data = choose.randbytes(choose.randrange(1 << 16))
+            sent.update(data)
+            h.write(data)
+            h.wait(choose.choice((0, 0, 0.0001)))
+        h.write(proc.EOF)
+        assert h.wait()
+    assert hashlib.sha256(took.of("stdout")[len(MORE) : -len(MORE)]).digest() == sent.digest()
+
+
+def peak():
+    """The most memory this process has had, in bytes."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
+
+
+class Counting(io.RawIOBase):
+    """A file of no descriptor that gives and takes, and keeps nothing."""
+
+    def __init__(self, size=0):
+        self.left = size
+        self.taken = 0
+
+    def readable(self):
+        return True
+
+    def writable(self):
+        return True
+
+    def read(self, size=-1):
+        data = bytes(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+    def write(self, data):
+        self.taken += len(data)
+        return len(data)
+
+
+def stream_by(way, size):
+    """Let so much come; return how much did and by how much memory grew."""
+    command = ["head", "-c", str(size), "/dev/zero"]
+    count = [0]
+
+    def take(_stream, data):
+        count[0] += len(data)
+
+    before = peak()
+    if way == "callback":
+        with proc.spawn(command, stdout=True, callback=take) as h:
+            assert h.wait()
+    elif way == "iteration":
+        with proc.spawn(command, stdout=True) as h:
+            for pair in h:
+                take(*pair)
+    elif way == "object":
+        file = Counting()
+        with proc.spawn(command, stdout=file) as h:
+            assert h.wait()
+        count = [file.taken]
+    elif way == "through":
+        file = Counting(size)
+        with proc.spawn(["cat"], stdin=file, stdout=True, callback=take) as h:
+            assert h.wait()
+    else:
+
+        async def main():
+            with proc.spawn(command, stdout=True) as h:
+                async for pair in h:
+                    take(*pair)
+
+        asyncio.run(main())
+    return count[0], peak() - before
+
+
+@pytest.mark.parametrize("way", ["callback", "iteration", "object", "through", "loop"])
+def test_memory_is_flat_while_much_streams(way):
+    apart(stream_by, way, MIB)
+    size = 256 * MIB
+    count, growth = apart(stream_by, way, size)
+    assert count == size
+    assert growth < 24 * MIB
+
+
+# -- grandchildren ---------------------------------------------------------------
+
+# Both leave somebody behind who keeps the pipe, and tell who.
+LEAVE_A_SLEEPER = "sleep 90 & echo $!; exit 3"
+LEAVE_A_FLOOD = "cat /dev/zero >&2 & echo $!; exit 3"
+
+
+@takers
+@pytest.mark.parametrize("command", [LEAVE_A_SLEEPER, LEAVE_A_FLOOD], ids=["sleeps", "floods"])
+def test_a_grandchild_that_keeps_the_pipe_holds_nobody(take, command, kernel):
+    pairs, status = take(command, stdout=True, stderr=True)
+    grandchild = int(joined(pairs, "stdout"))
+    try:
+        assert status == (False, "exit", 3), kernel
+        if command is LEAVE_A_SLEEPER:  # whom nobody has ended; the other one has lost his reader
+            assert not gone(grandchild)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(grandchild, signal.SIGKILL)
+    until(lambda: gone(grandchild))
+
+
+@pytest.mark.parametrize("flood", [False, True], ids=["sleeps", "floods"])
+def test_a_whole_tree_is_killed(flood, kernel):
+    took = Collector()
+    command = ("cat /dev/zero >&2" if flood else "sleep 90") + " & echo $!; read never"
+    with proc.spawn(command, stdin=True, stdout=True, stderr=True, callback=took, start_new_session=True) as h:
+        while not took.of("stdout").endswith(b"\n"):
+            assert h.wait(0.01) is None
+        h.kill("kill", tree=True)
+        assert h.wait() == (False, "signal", signal.SIGKILL), kernel
+    until(lambda: gone(int(took.of("stdout"))))
+
+
+def test_a_child_that_is_stopped_and_goes_on_has_not_exited(kernel):
+    with proc.spawn(["cat"], stdin=True, stdout=True) as h:
+        h.kill(signal.SIGSTOP)
+        os.waitid(os.P_PID, h.pid, os.WSTOPPED | os.WNOWAIT)
+        assert h.wait(0.001) is None
+        assert h.nowait() is None
+        h.kill(signal.SIGCONT)
+        os.waitid(os.P_PID, h.pid, os.WCONTINUED | os.WNOWAIT)
+        assert h.wait(0.001) is None
+        h.write(b"here", proc.EOF)
+        assert list(h) == [("stdout", b"here")]
+        assert h.wait(), kernel
+
+
+# -- death -----------------------------------------------------------------------
+
+
+@campaign
+def test_a_child_killed_at_a_random_moment_loses_nothing_it_has_written(kernel):
+    """What arrives is the beginning of what it says, and ends the handle as a signal."""
+    choose = random.Random(6)
+    for number in range(rounds(25)):
+        with proc.spawn("exec seq 10000000", stdout=True, encoding="ascii", lines=True) as h:
+            lines = []
+            for _ in range(choose.randrange(3)):
+                lines.extend(line for _, (_, line) in zip(range(choose.randrange(5000)), h, strict=False))
+            h.kill(choose.choice(("term", "kill")))
+            lines.extend(line for _, line in h)
+            status = h.wait()
+        assert status.kind == "signal", (kernel, number)
+        cut = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+        assert lines == [f"{n}\n" for n in range(1, len(lines) + 1)]
+        assert f"{len(lines) + 1}\n".startswith(cut)
+
+
+def test_other_children_of_the_program_stay_its_own(kernel):
+    others = [(os.posix_spawnp("sh", ["sh", "-c", f"exit {code}"], os.environ), code) for code in (5, 6, 7)]
+    for _ in range(5):
+        assert by_iteration("echo x", stdout=True) == ([("stdout", b"x\n")], (True, "exit", 0)), kernel
+    for pid, code in others:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+
+
+def ignore_children():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def reap_all():
+    def reap(*_):
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    signal.signal(signal.SIGCHLD, reap)
+
+
+def without_status(prepare, options):
+    """What comes of a child whose status somebody else takes: the errors, the output, what is left."""
+    by_iteration("echo ready", stdout=True)
+    prepare()
+    before = descriptors()
+    took = Collector()
+    options = {"callback": took, **options} if "stdout" in options else options
+    h = proc.spawn("echo out; exit 3", **options)
+    until(lambda: gone(h.pid))
+    errors = []
+    for _ in range(3):
+        try:
+            assert h.wait(DEADLINE) == (False, "exit", 3)
+        except ChildProcessError as error:
+            errors.append(str(error))
+    with contextlib.suppress(ChildProcessError):
+        h.close()
+    return errors, took.of("stdout"), {fd: what for fd, what in descriptors().items() if fd not in before}
+
+
+@pytest.mark.parametrize("prepare", [ignore_children, reap_all])
+@pytest.mark.parametrize(
+    "options", [{"stdout": subprocess.DEVNULL}, {"stdout": True, "stdin": True}], ids=["", "pipes"]
+)
+def test_a_status_that_somebody_else_takes_is_an_error_that_says_so(prepare, options, kernel):
+    errors, output, left = apart(without_status, prepare, options)
+    assert not left, kernel
+    assert len(errors) == 3
+    assert all("SIGCHLD" in error for error in errors)
+    assert output == (b"out\n" if options["stdout"] is True else b"")
+
+
+# -- threads ---------------------------------------------------------------------
+
+
+def test_several_processes_from_several_threads(kernel):
+    failures = []
+
+    def work(seed):
+        try:
+            choose = random.Random(seed)
+            for _ in range(6):
+                data = choose.randbytes(choose.randrange(300_000))
+                pairs, status = choose.choice((by_callback, by_iteration))(["cat"], stdin=io.BytesIO(data), stdout=True)
+                assert joined(pairs, "stdout") == data
+                assert status
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, kernel
+
+
+@pytest.mark.parametrize("way", ["wait", "iterate"])
+def test_threads_that_share_a_handle_get_every_line_once(way):
+    lines = Counter()
+    lock = threading.Lock()
+
+    def take(_stream, line):
+        with lock:
+            lines[line] += 1
+
+    def iterate():
+        for pair in h:
+            take(*pair)
+
+    with proc.spawn("seq 50000", stdout=True, lines=True, callback=take if way == "wait" else None) as h:
+        threads = [threading.Thread(target=h.wait if way == "wait" else iterate) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert h.wait(0)
+    assert lines == Counter(b"%d\n" % n for n in range(1, 50001))
+
+
+WAITS = {"wait": lambda h: h.wait(), "timeout": lambda h: h.wait(DEADLINE), "iterate": list}
+waits = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+
+
+@waits
+def test_what_another_thread_writes_reaches_a_blocked_wait(wait, kernel):
+    file = io.BytesIO()
+    with proc.spawn(["cat"], stdin=True, stdout=file) as h:
+        with in_thread(wait, h) as results:
+            h.write(b"abc", b"def")
+            until(lambda: file.getvalue() == b"abcdef")
+            assert not results, kernel
+            h.write(b"!" * MIB, proc.EOF)
+        assert results in ([(True, "exit", 0)], [[]])
+    assert file.getvalue() == b"abcdef" + b"!" * MIB
+
+
+@waits
+@pytest.mark.parametrize("pipes", [False, True], ids=["bare", "pipes"])
+def test_kill_reaches_a_wait_that_another_thread_is_blocked_in(wait, pipes, kernel):
+    options = {"stdin": True, "stdout": True} if pipes else {}
+    with proc.spawn(SLEEP, **options) as h:
+        with in_thread(wait, h) as results:
+            h.kill()
+        assert results in ([(False, "signal", signal.SIGTERM)], [[]]), kernel
+        assert h.wait() == (False, "signal", signal.SIGTERM)
+
+
+@waits
+@pytest.mark.parametrize("pipes", [False, True], ids=["bare", "pipes"])
+def test_close_reaches_a_wait_that_another_thread_is_blocked_in(wait, pipes, kernel):
+    options = {"stdin": True, "stdout": True} if pipes else {}
+    h = proc.spawn(SLEEP, **options)
+    with in_thread(wait, h) as results:
+        h.close()
+    assert results in ([(False, "signal", signal.SIGKILL)], [[]]), kernel
+    assert h.wait() == (False, "signal", signal.SIGKILL)
+
+
+def kill_from_a_handler():
+    """A program that passes its own signals on to the child, as a supervisor does."""
+    by_iteration("true", stdout=True)
+    handled = []
+    with proc.spawn(["cat"], stdin=True, stdout=subprocess.DEVNULL) as h:
+        signal.signal(signal.SIGVTALRM, lambda *_: handled.append(h.kill(signal.SIGCONT)))
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.00005, 0.00005)
+        while len(handled) < 40:
+            h.write(b"x")
+            h.nowait()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        h.write(proc.EOF)
+        return bool(h.wait(DEADLINE))
+
+
+def test_a_signal_handler_may_kill_whatever_it_interrupts():
+    assert apart(kill_from_a_handler)
+
+
+# -- copies by fork ----------------------------------------------------------------
+
+# What a copy may do with the handle.  It says what it got; nothing of it may touch the other one's.
+COPIES = {
+    "close": lambda h: h.close(),
+    "exit of with": lambda h: h.__exit__(ValueError, ValueError(), None),
+    "collected": lambda _: None,
+    "kill": lambda h: h.kill("kill"),
+    "write": lambda h: h.write(b"from the copy", proc.EOF),
+    "wait": lambda h: h.wait(),
+    "nowait": lambda h: h.nowait(),
+    "iterate": list,
+    "wait_async": lambda h: asyncio.run(h.wait_async(0.001)),
+}
+
+
+def use_and_drop(what, kept):
+    """In a copy; what is raised there is nobody's concern, and that it is dropped is part of it."""
+    h = kept.pop()
+    with contextlib.suppress(Exception):
+        what(h)
+    h = None
+    gc.collect()
+
+
+@pytest.mark.parametrize("state", ["fresh", "watched", "full", "ended"])
+@pytest.mark.parametrize("what", COPIES.values(), ids=COPIES)
+def test_a_copy_in_a_forked_process_touches_nothing_of_the_original(what, state, kernel):
+    file = io.BytesIO()
+    h = proc.spawn(["cat"], stdin=True, stdout=file)
+    sent = b""
+    if state == "watched":  # all is quiet, and output is in the pipe
+        h.write(b"first")
+        until(lambda: h.nowait() is None and file.getvalue())
+        sent = b"first"
+    elif state == "full":
+        h.kill(signal.SIGSTOP)
+        sent = bytes(3 * MIB)
+        h.write(sent)
+        assert h.nowait() is None
+        assert h.pending
+    elif state == "ended":
+        h.write(proc.EOF)
+        assert h.wait()
+    kept = [h]
+    del h
+    apart(use_and_drop, what, kept)
+    h = kept[0]
+    if state != "ended":
+        h.kill(signal.SIGCONT)
+        h.write(b"more", proc.EOF)
+        sent += b"more"
+    status = h.wait(DEADLINE / 6)
+    h.close()
+    assert status == (True, "exit", 0), kernel
+    assert file.getvalue() == sent
+
+
+def test_a_copy_takes_no_output_from_the_original():
+    took = Collector()
+    with proc.spawn("echo out; read never", stdin=True, stdout=True, callback=took) as h:
+        until(lambda: select.select([h._child._popen.stdout], [], [], 0)[0])
+        for what in COPIES.values():
+            if what is not list:
+                apart(use_and_drop, what, [h])
+        h.write(proc.EOF)
+        h.wait()
+    assert took.of("stdout") == b"out\n"
+
+
+# -- a start that fails --------------------------------------------------------------
+
+
+def start_in_want(limit, values):
+    """Start under a limit that goes up; return the numbers of errors, what is left, and how often it worked."""
+    everything = {"stdin": True, "stdout": True, "stderr": True}
+    by_iteration("true", **everything)
+    soft, hard = resource.getrlimit(limit)
+    before = descriptors()
+    errors = set()
+    worked = 0
+    for value in values:
+        h = None
+        pairs = []
+        resource.setrlimit(limit, (value, hard))
+        try:
+            h = proc.spawn(["echo", "x"], **everything)
+            pairs.extend(h)
+        except OSError as error:
+            errors.add(error.errno)
+        finally:
+            resource.setrlimit(limit, (soft, hard))
+        if h is not None:  # what was in want goes on when there is enough
+            pairs.extend(h)
+            assert pairs == [("stdout", b"x\n")]
+            assert h.wait() == (True, "exit", 0)
+            h.close()
+            worked += 1
+        assert descriptors() == before, value
+        assert not has_children(), value
+    return errors, worked
+
+
+def test_a_start_without_descriptors_leaves_nothing():
+    errors, worked = apart(start_in_want, resource.RLIMIT_NOFILE, range(3, len(descriptors()) + 24))
+    assert errors == {errno.EMFILE}
+    assert worked
+
+
+def without_processes():
+    if os.geteuid() == 0:
+        by_iteration("true", stdout=True)  # imports, which that user may be unable to do
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    return start_in_want(resource.RLIMIT_NPROC, [0, 0])
+
+
+def test_a_start_without_processes_leaves_nothing():
+    assert apart(without_processes) == ({errno.EAGAIN}, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"stdin": True, "stdout": True, "stderr": True}], ids=["bare", "pipes"])
+def test_a_program_that_is_missing_leaves_nothing(options, tmp_path):
+    before = descriptors()
+    for command, more in (
+        (["/does/not/exist"], {}),
+        ([str(tmp_path)], {}),
+        (["true"], {"cwd": str(tmp_path / "missing")}),
+        (["tr\0ue"], {}),
+        (["true"], {"env": {"A=B": "c"}}),
+    ):
+        with pytest.raises((OSError, ValueError)):
+            proc.spawn(command, **options, **more)
+        assert descriptors() == before
