@@ -1,0 +1,1029 @@
+"""Child processes: what each call promises, seen from one process and its children."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import errno
+import gc
+import io
+import os
+import pathlib
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+from children import Forked
+from waiting import until_it_waits
+
+from ipcio import ExitStatus, Process, proc
+from ipcio.proc import EOF, spawn
+
+CAT = ["cat"]
+SLEEP = ["sleep", "1000"]
+watchdog = pytest.mark.timeout(20)  # for what hangs if it is wrong
+
+
+class Calls(list):
+    """A callback that notes what it was given."""
+
+    def __call__(self, stream, data):
+        self.append((stream, data))
+
+    def of(self, stream="stdout"):
+        pieces = [data for name, data in self if name == stream]
+        return pieces[0][:0].join(pieces) if pieces else b""
+
+
+def output_of(command, **options):
+    calls = Calls()
+    with spawn(command, stdout=True, callback=calls, **options) as h:
+        assert h.wait()
+    return calls.of()
+
+
+def python(code, *arguments):
+    return [sys.executable, "-S", "-E", "-c", code, *arguments]
+
+
+# -- commands ----------------------------------------------------------------------
+
+
+def test_a_string_is_for_the_shell_and_a_sequence_is_not(tmp_path):
+    assert output_of("echo $((1 + 1)) '*'; echo 3") == b"2 *\n3\n"
+    assert output_of(["echo", "$((1 + 1))", "*; echo 3"]) == b"$((1 + 1)) *; echo 3\n"
+    assert output_of(("echo", "tuple")) == b"tuple\n"
+    assert output_of([b"echo", "a", pathlib.Path("b"), b"\xff"]) == b"a b \xff\n"
+    assert output_of([pathlib.Path("/bin/echo"), ""]) == b"\n"
+    assert (
+        output_of("pwd", cwd=tmp_path) == output_of("pwd", cwd=os.fsencode(tmp_path)) == os.fsencode(tmp_path) + b"\n"
+    )
+
+
+def test_the_environment_is_the_own_or_the_given(monkeypatch):
+    monkeypatch.setenv("IPCIO_ONE", "1")
+    assert output_of("echo $IPCIO_ONE$IPCIO_TWO") == b"1\n"
+    assert output_of("echo $IPCIO_ONE$IPCIO_TWO", env={"IPCIO_TWO": "2"}) == b"2\n"
+    assert output_of("echo $IPCIO_TWO", env={b"IPCIO_TWO": b"\xff"}) == b"\xff\n"
+    assert output_of("echo $IPCIO_ONE", env={}) == b"\n"
+
+
+def test_a_session_of_its_own_if_asked():
+    code = "import os; print(os.getpid() == os.getsid(0))"
+    assert output_of(python(code)) == b"False\n"
+    assert output_of(python(code), start_new_session=True) == b"True\n"
+
+
+def test_options_are_named():
+    with pytest.raises(TypeError):
+        spawn("true", None)
+    with pytest.raises(TypeError):
+        spawn("true", shell=True)
+
+
+# -- what is refused -----------------------------------------------------------------
+
+
+def refused(error, *arguments, **options):
+    """It raises that, and neither a child nor a descriptor is left; pipes were asked for."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(error) as raised:
+        spawn(*arguments, **{"stdin": True, "stdout": True, "stderr": True, **options})
+    assert os.listdir("/proc/self/fd") == before
+    return raised.value
+
+
+def test_a_missing_program():
+    error = refused(FileNotFoundError, ["ipcio-no-such-program", "x"])
+    assert (error.errno, error.filename) == (errno.ENOENT, "ipcio-no-such-program")
+    assert refused(FileNotFoundError, [b"/ipcio/none"]).filename in {b"/ipcio/none", "/ipcio/none"}
+    with spawn("ipcio-no-such-program", stderr=subprocess.DEVNULL) as h:
+        assert h.wait() == (False, "exit", 127)
+
+
+def test_a_program_that_may_not_run(tmp_path):
+    (tmp_path / "file").write_text("#!/bin/sh\n")
+    error = refused(PermissionError, [tmp_path / "file"])
+    assert error.errno == errno.EACCES
+    assert os.fspath(error.filename) == str(tmp_path / "file")
+    (tmp_path / "garbage").write_bytes(b"\x7fELF")
+    (tmp_path / "garbage").chmod(0o755)
+    assert refused(OSError, [str(tmp_path / "garbage")]).errno == errno.ENOEXEC
+
+
+def test_a_directory_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    error = refused(FileNotFoundError, ["true"], cwd=tmp_path / "none")
+    assert (error.errno, os.fspath(error.filename)) == (errno.ENOENT, str(tmp_path / "none"))
+    error = refused(NotADirectoryError, "true", cwd=str(tmp_path / "file"))
+    assert (error.errno, error.filename) == (errno.ENOTDIR, str(tmp_path / "file"))
+    refused(TypeError, "true", cwd=5.0)
+
+
+def test_nul_is_refused_everywhere():
+    refused(ValueError, "echo a\0b")
+    refused(ValueError, ["echo", "a\0b"])
+    refused(ValueError, ["echo", b"a\0b"])
+    refused(ValueError, ["ec\0ho"])
+    refused(ValueError, "true", cwd="/\0")
+    refused(ValueError, "true", env={"A": "a\0b"})
+    refused(ValueError, "true", env={"A\0": "a"})
+
+
+def test_an_environment_that_is_none():
+    refused(ValueError, "true", env={"A=B": "c"})
+    refused(TypeError, "true", env={"A": 5})
+    refused(TypeError, "true", env={5: "A"})
+    refused((TypeError, AttributeError), "true", env="A=B")
+
+
+@pytest.mark.parametrize("empty", [[], (), b""])
+def test_an_empty_command(empty):
+    assert "program" in str(refused(ValueError, empty))
+
+
+@pytest.mark.parametrize("wrong", [5, None, 1.5, [5], ["echo", None], ["echo", 5], object()])
+def test_a_command_that_is_none(wrong):
+    refused((TypeError, ValueError), wrong)
+
+
+def test_an_empty_name_of_a_program():
+    refused(OSError, [""])
+
+
+def test_an_argument_too_long():
+    assert refused(OSError, ["true", "x" * 10_000_000]).errno == errno.E2BIG
+
+
+def test_an_encoding_or_errors_that_are_none():
+    refused(LookupError, "true", encoding="no-such")
+    refused(LookupError, "true", encoding="utf-8", errors="no-such")
+    refused(LookupError, "true", encoding="hex")
+    refused((TypeError, LookupError), "true", encoding=5)
+
+
+def test_a_callback_that_is_none():
+    refused(TypeError, "true", callback=5)
+
+
+def test_without_a_descriptor_left():
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    with Forked(lambda: _spawn_with_few(resource, highest, hard)) as child:
+        child.result()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft
+
+
+def _spawn_with_few(resource, highest, hard):
+    """For every limit: it can be started and works, or OSError and nothing is left."""
+    for more in range(1, 20):
+        before = sorted(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, hard))
+        calls, seen = Calls(), []
+        try:
+            h = spawn(CAT, stdin=True, stdout=True, stderr=True, callback=calls)
+            try:
+                h.write(b"abc", EOF)
+                h.wait()
+            finally:
+                h.close()
+                del h
+        except OSError as error:
+            seen.append(error.errno)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        gc.collect()
+        assert sorted(os.listdir("/proc/self/fd")) == before, more
+        assert seen in ([], [errno.EMFILE])
+    assert calls.of() == b"abc"
+
+
+# -- how it ended ----------------------------------------------------------------------
+
+
+def test_the_exit_status():
+    for code in 0, 1, 7, 255:
+        with spawn(f"exit {code}") as h:
+            status = h.wait()
+            assert status == (code == 0, "exit", code)
+            assert bool(status) is status.ok is (code == 0)
+            assert (status.kind, status.code) == ("exit", code)
+            assert isinstance(status, ExitStatus)
+            assert isinstance(h, Process)
+            assert h.wait() is h.wait(0) is h.nowait() is h.wait(-1) is status
+    with spawn("kill -9 $$") as h:
+        assert h.wait() == (False, "signal", 9)
+        assert not h.wait()
+    assert pickle.loads(pickle.dumps(ExitStatus(ok=True, kind="exit", code=0))) == (True, "exit", 0)
+
+
+def test_repr_tells_the_pid_and_the_state():
+    with spawn("exit 3") as h:
+        assert repr(h) == f"<ipcio.proc.Process pid={h.pid} running>"
+        h.wait()
+        assert repr(h) == f"<ipcio.proc.Process pid={h.pid} exit 3>"
+    h = spawn(SLEEP)
+    h.kill()
+    h.wait()
+    assert repr(h) == f"<ipcio.proc.Process pid={h.pid} signal 15>"
+    assert repr(EOF) == "ipcio.proc.EOF"
+
+
+def test_the_end_is_one_object_in_every_copy():
+    assert pickle.loads(pickle.dumps(EOF)) is copy.copy(EOF) is copy.deepcopy(EOF) is proc.EOF
+
+
+def test_close_kills_and_wait_tells_so():
+    h = spawn(SLEEP, stdin=True, stdout=True)
+    h.close()
+    assert h.wait() == h.nowait() == (False, "signal", 9)
+    h.close()
+    assert h.kill() is True
+    assert h.write(b"nobody reads this") is True
+    assert h.pending == 0
+    assert list(h) == []
+
+
+def test_close_forgets_output_and_keeps_how_it_ended():
+    with spawn("echo abc; exit 5", stdout=True) as h:
+        os.waitid(os.P_PID, h.pid, os.WEXITED | os.WNOWAIT)
+        h.close()
+        assert h.wait() == (False, "exit", 5)
+        assert list(h) == []
+
+
+def test_with_waits_and_kills_if_the_block_raised():
+    with spawn("exit 4") as h:
+        pass
+    assert repr(h).endswith("exit 4>")
+    with pytest.raises(ZeroDivisionError), spawn(SLEEP) as h:
+        raise ZeroDivisionError
+    assert h.wait() == (False, "signal", 9)
+    with pytest.raises(ValueError, match="stdout"):
+        with spawn("echo a; exec sleep 1000", stdout=True) as h:
+            pass
+    assert h.wait() == (False, "signal", 9)
+
+
+def test_who_is_dropped_is_killed_and_reaped():
+    for prepare in (lambda _: None), Process.nowait, (lambda h: h.write(b"a")), next:
+        before = os.listdir("/proc/self/fd")
+        h = spawn("echo; exec sleep 1000", stdin=True, stdout=True)
+        pid = h.pid
+        dead = weakref.ref(h)
+        try:
+            prepare(h)
+        except ValueError:  # nobody takes the newline
+            pass
+        del h
+        gc.collect()
+        assert dead() is None
+        assert not os.path.exists(f"/proc/{pid}")
+        assert os.listdir("/proc/self/fd") == before
+
+
+@watchdog
+@pytest.mark.parametrize("act", ["drop", "kill", "close", "wait", "nowait", "next"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_forked_copy_is_harmless(act, before):
+    """Also when the handle has waited before, and has what a copy shares with it."""
+    with spawn(CAT, stdin=True, stdout=True) as h:
+        h.write(b"x" * 3_000_000)
+        if before:
+            assert next(h)[0] == "stdout"
+
+        def child():
+            nonlocal h
+            if act == "drop":
+                del h
+                gc.collect()
+            elif act == "next":
+                with pytest.raises(ChildProcessError):
+                    next(h)
+            elif act in {"wait", "nowait"}:
+                with pytest.raises(ChildProcessError):
+                    getattr(h, act)()
+            else:
+                getattr(h, act)()
+
+        with Forked(child) as forked:
+            forked.result()
+        h.write(b"alive", EOF)
+        got = b"".join(data for _, data in h)
+        assert got.endswith(b"xalive")
+        assert h.wait()
+
+
+# -- kill ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [((), 15), (("term",), 15), (("kill",), 9), ((9,), 9), ((signal.SIGUSR1,), signal.SIGUSR1), ((1,), 1)],
+)
+def test_signals_by_name_and_number(arguments, number):
+    with spawn(SLEEP) as h:
+        assert h.kill(*arguments) is True
+        assert h.wait() == (False, "signal", number)
+        assert h.kill(*arguments) is True
+
+
+@pytest.mark.parametrize("wrong", ["hup", "TERM", "", "9", 0, -9, 65, 10**30, None, 1.5, b"term", [], {}])
+def test_unknown_signals(wrong):
+    with spawn(CAT, stdin=True) as h:
+        with pytest.raises((ValueError, TypeError)) as raised:
+            h.kill(wrong)
+        if isinstance(wrong, str | int):
+            assert raised.type is ValueError
+        h.write(EOF)
+        assert h.wait()
+
+
+def test_a_tree_is_killed_with_its_descendants():
+    with spawn("sleep 1000 & echo $!; wait", stdout=True, start_new_session=True) as h:
+        _, data = next(h)
+        descriptor = os.pidfd_open(int(data)) if hasattr(os, "pidfd_open") else -1
+        assert h.kill(tree=True) is True
+        assert h.wait() == (False, "signal", 15)
+        if descriptor >= 0:
+            import select
+
+            assert select.select([descriptor], [], [], 20)[0]
+            os.close(descriptor)
+
+
+def test_a_tree_takes_a_session():
+    with spawn(SLEEP) as h:
+        with pytest.raises(ValueError, match="start_new_session"):
+            h.kill("kill", tree=True)
+        assert h.nowait() is None
+        h.kill()
+
+
+def test_kill_and_write_from_another_thread_reach_a_waiting_one():
+    for end in (lambda h: h.write(EOF)), (lambda h: h.kill()), (lambda h: h.close()):
+        h = spawn(CAT, stdin=True, stdout=True, callback=Calls())
+        statuses = []
+        thread = threading.Thread(target=lambda h=h, statuses=statuses: statuses.append(h.wait()))
+        thread.start()
+        until_it_waits(os.getpid(), thread.native_id)
+        end(h)
+        thread.join(20)
+        assert statuses == [h.wait()]
+        assert statuses[0] is not None
+        h.close()
+
+
+# -- write --------------------------------------------------------------------------------------
+
+
+def test_what_is_written_arrives_until_its_end():
+    with spawn(CAT, stdin=True, stdout=True) as h:
+        assert h.write() is True
+        assert h.write(b"a", bytearray(b"b"), memoryview(b"cd")[::-1]) is True
+        assert h.pending == 4
+        assert h.write(b"e", EOF) is True
+        assert b"".join(data for _, data in h) == b"abdce"
+        assert h.pending == 0
+        assert h.wait()
+
+
+def test_text_takes_an_encoding():
+    with spawn(CAT, stdin=True, stdout=True) as h:
+        with pytest.raises(TypeError, match="encoding"):
+            h.write(b"a", "b", EOF)
+        assert h.pending == 0
+        h.write(EOF)
+        assert list(h) == []
+    with spawn(CAT, stdin=True, stdout=True, encoding="shift_jis") as h:
+        h.write("日", "本".encode("shift_jis"), EOF)
+        assert "".join(data for _, data in h) == "日本"
+    with spawn(CAT, stdin=True, encoding="ascii") as h:
+        with pytest.raises(UnicodeEncodeError):
+            h.write("a", "é")
+        assert h.pending == 0
+        h.write(EOF)
+
+
+def test_write_without_a_pipe():
+    for stdin in None, subprocess.DEVNULL, io.BytesIO(b"x"):
+        with spawn("cat >/dev/null", stdin=stdin if stdin is not None else subprocess.DEVNULL) as h:
+            with pytest.raises(io.UnsupportedOperation, match="stdin=True"):
+                h.write(b"a")
+            assert h.pending == 0
+
+
+def test_write_behind_the_end():
+    with spawn(CAT, stdin=True, stdout=True) as h:
+        for data in (EOF, b"a"), (b"a", EOF, EOF):
+            with pytest.raises(ValueError, match="EOF"):
+                h.write(*data)
+        h.write(EOF)
+        for data in (b"a", EOF):
+            with pytest.raises(ValueError, match="EOF"):
+                h.write(data)
+        assert list(h) == []
+        with pytest.raises(ValueError, match="EOF"):
+            h.write(b"a")
+
+
+def test_a_child_that_closes_its_input_early_drops_the_rest():
+    with spawn("head -c 1; exec <&-; exec sleep 1000", stdin=True, stdout=True) as h:
+        h.write(b"x" * 1_000_000)
+        assert next(h) == ("stdout", b"x")
+        h.kill()
+        for _ in h:
+            pass
+        assert h.pending == 0
+        assert h.write(b"more", EOF) is True
+        assert h.pending == 0
+
+
+def test_what_was_queued_for_a_child_that_has_exited_is_dropped():
+    with spawn("exit 0", stdin=True) as h:
+        h.write(b"x" * 5_000_000)
+        assert h.wait()
+        assert h.pending == 0
+
+
+# -- callbacks -----------------------------------------------------------------------------------
+
+
+def test_the_callback_gets_stream_and_data():
+    calls = Calls()
+    with spawn("printf 1; printf 2 >&2", stdout=True, stderr=True, callback=calls) as h:
+        assert h.wait()
+    assert sorted(calls) == [("stderr", b"2"), ("stdout", b"1")]
+
+
+def test_lines_and_text_through_the_callback():
+    calls = Calls()
+    text = "a\r\n\x0b\x85\u2028b\n\nlast"
+    with spawn(["printf", "%s", text], stdout=True, callback=calls, encoding="utf-8", lines=True) as h:
+        h.wait()
+    assert [data for _, data in calls] == ["a\r\n", "\x0b\x85\u2028b\n", "\n", "last"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig", "shift_jis", "iso2022_jp"])
+def test_text_that_comes_byte_for_byte(encoding):
+    text = "aé日\U0001f600\n本" if "utf" in encoding else "a日\n本"
+    raw = text.encode(encoding)
+    calls = Calls()
+    with spawn(CAT, stdin=True, stdout=True, callback=calls, encoding=encoding) as h:
+        seen = 0
+        for at in range(len(raw)):
+            h.write(raw[at : at + 1])
+            while h.pending:
+                h.wait(0.001)
+        seen = len(calls)
+        h.write(EOF)
+        assert h.wait()
+    assert calls.of() == text
+    assert seen > 1
+
+
+def test_undecodable_bytes_are_raised_once_and_the_rest_arrives():
+    for lines in False, True:
+        calls = Calls()
+        with spawn(r"printf 'a\n\377b\n\377'", stdout=True, callback=calls, encoding="utf-8", lines=lines) as h:
+            for _ in range(2):
+                with pytest.raises(UnicodeDecodeError) as raised:
+                    h.wait()
+                assert raised.value.object[raised.value.start : raised.value.end] == b"\xff"
+            assert h.wait()
+        assert calls.of() == "a\nb\n"
+
+
+def test_undecodable_bytes_in_iteration():
+    with spawn(r"printf 'a\377b'", stdout=True, encoding="utf-8") as h:
+        taken = []
+        with pytest.raises(UnicodeDecodeError):
+            taken.extend(data for _, data in h)
+        taken.extend(data for _, data in h)
+        assert "".join(taken) == "ab"
+        assert h.wait()
+
+
+@watchdog
+def test_text_without_its_mark_does_not_stop_the_child_from_ending():
+    with spawn(r"printf 'a\0b\0'", stdout=True, callback=Calls(), encoding="utf-16") as h:
+        for _ in range(5):
+            try:
+                status = h.wait()
+                break
+            except UnicodeError:
+                status = None
+        assert status
+
+
+def test_a_callback_that_raises_has_had_each_piece_once():
+    got = []
+
+    def callback(_, data):
+        got.append(data)
+        if len(got) % 2:
+            raise ZeroDivisionError
+
+    raised = 0
+    with spawn("seq 100", stdout=True, callback=callback, lines=True) as h:
+        while True:
+            try:
+                status = h.wait()
+            except ZeroDivisionError:
+                raised += 1
+            else:
+                break
+        assert status
+    assert got == [b"%d\n" % number for number in range(1, 101)]
+    assert raised == 50
+
+
+def test_a_callback_may_write_and_kill():
+    def callback(_, data):
+        got.append(data)
+        if len(got) < 5:
+            h.write(b"x\n")
+        else:
+            h.kill("kill")
+
+    got = []
+    with spawn(CAT, stdin=True, stdout=True, callback=callback, lines=True) as h:
+        h.write(b"x\n")
+        assert h.wait() == (False, "signal", 9)
+    assert got == [b"x\n"] * 5
+
+
+@watchdog
+def test_a_callback_may_wait():
+    got, statuses = [], []
+
+    def callback(_, data):
+        got.append(data)
+        if len(got) in {1, 3}:
+            statuses.append(h.wait())
+
+    with spawn("seq 10", stdout=True, callback=callback, lines=True) as h:
+        assert h.wait()
+    assert got == [b"%d\n" % number for number in range(1, 11)]
+    assert statuses[0]
+
+
+def test_a_callback_may_close():
+    got = []
+
+    def callback(_, data):
+        got.append(data)
+        h.close()
+
+    h = spawn("seq 10; exec sleep 1000", stdout=True, callback=callback, lines=True)
+    assert h.wait() == (False, "signal", 9)
+    assert got == [b"1\n"]
+
+
+def test_nobody_takes_the_output():
+    with spawn("echo a; echo b >&2", stdout=True, stderr=True) as h:
+        for _ in range(3):
+            with pytest.raises(ValueError, match=r"stdout|stderr"):
+                h.wait()
+        assert sorted(h) == [("stderr", b"b\n"), ("stdout", b"a\n")]
+        assert h.wait()
+    with spawn("true", stdout=True) as h:
+        assert h.wait()
+
+
+def test_a_coroutine_callback_takes_wait_async():
+    async def callback(_stream, _data):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="wait_async"):
+        with spawn("echo", stdout=True, callback=callback) as h:
+            h.wait()
+
+
+# -- wait with a timeout -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "1", b"", []])
+def test_timeouts_that_are_none(wrong):
+    with spawn("true") as h:
+        with pytest.raises((ValueError, TypeError)):
+            h.wait(wrong)
+        with pytest.raises((ValueError, TypeError)):
+            asyncio.run(h.wait_async(wrong))
+
+
+def test_the_time_is_up():
+    with spawn(CAT, stdin=True) as h:
+        for timeout in 0, 0.0, 0.001, True * 0:
+            assert h.wait(timeout) is None
+        assert h.nowait() is None
+        h.write(EOF)
+        assert h.wait(-1)
+        assert h.wait(0)
+
+
+FLOODS = {
+    "output": ("cat /dev/zero", {"stdout": True}),
+    "both outputs": ("cat /dev/zero & exec cat /dev/zero >&2", {"stdout": True, "stderr": True}),
+    "one line without an end": ("cat /dev/zero", {"stdout": True, "lines": True}),
+    "lines": ("yes", {"stdout": True, "lines": True, "encoding": "utf-8"}),
+    "input": ("cat > /dev/null", {"stdin": "endless"}),
+    "both ways": ("cat", {"stdin": "endless", "stdout": True}),
+    "to an object": ("cat /dev/zero", {"stdout": "nowhere"}),
+}
+
+
+class Endless:
+    def read(self, size):
+        return b"x" * size
+
+
+class Nowhere:
+    def write(self, data):
+        return len(data)
+
+
+@watchdog
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_timeout_is_kept_to_in_a_flood(flood):
+    command, streams = FLOODS[flood]
+    streams = {
+        name: {"endless": Endless, "nowhere": Nowhere}[what]() if isinstance(what, str) and what != "utf-8" else what
+        for name, what in streams.items()
+    }
+    h = spawn(command, callback=lambda *_: None, start_new_session=True, **streams)
+    try:
+        for timeout in 0, 0.01, 0.05, 0:
+            assert h.wait(timeout) is None
+        assert asyncio.run(h.wait_async(0.02)) is None
+        assert asyncio.run(h.wait_async(0)) is None
+    finally:
+        h.kill("kill", tree=True)
+        h.close()
+
+
+def test_a_slow_callback_and_a_timeout_lose_nothing():
+    got = []
+    release = threading.Event()
+
+    def callback(_, data):
+        got.append(data)
+        release.wait(0.0005)
+
+    with spawn("seq 200", stdout=True, callback=callback, lines=True) as h:
+        returns = 0
+        while (status := h.wait(0.005)) is None:
+            returns += 1
+        assert status
+    assert got == [b"%d\n" % number for number in range(1, 201)]
+    assert returns > 3
+
+
+def test_short_waits_lose_nothing():
+    rng = random.Random(53)
+    data = rng.randbytes(2_000_000)
+    for wait in (lambda h: h.nowait()), (lambda h: h.wait(rng.random() / 1000)):
+        calls = Calls()
+        with spawn(CAT, stdin=io.BytesIO(data), stdout=True, callback=calls) as h:
+            while wait(h) is None:
+                pass
+        assert calls.of() == data
+
+
+# -- iteration ---------------------------------------------------------------------------------------
+
+
+def test_iteration_gives_pairs_to_the_end():
+    with spawn("seq 5", stdout=True, lines=True, encoding="ascii") as h:
+        assert list(h) == [("stdout", f"{number}\n") for number in range(1, 6)]
+        assert list(h) == []
+        assert next(h, None) is None
+        assert h.wait()
+
+
+def test_break_and_next_and_go_on():
+    with spawn("seq 10", stdout=True, lines=True) as h:
+        got = [next(h)[1]]
+        for _, data in h:
+            got.append(data)
+            if len(got) % 3 == 0:
+                break
+        for _, data in h:
+            got.append(data)
+            if len(got) in {5, 7}:
+                got.append(next(h)[1])
+        assert got == [b"%d\n" % number for number in range(1, 11)]
+        with pytest.raises(StopIteration):
+            next(h)
+
+
+def test_two_iterators_share_what_comes():
+    with spawn("seq 100", stdout=True, lines=True) as h:
+        one, two = iter(h), iter(h)
+        got = []
+        for _, data in one:
+            got.append(data)
+            got += [data for _, data in [next(two, (0, b""))] if data]
+        assert got == [b"%d\n" % number for number in range(1, 101)]
+
+
+@watchdog
+def test_two_threads_that_iterate_lose_and_double_nothing():
+    with spawn("seq 20000", stdout=True, lines=True) as h:
+        got = [], []
+
+        def take(into):
+            into.extend(data for _, data in h)
+
+        threads = [threading.Thread(target=take, args=(into,)) for into in got]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(int, got[0] + got[1])) == list(range(1, 20001))
+
+
+def test_callback_and_iteration_exclude_each_other():
+    with spawn("echo", stdout=True, callback=Calls()) as h:
+        with pytest.raises(ValueError, match="callback"):
+            next(h)
+        with pytest.raises(ValueError, match="callback"):
+            for _ in h:
+                pass
+
+        async def loop():
+            async for _ in h:
+                pass
+
+        with pytest.raises(ValueError, match="callback"):
+            asyncio.run(loop())
+        h.wait()
+
+
+def test_the_output_that_nobody_piped_is_not_iterated_over():
+    sink = io.BytesIO()
+    with spawn("echo a; echo b >&2", stdout=sink, stderr=True) as h:
+        assert list(h) == [("stderr", b"b\n")]
+    assert sink.getvalue() == b"a\n"
+
+
+def test_a_conversation():
+    with spawn(CAT, stdin=True, stdout=True, lines=True, encoding="utf-8") as h:
+        h.write("1\n")
+        for _, line in h:
+            h.write(EOF if line == "5\n" else f"{int(line) + 1}\n")
+            last = line
+        assert last == "5\n"
+
+
+def test_much_both_ways():
+    data = random.Random(54).randbytes(5_000_000)
+    with spawn("tee /dev/stderr", stdin=True, stdout=True, stderr=True) as h:
+        h.write(data, EOF)
+        came = {"stdout": [], "stderr": []}
+        for stream, piece in h:
+            came[stream].append(piece)
+        assert b"".join(came["stdout"]) == b"".join(came["stderr"]) == data
+
+
+def test_a_line_of_fifty_megabytes():
+    with spawn("head -c 50000000 /dev/zero; echo; echo a", stdout=True, lines=True) as h:
+        sizes = [len(line) for _, line in h]
+    assert sizes == [50_000_001, 2]
+
+
+def test_a_grandchild_that_keeps_the_pipe_is_not_waited_for():
+    with spawn("sleep 1000 & echo $!", stdout=True, lines=True) as h:
+        (_, line), *rest = h
+        try:
+            assert rest == []
+            assert h.wait()
+        finally:
+            os.kill(int(line), signal.SIGKILL)
+
+
+# -- in an event loop ------------------------------------------------------------------------------------
+
+
+def test_async_iteration():
+    async def main():
+        got = []
+        async for stream, line in h:
+            got.append((stream, line))
+            if len(got) == 2:
+                break
+        async for stream, line in h:
+            got.append((stream, line))
+        return got, await h.wait_async()
+
+    with spawn("seq 5", stdout=True, lines=True) as h:
+        got, status = asyncio.run(main())
+        assert got == [("stdout", b"%d\n" % number) for number in range(1, 6)]
+        assert status is h.wait()
+
+
+def test_wait_async_and_its_timeout():
+    async def main():
+        assert await h.wait_async(0) is None
+        assert await h.wait_async(0.01) is None
+        h.write(EOF)
+        assert await h.wait_async(-1)
+        return await h.wait_async(0)
+
+    with spawn(CAT, stdin=True) as h:
+        assert asyncio.run(main()) is h.wait()
+
+
+def test_coroutine_callbacks():
+    got = []
+
+    async def callback(stream, data):
+        await asyncio.sleep(0)
+        got.append((stream, data))
+        if len(got) == 3:
+            raise ZeroDivisionError
+
+    async def main():
+        with pytest.raises(ZeroDivisionError):
+            await h.wait_async()
+        return await h.wait_async()
+
+    with spawn("seq 5", stdout=True, callback=callback, lines=True) as h:
+        assert asyncio.run(main())
+        assert got == [("stdout", b"%d\n" % number) for number in range(1, 6)]
+
+
+def test_other_tasks_run_meanwhile():
+    async def main():
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        h = spawn("head -c 20000000 /dev/zero", stdout=True, callback=calls)
+        status = await h.wait_async()
+        ticking.cancel()
+        return status, ticks
+
+    calls = Calls()
+    status, ticks = asyncio.run(main())
+    assert status
+    assert len(calls.of()) == 20_000_000
+    assert ticks > 10
+
+
+@watchdog
+def test_two_tasks_may_wait_for_one_child():
+    async def main():
+        tasks = [asyncio.create_task(h.wait_async()) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        h.write(EOF)
+        return await asyncio.gather(*tasks)
+
+    with spawn(CAT, stdin=True) as h:
+        statuses = asyncio.run(asyncio.wait_for(main(), 10))
+        assert statuses == [(True, "exit", 0)] * 3
+
+
+@watchdog
+@pytest.mark.parametrize("how", ["callback", "coroutine", "iteration"])
+def test_a_cancelled_task_loses_nothing(how):
+    rng = random.Random(55)
+    got = []
+
+    async def coroutine(_, data):
+        got.append(data)
+        await asyncio.sleep(0)
+
+    async def take():
+        if how == "iteration":
+            async for _, data in h:
+                got.append(data)
+        await h.wait_async()
+        return True
+
+    async def main():
+        for _ in range(200):
+            task = asyncio.create_task(take())
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                assert await task
+                return
+            except asyncio.CancelledError:
+                pass
+        assert await take()
+
+    callback = {"callback": lambda _, data: got.append(data), "coroutine": coroutine, "iteration": None}[how]
+    with spawn("seq 3000; sleep 0.02; seq 3001 6000", stdout=True, lines=True, callback=callback) as h:
+        asyncio.run(main())
+        assert got == [b"%d\n" % number for number in range(1, 6001)]
+
+
+@watchdog
+def test_a_cancellation_is_never_swallowed():
+    """Also when the child has just had something to say."""
+
+    async def main():
+        for turn in range(300):
+            task = asyncio.create_task(h.wait_async())
+            await asyncio.sleep(0)
+            h.write(b"x")
+            for _ in range(turn % 7):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 5)
+        h.write(EOF)
+        assert await h.wait_async()
+
+    calls = Calls()
+    with spawn(CAT, stdin=True, stdout=True, callback=calls) as h:
+        asyncio.run(main())
+    assert calls.of() == b"x" * 300
+
+
+def test_a_loop_that_the_handle_has_used_is_clean():
+    loop = asyncio.new_event_loop()
+    before = list(loop._selector.get_map())
+    try:
+        with spawn(CAT, stdin=True) as h:
+            assert loop.run_until_complete(h.wait_async(0.001)) is None
+            assert list(loop._selector.get_map()) == before
+            h.write(EOF)
+            assert loop.run_until_complete(h.wait_async())
+    finally:
+        loop.close()
+
+
+# -- nothing of the program is touched ------------------------------------------------------------------------
+
+
+def test_signals_and_other_children_are_let_be():
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    other = subprocess.Popen(["sh", "-c", "exit 6"])
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    with spawn("exit 7", stdout=True) as h:
+        assert h.wait().code == 7
+        assert list(h) == []
+    assert other.wait() == 6
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+
+
+def test_an_exit_status_that_somebody_else_has_taken():
+    h = spawn("exit 3", stdout=True)
+    os.waitpid(h.pid, 0)
+    with pytest.raises(ChildProcessError) as raised:
+        h.wait()
+    assert raised.value.errno == errno.ECHILD
+    h.close()
+
+
+def test_an_interrupt_of_write_leaves_no_wait_that_hangs():
+    calls = 1
+    for count in range(100):
+        came = Calls()
+        with spawn(CAT, stdin=True, stdout=True, callback=came) as h:
+            h.write(b"1")
+            while not came:
+                h.wait(0.001)
+            left = count
+
+            def profile(frame, event, what):
+                nonlocal left
+                if event in {"call", "c_return"} and what is not sys.setprofile:
+                    if frame.f_globals.get("__name__", "").startswith("ipcio"):
+                        left -= 1
+                        if left == -1:
+                            raise KeyboardInterrupt
+
+            before = sys.getprofile()
+            try:
+                sys.setprofile(profile)
+                h.write(b"2", EOF)
+                calls = 0
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.setprofile(before)
+            if not h.pending:
+                h.write(b"2", EOF)
+            status = h.wait(5)
+            if status is None:
+                h.kill("kill")
+            assert status, f"after {count} calls the queue is not sent"
+        assert came.of() == b"12"
+        if not calls:
+            break
+    assert count > 3
