@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import termios
 import threading
 from functools import partial
 from itertools import islice
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = ["Child"]
 _MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
 _PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
 _CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
+_NONE, _UNKNOWN = -1, -2  # in place of a descriptor
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 
@@ -97,7 +100,7 @@ class Child:
         self._outputs: dict[int, tuple[Any, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
         self._selector: selectors.BaseSelector | None = None
-        self._pidfd = -1
+        self._pidfd = _UNKNOWN
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
@@ -130,7 +133,7 @@ class Child:
 
     def _serve(self, timeout: float | None) -> bool:
         """Wait for events and do what they ask for; return whether there were any."""
-        selector = self._selector or self._watch()
+        self._find_exit()
         if self._pidfd < 0:
             # The exit is no event here. Look for it now and then.
             self._reap()
@@ -138,30 +141,47 @@ class Child:
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        exited = False
-        for key, _ in (events := selector.select(timeout)):
-            if key.fd == self._pidfd:
-                exited = True
-            elif key.fd in self._outputs:
-                self._read(key.fd)
-            elif self._input is not None and self._input[0] == key.fd:
+        if self._input is None and self._selector is None:
+            ready = self._poll(timeout)
+        else:
+            selector = self._selector or self._watch()
+            ready = [key.fd for key, _ in selector.select(timeout)]
+        for fd in ready:
+            if fd in self._outputs:
+                self._read(fd)
+            elif self._input is not None and self._input[0] == fd:
                 self._write(*self._input)
-            else:  # an interrupt came while it was closed
-                selector.unregister(key.fd)
-        if exited:
+            elif fd != self._pidfd and self._selector is not None:  # an interrupt came while it was closed
+                self._selector.unregister(fd)
+        if self._pidfd in ready:
             self._reap()
-        if events:
+        if ready:
             self._pause = _FIRST_PAUSE
-        return bool(events)
+        return bool(ready)
+
+    def _find_exit(self) -> None:
+        """Have a descriptor that tells of the exit, if the system has such."""
+        if self._pidfd == _UNKNOWN:
+            try:
+                self._pidfd = os.pidfd_open(self.pid)
+            except (AttributeError, OSError):  # an old kernel, or a sandbox
+                self._pidfd = _NONE
+
+    def _poll(self, timeout: float | None) -> list[int]:
+        """Wait where nobody can come to want something else meanwhile: a selector would take longer to set up."""
+        poll = select.poll()
+        for fd in self._outputs:
+            poll.register(fd, select.POLLIN)
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
+        return [fd for fd, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))]
 
     def _watch(self) -> selectors.BaseSelector:
         selector = selectors.DefaultSelector()
         for fd in self._outputs:
             selector.register(fd, selectors.EVENT_READ)
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # an old kernel, or a sandbox
-                self._pidfd = os.pidfd_open(self.pid)
-                selector.register(self._pidfd, selectors.EVENT_READ)
+        if self._pidfd >= 0:
+            selector.register(self._pidfd, selectors.EVENT_READ)
         self._selector = selector
         self.attend()
         return selector
@@ -216,6 +236,7 @@ class Child:
 
     def fileno(self) -> int:
         """See `ipcio._contract.Child`."""
+        self._find_exit()
         selector = self._selector or self._watch()
         return selector.fileno() if self._pidfd >= 0 else -1  # type: ignore[attr-defined]
 
@@ -244,8 +265,10 @@ class Child:
 
     def _await_exit(self) -> None:
         """Wait for the exit, and only then reap, under the lock."""
-        with contextlib.suppress(ChildProcessError):
+        try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # which `_reap` explains
+            pass
         self._reap()
 
     def _reap(self) -> None:
@@ -299,7 +322,7 @@ class Child:
     def _close_selector(self) -> None:
         with self._lock:
             selector, self._selector = self._selector, None
-            pidfd, self._pidfd = self._pidfd, -1
+            pidfd, self._pidfd = self._pidfd, _NONE
             if selector is not None:
                 selector.close()
             if pidfd >= 0:
