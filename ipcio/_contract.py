@@ -218,8 +218,12 @@ class Child(Protocol):
         """Take notice of what has been queued for standard input, while a thread may be in `turn`."""
         ...
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `turn` has something to do, or -1: look now and then."""
+    def open_event(self) -> int:
+        """Return a new descriptor that is readable when `turn` has something to do, or -1: look now and then."""
+        ...
+
+    def is_ours(self) -> bool:
+        """Whether this very process started it, and not one that has been forked to this."""
         ...
 
     def kill(self, number: int, *, tree: bool) -> None:

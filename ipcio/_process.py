@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
+from contextlib import nullcontext
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
@@ -78,6 +80,8 @@ class Process(Generic[_Piece]):
         *,
         session: bool,
     ) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError("the callback must be callable")
         self._child = child
         self._stdin = stdin
         self._outputs = [output for output, _ in outputs]
@@ -137,9 +141,11 @@ class Process(Generic[_Piece]):
     def close(self) -> None:
         """Kill the child and reap it, if it runs; forget its output and let go of the pipes."""
         self._child.kill(_SIGNALS["kill"], tree=False)  # who waits in another thread comes to an end
-        with self._pumping:
+        # A fork may have copied the lock while somebody had it; there, nobody else uses the copy.
+        with self._pumping if self._child.is_ours() else nullcontext():
             self._child.close()
-            self._ended()
+            for output in self._outputs:
+                output.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -175,10 +181,10 @@ class Process(Generic[_Piece]):
             if not self._pass_on(end if seconds else None):
                 return None
             while (status := self._ended()) is None:
-                happened = self._child.turn(None if end is None else max(end - monotonic(), 0))
+                self._child.turn(None if end is None else max(end - monotonic(), 0))
                 if not self._pass_on(end if seconds else None):
                     return None
-                if end is not None and monotonic() >= end and (not happened or seconds == 0):
+                if end is not None and monotonic() >= end:
                     return self._ended()
             return status
         finally:
@@ -299,7 +305,8 @@ class Process(Generic[_Piece]):
 
         with self._pumping:
             happened = self._child.turn(0)
-            fd = self._child.fileno() if not happened else -1
+            # One of its own for each task that waits.
+            fd = -1 if happened or left == 0 else self._child.open_event()
         if happened or left == 0:
             await asyncio.sleep(0)
         elif fd < 0:  # the exit is no event here
@@ -307,13 +314,14 @@ class Process(Generic[_Piece]):
         else:
             loop = asyncio.get_running_loop()
             ready = asyncio.Event()
-            loop.add_reader(fd, ready.set)
             try:
+                loop.add_reader(fd, ready.set)
                 await asyncio.wait_for(ready.wait(), left)
             except asyncio.TimeoutError:
                 pass
             finally:
                 loop.remove_reader(fd)
+                os.close(fd)
 
 
 _is_finished = attrgetter("finished")

@@ -40,23 +40,27 @@ class _Popen(subprocess.Popen[bytes]):
     """A child that ends with its object, in the process that started it."""
 
     pid = 0  # while there is no child
+    pidfd = _UNKNOWN
     stdin = stdout = stderr = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         super().__init__(*arguments, **options)
 
-    def __del__(self) -> None:  # in place of Popen's, which leaves a zombie
+    def close(self) -> None:
+        """Close the ends of the pipes that are here, and what tells of the exit."""
         for file in self.stdin, self.stdout, self.stderr:
             if file is not None:
                 file.close()
-        if self.pid and self.returncode is None and self._owner == os.getpid():
+        pidfd, self.pidfd = self.pidfd, _NONE
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def __del__(self) -> None:  # in place of Popen's, which leaves a zombie
+        self.close()
+        if self.pid and self.returncode is None and self.owner == os.getpid():
             self.kill()
             self.wait()
-
-    def is_ours(self) -> bool:
-        """Whether this process started it; a fork of that did not."""
-        return self._owner == os.getpid()
 
 
 class Child:
@@ -100,7 +104,6 @@ class Child:
         self._outputs: dict[int, tuple[Any, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
         self._selector: selectors.BaseSelector | None = None
-        self._pidfd = _UNKNOWN
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
@@ -134,7 +137,7 @@ class Child:
     def _serve(self, timeout: float | None) -> bool:
         """Wait for events and do what they ask for; return whether there were any."""
         self._find_exit()
-        if self._pidfd < 0:
+        if self._popen.pidfd < 0:
             # The exit is no event here. Look for it now and then.
             self._reap()
             if self._popen.returncode is not None:
@@ -151,9 +154,9 @@ class Child:
                 self._read(fd)
             elif self._input is not None and self._input[0] == fd:
                 self._write(*self._input)
-            elif fd != self._pidfd and self._selector is not None:  # an interrupt came while it was closed
+            elif fd != self._popen.pidfd and self._selector is not None:  # an interrupt came while it was closed
                 self._selector.unregister(fd)
-        if self._pidfd in ready:
+        if self._popen.pidfd in ready:
             self._reap()
         if ready:
             self._pause = _FIRST_PAUSE
@@ -161,27 +164,27 @@ class Child:
 
     def _find_exit(self) -> None:
         """Have a descriptor that tells of the exit, if the system has such."""
-        if self._pidfd == _UNKNOWN:
+        if self._popen.pidfd == _UNKNOWN:
             try:
-                self._pidfd = os.pidfd_open(self.pid)
+                self._popen.pidfd = os.pidfd_open(self.pid)
             except (AttributeError, OSError):  # an old kernel, or a sandbox
-                self._pidfd = _NONE
+                self._popen.pidfd = _NONE
 
     def _poll(self, timeout: float | None) -> list[int]:
         """Wait where nobody can come to want something else meanwhile: a selector would take longer to set up."""
         poll = select.poll()
         for fd in self._outputs:
             poll.register(fd, select.POLLIN)
-        if self._pidfd >= 0:
-            poll.register(self._pidfd, select.POLLIN)
+        if self._popen.pidfd >= 0:
+            poll.register(self._popen.pidfd, select.POLLIN)
         return [fd for fd, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))]
 
     def _watch(self) -> selectors.BaseSelector:
         selector = selectors.DefaultSelector()
         for fd in self._outputs:
             selector.register(fd, selectors.EVENT_READ)
-        if self._pidfd >= 0:
-            selector.register(self._pidfd, selectors.EVENT_READ)
+        if self._popen.pidfd >= 0:
+            selector.register(self._popen.pidfd, selectors.EVENT_READ)
         self._selector = selector
         self.attend()
         return selector
@@ -217,9 +220,13 @@ class Child:
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
         try:
-            while not isinstance(what := stream.next(), bool):
+            for _ in range(_CHUNKS):
+                if isinstance(what := stream.next(), bool):
+                    break
                 data, sent = what
                 sent.extend(map(os.write, (fd,), (data,)))
+            else:
+                return
         except BlockingIOError:
             if fd not in self._wide:
                 self._wide.add(fd)
@@ -234,34 +241,39 @@ class Child:
             if stream.idle and self._selector is not None:  # else somebody has queued something since
                 self._selector.unregister(fd)
 
-    def fileno(self) -> int:
+    def open_event(self) -> int:
         """See `ipcio._contract.Child`."""
         self._find_exit()
-        selector = self._selector or self._watch()
-        return selector.fileno() if self._pidfd >= 0 else -1  # type: ignore[attr-defined]
+        if self._popen.pidfd < 0:
+            return -1
+        selector: Any = self._selector or self._watch()
+        return fcntl.fcntl(selector.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
 
     # -- the end ---------------------------------------------------------------
 
     def kill(self, number: int, *, tree: bool) -> None:
         """See `ipcio._contract.Child`."""
         with self._lock:  # while the child is not reaped, nobody else has its number
-            if self._popen.returncode is None and self._popen.is_ours():
+            if self._popen.returncode is None and self.is_ours():
                 with contextlib.suppress(ProcessLookupError):
                     (os.killpg if tree else os.kill)(self.pid, number)
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
-        if self._popen.is_ours() and self._popen.returncode is None:
+        if not self.is_ours():  # locks may have been copied while somebody had them, and selectors are shared
+            self._popen.close()
+            return
+        if self._popen.returncode is None:
             self.kill(signal.SIGKILL, tree=False)
-            self._await_exit()
-        for _, output in self._outputs.values():
-            output.discard()
+            with contextlib.suppress(ChildProcessError):
+                self._await_exit()
         self._outputs.clear()
         self._close_input()
-        self._close_selector()
-        for file in self._popen.stdout, self._popen.stderr:
-            if file is not None:
-                file.close()
+        self._close_rest()
+
+    def is_ours(self) -> bool:
+        """See `ipcio._contract.Child`."""
+        return self._popen.owner == os.getpid()
 
     def _await_exit(self) -> None:
         """Wait for the exit, and only then reap, under the lock."""
@@ -295,7 +307,7 @@ class Child:
                 output.raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), -(-left // _CHUNK)))
             self._close_output(fd)
         self._close_input()
-        self._close_selector()
+        self._close_rest()
 
     # In these, first what tells that it is to be used goes, then the thing.
 
@@ -319,14 +331,12 @@ class Child:
         if self._popen.stdin is not None:
             self._popen.stdin.close()
 
-    def _close_selector(self) -> None:
+    def _close_rest(self) -> None:
         with self._lock:
             selector, self._selector = self._selector, None
-            pidfd, self._pidfd = self._pidfd, _NONE
             if selector is not None:
                 selector.close()
-            if pidfd >= 0:
-                os.close(pidfd)
+        self._popen.close()
 
 
 def _prepare(file: Any) -> int:
