@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from itertools import starmap
 
 import pytest
 from campaigns import campaign, rounds
@@ -703,3 +704,315 @@ def test_a_program_that_is_missing_leaves_nothing(options, tmp_path):
         with pytest.raises((OSError, ValueError)):
             proc.spawn(command, **options, **more)
         assert descriptors() == before
+
+
+# -- interrupts ------------------------------------------------------------------------
+
+
+def sweep(action, number, longest, again, error):
+    """Interrupt it at so many random moments; after each, `action` itself says that all is well, and nothing is left.
+
+    A timer of the kernel stands for the key: what it runs is what Ctrl-C runs.
+    """
+
+    def interrupt(*_):
+        raise error
+
+    choose = random.Random(8)
+    action(contextlib.nullcontext())  # imports
+    before = descriptors()
+    interrupted = 0
+    troubles = Counter()
+
+    class Window:
+        def __enter__(self):
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, longest), again)
+
+        def __exit__(self, kind, *_):
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            nonlocal interrupted
+            interrupted += kind is not None
+            return kind is error
+
+    for _ in range(number):
+        try:
+            action(Window())
+        except error:  # on its way out of the window
+            interrupted += 1
+        gc.collect(0)
+        if has_children():
+            troubles["children"] += 1
+            while has_children():
+                with contextlib.suppress(ProcessLookupError):
+                    for pid in open("/proc/thread-self/children").read().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                os.wait()
+        if left := {fd: what for fd, what in descriptors().items() if fd not in before}:
+            gc.collect()
+            if left := {fd: what for fd, what in descriptors().items() if fd not in before}:
+                troubles["descriptors"] += 1
+                for fd in left:
+                    os.close(int(fd))
+    assert interrupted > number / 20
+    return dict(troubles)
+
+
+def spawned(window):
+    made = []
+    with window:
+        made.extend(starmap(proc.spawn, (("cat",),)))
+    for h in made:
+        h.close()
+
+
+def spawned_with_pipes(window):
+    made = []
+
+    def start(command):
+        return proc.spawn(command, stdin=True, stdout=True, stderr=True)
+
+    with window:
+        made.extend(map(start, ("exec sleep 90",)))
+    for h in made:
+        h.close()
+
+
+LINES = "".join(f"{n}\n" for n in range(1, 3001)).encode()
+
+
+def iterated(window):
+    took = []
+    with proc.spawn("seq 3000; seq 3000 >&2", stdout=True, stderr=True, lines=True) as h:
+        with window:
+            took.extend(h)
+        took.extend(h)
+        assert h.wait()
+    assert joined(took, "stdout") == LINES
+    assert joined(took, "stderr") == LINES
+
+
+def waited_for(window):
+    took = []
+
+    class File:  # whose `write` no interrupt can cut in two
+        write = took.append
+
+    with proc.spawn("seq 3000", stdout=File()) as h:
+        with window:
+            while h.wait() is None:
+                pass
+        assert h.wait(DEADLINE)
+    assert b"".join(took) == LINES
+
+
+def written(window):
+    """What is written while interrupts come arrives whole, or not at all."""
+    file = io.BytesIO()
+    data = b"".join(b"%05d\n" % n for n in range(4000))
+    with proc.spawn(["cat"], stdin=True, stdout=file) as h:
+        with window:
+            for _ in range(50):
+                h.write(data)
+                h.wait(0)
+        h.write(b"end", proc.EOF)
+        assert h.wait(DEADLINE / 6)
+    assert file.getvalue().replace(data, b"") == b"end"
+
+
+def closed(window):
+    h = proc.spawn("cat; exec sleep 90", stdin=True, stdout=True, stderr=True)
+    h.write(b"x")
+    with window:
+        h.close()
+    h.close()
+    assert h.wait() == (False, "signal", signal.SIGKILL)
+
+
+class Other(OSError):
+    """What a handler may raise as well: `TimeoutError` is an `OSError`."""
+
+
+actions = pytest.mark.parametrize(
+    ("action", "longest"),
+    [
+        (spawned, 0.003),
+        (spawned_with_pipes, 0.003),
+        (iterated, 0.006),
+        (waited_for, 0.006),
+        (written, 0.01),
+        (closed, 0.001),
+    ],
+    ids=["spawn", "pipes", "iterate", "wait", "write", "close"],
+)
+
+
+@campaign
+@actions
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Other], ids=["Ctrl-C", "OSError"])
+@pytest.mark.parametrize("again", [0, 0.0002], ids=["once", "again"])
+def test_an_interrupt_at_any_moment_loses_nothing_and_leaves_nothing(action, longest, again, error):
+    assert apart(sweep, action, rounds(60), longest, again, error) == {}
+
+
+# -- handles that are dropped --------------------------------------------------------
+
+
+def test_a_running_handle_that_is_dropped_takes_its_child_along():
+    for pipes in ({}, {"stdin": True, "stdout": True, "stderr": True}):
+        before = descriptors()
+        h = proc.spawn(SLEEP, **pipes)
+        h.nowait()
+        del h
+        assert not has_children()
+        cycle = [proc.spawn(SLEEP, **pipes)]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()
+        assert not has_children()
+        h = [proc.spawn(SLEEP, **pipes)]
+        thread = threading.Thread(target=h.clear)
+        thread.start()
+        thread.join()
+        assert not has_children()
+        events = iter(proc.spawn("echo x; sleep 90", stdout=True))
+        assert next(events) == ("stdout", b"x\n")
+        del events
+        gc.collect()
+        assert descriptors() == before
+
+
+def run_python(code, *flags, **options):
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.run(
+        python(code, *flags),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE / 3,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "keep",
+    ["", "cycle = [h]; cycle.append(cycle)", "sys.kept = h", "import functools; atexit.register(h.nowait)", "del h"],
+    ids=["global", "cycle", "module", "atexit", "dropped"],
+)
+@pytest.mark.parametrize("pipes", ["", ", stdin=True, stderr=True"], ids=["bare", "pipes"])
+def test_the_end_of_the_interpreter_takes_the_child_along_without_a_warning(keep, pipes):
+    """The child has the program's standard output: while one of them lives, that has no end."""
+    code = f"import atexit, sys\nfrom ipcio import proc\nh = proc.spawn(['sleep', '20']{pipes})\nh.nowait()\n{keep}\n"
+    ended = run_python(code, "-X", "dev", "-W", "error")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# -- the program around ----------------------------------------------------------------
+
+
+def signals():
+    with open("/proc/self/status") as file:
+        return [line for line in file if line.startswith(("SigCgt", "SigIgn", "SigBlk"))]
+
+
+@takers
+def test_dispositions_and_masks_of_signals_stay_as_they_were(take, kernel):
+    before = signals()
+    seen = []
+    with proc.spawn(["cat"], stdin=True, stdout=True) as h:
+        h.write(proc.EOF)
+        seen.extend([signals(), h.nowait(), signals()])
+    assert take("echo x", stdout=True)[1], kernel
+    assert signals() == before
+    assert all(each == before for each in (seen[0], seen[2]))
+
+
+def test_a_module_that_runs_under_nohup_keeps_interrupts_ignored_and_so_do_its_children(tmp_path):
+    (tmp_path / "under_nohup.py").write_text(
+        "import re, sys, signal\n"
+        "from ipcio import proc\n"
+        "def ignored(text): return bool(int(re.search('SigIgn:\\t(.*)', text)[1], 16) & 2)\n"
+        "with proc.spawn(['cat', '/proc/self/status'], stdout=True, encoding='ascii') as h:\n"
+        "    status = ''.join(data for _, data in h)\n"
+        "    assert h.wait()\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, ignored(open('/proc/self/status').read()),"
+        " ignored(status))\n"
+    )
+    path = os.pathsep.join(entry for entry in [str(tmp_path), *sys.path] if entry)
+    ended = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$0" -m under_nohup', sys.executable],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("True True True\n", "")
+
+
+# -- event loops -------------------------------------------------------------------------
+
+
+def watched(loop):
+    return set(loop._selector.get_map())
+
+
+def test_other_tasks_run_while_one_waits_and_nothing_is_left_in_the_loop(kernel):
+    async def main():
+        loop = asyncio.get_running_loop()
+        before = watched(loop), signal.getsignal(signal.SIGCHLD), threading.enumerate()
+        with proc.spawn(["cat"], stdin=True, stdout=True, callback=lambda *_: None) as h:
+
+            async def end_it():  # the wait ends only if this runs
+                for _ in range(20):
+                    await asyncio.sleep(0.0001)
+                h.write(b"x", proc.EOF)
+
+            assert (await asyncio.gather(h.wait_async(), end_it()))[0]
+        with proc.spawn(["cat", "/dev/zero"], stdout=True, callback=lambda *_: None) as h:
+
+            async def kill_it():
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                h.kill("kill")
+
+            assert (await asyncio.gather(h.wait_async(), kill_it()))[0].code == signal.SIGKILL
+        with proc.spawn(SLEEP) as h:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(h.wait_async(), 0.001)
+            assert await h.wait_async(0.001) is None
+            assert (watched(loop), signal.getsignal(signal.SIGCHLD), threading.enumerate()) == before, kernel
+            h.kill()
+
+    asyncio.run(main())
+
+
+def test_several_processes_in_one_loop(kernel):
+    async def one(number):
+        data = random.Random(number).randbytes(number * 50_000)
+        with proc.spawn(["cat"], stdin=io.BytesIO(data), stdout=True) as h:
+            assert b"".join([piece async for _, piece in h]) == data
+            assert await h.wait_async(), kernel
+
+    async def main():
+        await asyncio.gather(*map(one, range(8)))
+
+    asyncio.run(main())
+
+
+def test_several_tasks_that_wait_for_one_process_all_come_to_an_end(kernel):
+    async def main():
+        with proc.spawn("read go; echo out", stdin=True, stdout=True, callback=lambda *_: None) as h:
+            tasks = [asyncio.ensure_future(h.wait_async()) for _ in range(3)]
+            for _ in range(3):
+                await asyncio.sleep(0.001)
+            h.write(proc.EOF)
+            done, late = await asyncio.wait(tasks, timeout=DEADLINE / 6)
+            for task in late:
+                task.cancel()
+            assert not late, kernel
+            assert {task.result().kind for task in done} == {"exit"}
+
+    asyncio.run(main())
