@@ -11,6 +11,7 @@ import os
 import pathlib
 import pickle
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -351,8 +352,6 @@ def test_a_tree_is_killed_with_its_descendants():
         assert h.kill(tree=True) is True
         assert h.wait() == (False, "signal", 15)
         if descriptor >= 0:
-            import select
-
             assert select.select([descriptor], [], [], 20)[0]
             os.close(descriptor)
 
@@ -667,6 +666,25 @@ def test_a_timeout_is_kept_to_in_a_flood(flood):
         h.close()
 
 
+class Busy:
+    """A child for which there is always something to do, and never anything to give."""
+
+    pid = 1
+    returncode = None
+
+    def turn(self, _timeout):
+        return True
+
+
+@watchdog
+def test_a_timeout_is_kept_to_while_there_is_always_something_to_do():
+    h = Process(Busy(), None, [], None, session=False)
+    assert h.wait(0) is None
+    assert h.wait(0.01) is None
+    assert asyncio.run(h.wait_async(0)) is None
+    assert asyncio.run(h.wait_async(0.01)) is None
+
+
 def test_a_slow_callback_and_a_timeout_lose_nothing():
     got = []
     release = threading.Event()
@@ -734,18 +752,23 @@ def test_two_iterators_share_what_comes():
 
 @watchdog
 def test_two_threads_that_iterate_lose_and_double_nothing():
-    with spawn("seq 20000", stdout=True, lines=True) as h:
+    interval = sys.getswitchinterval()
+    with spawn("seq 100000", stdout=True, lines=True) as h:
         got = [], []
 
         def take(into):
             into.extend(data for _, data in h)
 
         threads = [threading.Thread(target=take, args=(into,)) for into in got]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(map(int, got[0] + got[1])) == list(range(1, 20001))
+        sys.setswitchinterval(1e-5)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert sorted(map(int, got[0] + got[1])) == list(range(1, 100001))
 
 
 def test_callback_and_iteration_exclude_each_other():
@@ -853,9 +876,23 @@ def test_coroutine_callbacks():
             await h.wait_async()
         return await h.wait_async()
 
-    with spawn("seq 5", stdout=True, callback=callback, lines=True) as h:
-        assert asyncio.run(main())
-        assert got == [("stdout", b"%d\n" % number) for number in range(1, 6)]
+    h = spawn("seq 5", stdout=True, callback=callback, lines=True)
+    assert asyncio.run(main())
+    assert got == [("stdout", b"%d\n" % number) for number in range(1, 6)]
+    h.close()
+
+
+def test_with_around_an_awaited_child():
+    async def callback(_stream, data):
+        got.append(data)
+
+    async def main():
+        with spawn("echo a", stdout=True, callback=callback) as h:
+            return await h.wait_async()
+
+    got = []
+    assert asyncio.run(main())
+    assert got == [b"a\n"]
 
 
 def test_other_tasks_run_meanwhile():
@@ -926,32 +963,43 @@ def test_a_cancelled_task_loses_nothing(how):
         assert await take()
 
     callback = {"callback": lambda _, data: got.append(data), "coroutine": coroutine, "iteration": None}[how]
-    with spawn("seq 3000; sleep 0.02; seq 3001 6000", stdout=True, lines=True, callback=callback) as h:
-        asyncio.run(main())
-        assert got == [b"%d\n" % number for number in range(1, 6001)]
+    h = spawn("seq 3000; sleep 0.02; seq 3001 6000", stdout=True, lines=True, callback=callback)
+    asyncio.run(main())
+    assert got == [b"%d\n" % number for number in range(1, 6001)]
+    h.close()
 
 
 @watchdog
-def test_a_cancellation_is_never_swallowed():
-    """Also when the child has just had something to say."""
+@pytest.mark.parametrize("timeout", [None, 100])
+def test_a_cancellation_is_never_swallowed(timeout):
+    """Also when, in the same turn of the loop, the child has something to say."""
 
     async def main():
-        for turn in range(300):
-            task = asyncio.create_task(h.wait_async())
+        for turn in range(40):
+            task = asyncio.create_task(h.wait_async(timeout))
             await asyncio.sleep(0)
-            h.write(b"x")
-            for _ in range(turn % 7):
+            os.write(source, b"x")
+            assert os.read(told, 1) == b"x"  # tee has written to its output first
+            for _ in range(turn % 5):
                 await asyncio.sleep(0)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, 5)
-        h.write(EOF)
-        assert await h.wait_async()
+            done, _ = await asyncio.wait({task}, timeout=5)
+            assert done, "it goes on"
+            assert task.cancelled()
 
     calls = Calls()
-    with spawn(CAT, stdin=True, stdout=True, callback=calls) as h:
-        asyncio.run(main())
-    assert calls.of() == b"x" * 300
+    drain, source = os.pipe()
+    told, tell = os.pipe()
+    try:
+        with spawn("tee /dev/stderr", stdin=drain, stdout=True, stderr=tell, callback=calls) as h:
+            asyncio.run(main())
+            os.close(source)
+            source = -1
+            assert h.wait()
+    finally:
+        for fd in {drain, source, told, tell} - {-1}:
+            os.close(fd)
+    assert calls.of() == b"x" * 40
 
 
 def test_a_loop_that_the_handle_has_used_is_clean():
