@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
@@ -146,6 +146,8 @@ class Process(Generic[_Piece]):
             self._child.close()
             for output in self._outputs:
                 output.discard()
+            with suppress(ChildProcessError):
+                self._ended()
 
     def __enter__(self) -> Self:
         return self
@@ -171,9 +173,9 @@ class Process(Generic[_Piece]):
         for output that nobody is there to take, which stays; `ChildProcessError` if
         somebody else has taken the exit status.
         """
-        if _is_coroutine_function(self._callback):
-            raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
         seconds = check_timeout(timeout)
+        if self._status is None and _is_coroutine_function(self._callback):
+            raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
         end = None if seconds is None else monotonic() + seconds
         if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
             return None
@@ -343,6 +345,8 @@ _COROUTINE = 0x80  # of a code object's flags; `inspect`, which knows, takes lon
 def _is_coroutine_function(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
+    if not hasattr(function, "__code__") and not hasattr(function, "__func__"):
+        function = getattr(type(function), "__call__", None)  # noqa: B004 -- which one, not whether
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code is not None and bool(code.co_flags & _COROUTINE)
 

@@ -119,13 +119,14 @@ def spawn(
     argument or a closed file, `io.UnsupportedOperation` for a file that is not open for
     that; then nothing is left behind.
     """
-    if not isinstance(cmd, str) and not cmd:
+    command = cmd if isinstance(cmd, str) else list(cmd)
+    if command == []:
         raise ValueError("cmd must name a program")
     form = Form(encoding, errors, lines=lines)
     child_in, source = redirect_input(stdin, encoding, errors)
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
     child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
-    child = _backend.Child(cmd, (child_in, child_out, child_err), cwd, env, start_new_session)
+    child = _backend.Child(command, (child_in, child_out, child_err), cwd, env, start_new_session)
     child.connect(source, (output, output_too))
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
     queue = source if source is not None and source.is_queue else None

@@ -8,6 +8,7 @@ and what a child wrote before its exit is in the pipe when the exit is seen.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -100,6 +101,7 @@ class Child:
         self.pid = self._popen.pid
         self._lock = threading.Lock()
         self._reaped: list[tuple[int, int]] = []
+        self._is_lost = False  # the exit status, to somebody else
         self._input: tuple[int, Input] | None = None
         self._outputs: dict[int, tuple[Any, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
@@ -118,7 +120,12 @@ class Child:
     @property
     def returncode(self) -> int | None:
         """See `ipcio._contract.Child`."""
-        return None if self._outputs else self._popen.returncode
+        if self._outputs:
+            return None
+        if self._is_lost:
+            what = "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
+            raise ChildProcessError(errno.ECHILD, what, self.pid)
+        return self._popen.returncode
 
     # -- what happens ----------------------------------------------------------
 
@@ -265,8 +272,7 @@ class Child:
             return
         if self._popen.returncode is None:
             self.kill(signal.SIGKILL, tree=False)
-            with contextlib.suppress(ChildProcessError):
-                self._await_exit()
+            self._await_exit()
         self._outputs.clear()
         self._close_input()
         self._close_rest()
@@ -289,12 +295,11 @@ class Child:
                 return
             try:
                 self._reaped.extend(map(os.waitpid, (self.pid,), (os.WNOHANG,)))
-            except ChildProcessError as error:
+            except ChildProcessError:
                 if not self._reaped:
-                    what = (
-                        "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
-                    )
-                    raise ChildProcessError(error.errno, what, self.pid) from None
+                    self._is_lost = True
+                    self._popen.returncode = 0
+                    return
             for pid, status in self._reaped:
                 if pid:
                     self._popen.returncode = os.waitstatus_to_exitcode(status)
