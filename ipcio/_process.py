@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -80,8 +81,6 @@ class Process(Generic[_Piece]):
         *,
         session: bool,
     ) -> None:
-        if callback is not None and not callable(callback):
-            raise TypeError("the callback must be callable")
         self._child = child
         self._stdin = stdin
         self._outputs = [output for output, _ in outputs]
@@ -119,6 +118,7 @@ class Process(Generic[_Piece]):
         """
         if self._stdin is None:
             raise UnsupportedOperation("standard input is no pipe; it takes spawn(..., stdin=True)")
+        self._check_ours()
         self._stdin.put(data, EOF)
         self._child.attend()
         return True
@@ -174,6 +174,7 @@ class Process(Generic[_Piece]):
         somebody else has taken the exit status.
         """
         seconds = check_timeout(timeout)
+        self._check_ours()
         if self._status is None and _is_coroutine_function(self._callback):
             raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
         end = None if seconds is None else monotonic() + seconds
@@ -231,19 +232,29 @@ class Process(Generic[_Piece]):
         self._check_iterable()
         while True:
             for output in self._pipes:
-                yield from zip(repeat(output.name), output.pieces())
+                while (batch := self._batch(output)) is not None:
+                    yield from zip(repeat(output.name), batch)
             with self._pumping:
                 self._feed_sinks(None)
                 if self._ended() is not None:
                     return
                 self._child.turn(None)
 
+    def _batch(self, output: Output) -> Iterator[_Piece] | None:
+        with self._pumping:  # who reads may be in another thread
+            return output.batch()
+
     def __next__(self) -> tuple[str, _Piece]:
         for event in self:
             return event
         raise StopIteration
 
+    def _check_ours(self) -> None:
+        if self._status is None and not self._child.is_ours():
+            raise ChildProcessError(errno.ECHILD, "only the process that started it can wait for it", self.pid)
+
     def _check_iterable(self) -> None:
+        self._check_ours()
         if self._callback is not None:
             raise ValueError("the output goes to the callback; who iterates takes a process without one")
 
@@ -252,6 +263,7 @@ class Process(Generic[_Piece]):
     async def wait_async(self, timeout: float | None = None) -> ExitStatus | None:
         """As `wait`, while other tasks run.  The callback may be a coroutine function."""
         seconds = check_timeout(timeout)
+        self._check_ours()
         end = None if seconds is None else monotonic() + seconds
         if not await self._pass_on_async(end if seconds else None):
             return None
@@ -271,8 +283,9 @@ class Process(Generic[_Piece]):
         self._check_iterable()
         while True:
             for output in self._pipes:
-                for piece in output.pieces():
-                    return output.name, piece
+                while (batch := self._batch(output)) is not None:
+                    for piece in batch:
+                        return output.name, piece
             self._feed_sinks(None)
             if self._ended() is not None:
                 raise StopAsyncIteration
@@ -316,12 +329,15 @@ class Process(Generic[_Piece]):
         else:
             loop = asyncio.get_running_loop()
             ready = asyncio.Event()
+            timer = None
             try:
                 loop.add_reader(fd, ready.set)
-                await asyncio.wait_for(ready.wait(), left)
-            except asyncio.TimeoutError:
-                pass
+                if left is not None:
+                    timer = loop.call_later(left, ready.set)
+                await ready.wait()  # not `wait_for`, which swallows some cancellations before Python 3.12
             finally:
+                if timer is not None:
+                    timer.cancel()
                 loop.remove_reader(fd)
                 os.close(fd)
 
@@ -346,7 +362,8 @@ def _is_coroutine_function(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     if not hasattr(function, "__code__") and not hasattr(function, "__func__"):
-        function = getattr(type(function), "__call__", None)  # noqa: B004 -- which one, not whether
+        kind: Any = type(function)  # pyright: ignore[reportUnknownVariableType]
+        function = kind.__call__
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code is not None and bool(code.co_flags & _COROUTINE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | 
     kind = _kind_of(file)
     if kind == subprocess.PIPE:
         return kind, Input(encoding, errors)
+    if kind == subprocess.STDOUT:
+        raise ValueError("subprocess.STDOUT is for stderr")
     if not _is_object(file):
         return kind, None
     _check(file, "readable")
@@ -45,9 +48,11 @@ def redirect_output(
     fd = _descriptor(file)
     if fd is not None:
         flush(file)  # what the child writes comes behind it
+        if _is_able(file, "readable"):
+            refresh(file)  # and where the next write would
         return fd, None, None
     text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
-    sink = _all_of(file) if isinstance(file, io.RawIOBase) else file.write
+    sink = file.write if text or isinstance(file, io.BufferedIOBase) else _all_of(file)
     return subprocess.PIPE, Output(name, Form(encoding or "utf-8", errors) if text else Form()), sink
 
 
@@ -69,11 +74,15 @@ def _check(file: Any, ability: str) -> None:
     """Refuse an object that is closed, or not open for that."""
     if getattr(file, "closed", False):
         raise ValueError("I/O operation on closed file")
-    able = getattr(file, ability, None)
-    if able is not None and not able():
+    if not _is_able(file, ability):
         raise io.UnsupportedOperation(f"{file!r} is not {ability}")
     if not hasattr(file, "read" if ability == "readable" else "write") and not hasattr(file, "fileno"):
         raise TypeError(f"a stream is True, None, a descriptor or a file object, not {type(file).__name__!r}")
+
+
+def _is_able(file: Any, ability: str) -> bool:
+    able = getattr(file, ability, None)
+    return able is None or bool(able())
 
 
 def _descriptor(file: Any) -> int | None:
@@ -89,12 +98,15 @@ def _descriptor(file: Any) -> int | None:
     return fd
 
 
-def _all_of(file: io.RawIOBase) -> Callable[[bytes], object]:
+def _all_of(file: Any) -> Callable[[bytes], object]:
     """Write everything, where one `write` may take less."""
 
     def write(data: bytes) -> None:
         left = memoryview(data)
         while left:
-            left = left[file.write(left) :]
+            taken = file.write(left)
+            if taken is None and isinstance(file, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, f"{file!r} takes nothing now, and cannot be waited for")
+            left = left[len(left) if taken is None else taken :]
 
     return write

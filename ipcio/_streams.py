@@ -9,6 +9,7 @@ other step is one assignment.
 from __future__ import annotations
 
 import codecs
+import threading
 from collections import deque
 from itertools import chain
 from operator import length_hint
@@ -28,15 +29,15 @@ class Form:
 
     def __init__(self, encoding: str | None = None, errors: str = "strict", *, lines: bool = False) -> None:
         self._empty: Any = b"" if encoding is None else ""
-        self.start: _Kept = _Kept(None, ())
+        self.start: _Kept = _Kept(None, None)
         self._newline: Any = b"\n" if encoding is None else "\n"
         self._lines = lines
+        self._name = encoding or ""
         self._decoder = None
         if encoding is not None:
-            "".encode(encoding, errors)  # LookupError
-            codecs.lookup_error(errors)
+            codecs.lookup_error(errors)  # both are a LookupError if there is no such
             self._decoder = codecs.getincrementaldecoder(encoding)(errors)
-            self.start = _Kept(self._decoder.getstate(), ())
+            self.start = _Kept(self._decoder.getstate(), None)
 
     def cut(self, raw: list[bytes], kept: _Kept, *, final: bool) -> _Flow:
         """Make pieces of what was read.  Changes nothing: the result is the whole of what comes next."""
@@ -51,40 +52,64 @@ class Form:
             final = final and not left
             if self._decoder is not None:
                 data, state, error = self._decode(state, data, final=final)
-                if error is not None:
+                if isinstance(error, UnicodeDecodeError):
                     left = [error.object[error.end :], *left]
             pieces = [data] if data else []
             if self._lines:
                 pieces, line = self._split(data, line)
         if not final or error is not None:
             return _Flow(left, iter(pieces), error, _Kept(state, line))
-        if line:
-            pieces.append(self._empty.join(line))
+        if line is not None:
+            pieces.append(self._whole(line))
         return _Flow([], iter(pieces), None, None)
 
-    def _decode(self, state: Any, data: bytes, *, final: bool) -> tuple[str, Any, UnicodeDecodeError | None]:
+    def _decode(self, state: Any, data: bytes, *, final: bool) -> tuple[str, Any, UnicodeError | None]:
         """Return text, the decoder's next state, and what is wrong where the text ends."""
         decoder = self._decoder
         assert decoder is not None
         decoder.setstate(state)
         try:
-            return decoder.decode(data, final), decoder.getstate(), None
+            text = decoder.decode(data, final)
+            kept, _ = after = decoder.getstate()
+            if not (final and kept):
+                return text, after, None
+            # Some codecs forget what is left at the end.
+            return text, self.start.state, UnicodeDecodeError(self._name, kept, 0, len(kept), "unexpected end of data")
         except UnicodeDecodeError as error:
-            # Its object begins with what the decoder had kept of the bytes before.
-            decoder.setstate((b"", state[1]))
+            # Its object begins with what the decoder had kept of the bytes before; those of
+            # Python, unlike those of C, know by now whether a mark at the beginning is over.
+            written_in_python = isinstance(decoder, codecs.BufferedIncrementalDecoder)
+            flags = decoder.getstate()[1] if written_in_python else state[1]
+            decoder.setstate((b"", flags))
             text = decoder.decode(error.object[: error.start])
             return text, (b"", decoder.getstate()[1]), error
+        except UnicodeError as error:  # utf-16 without a mark: it does not say where
+            return "", self.start.state, error
 
-    def _split(self, data: Any, line: tuple[Any, ...]) -> tuple[list[Any], tuple[Any, ...]]:
+    def _split(self, data: Any, line: _Line | None) -> tuple[list[Any], _Line | None]:
         """Return whole lines, and the beginning of one; only a newline ends a line."""
         end = data.rfind(self._newline) + 1
         if not end:
-            return [], (*line, data) if data else line
-        whole = self._empty.join((*line, data[:end]))
+            return [], _Line(line, data) if data else line
+        whole = data[:end] if line is None else self._whole(_Line(line, data[:end]))
         lines = whole.splitlines(keepends=True)
         if len(lines) != whole.count(self._newline):  # it knows other ends of lines, too
             lines = [each + self._newline for each in whole.split(self._newline)[:-1]]
-        return lines, (data[end:],) if end < len(data) else ()
+        return lines, _Line(None, data[end:]) if end < len(data) else None
+
+    def _whole(self, line: _Line | None) -> Any:
+        parts: list[Any] = []
+        while line is not None:
+            parts.append(line.part)
+            line = line.before
+        return self._empty.join(reversed(parts))
+
+
+class _Line(NamedTuple):
+    """The beginning of a line: a part, and those before.  To add one takes the same time however many there are."""
+
+    before: _Line | None
+    part: Any
 
 
 class _Kept(NamedTuple):
@@ -92,8 +117,8 @@ class _Kept(NamedTuple):
 
     state: Any
     """The decoder's."""
-    line: tuple[Any, ...]
-    """The parts of a line whose end has not come."""
+    line: _Line | None
+    """A line whose end has not come."""
 
 
 class _Flow(NamedTuple):
@@ -103,7 +128,7 @@ class _Flow(NamedTuple):
     """Chunks, as they were read."""
     ready: Iterator[Any]
     """Pieces for the consumer.  It is a list's, and so remembers what is gone without Python's help."""
-    error: UnicodeDecodeError | None
+    error: UnicodeError | None
     """To be raised when those are consumed."""
     kept: _Kept | None
     """None when all has been cut."""
@@ -133,7 +158,7 @@ class Output:
     def pieces(self) -> Iterator[Any]:
         """Give what there is.  A piece is gone when somebody has got it.
 
-        Raises `UnicodeDecodeError`, once, in the place of bytes that cannot be decoded.
+        Raises `UnicodeError`, once, in the place of bytes that cannot be decoded.
         """
         return chain.from_iterable(self.batches())
 
@@ -141,6 +166,10 @@ class Output:
         """The same, several at a time."""
         while self._step():
             yield self._flow.ready
+
+    def batch(self) -> Iterator[Any] | None:
+        """The first of them, None if there is nothing."""
+        return self._flow.ready if self._step() else None
 
     def _step(self) -> bool:
         """Have something ready, if there is anything; return whether there was."""
@@ -166,7 +195,9 @@ class Output:
     def discard(self) -> None:
         """Forget everything: nobody wants it any more."""
         self.ended = True
+        ready = self._flow.ready
         self._flow = _Flow([], iter([]), None, None)
+        deque(ready, maxlen=0)  # somebody may be in the middle of it
 
 
 class Input:
@@ -177,6 +208,8 @@ class Input:
     ) -> None:
         self._queue: deque[tuple[bytes, list[int]] | None] = deque()  # data, and how much of it is sent; None: the end
         self._encoder = None if encoding is None else codecs.getincrementalencoder(encoding)(errors)
+        self._start = self._state = None if self._encoder is None else self._encoder.getstate()
+        self._lock = threading.RLock()  # a signal handler may queue something, too
         self._read = read
         self._from_file = read is not None
         self._fetched = _Fetched([], [])
@@ -202,19 +235,33 @@ class Input:
         """Queue bytes, text, and the end if that is the last; or raise and queue nothing."""
         ends = bool(data) and data[-1] is end
         pieces = data[:-1] if ends else data
-        if any(piece is end for piece in pieces) or (self._ends and data):
-            raise ValueError("write after EOF")
-        items: list[tuple[bytes, list[int]] | None] = [(self._encode(piece), []) for piece in pieces]
-        if not self._discarded:
-            self._ends = ends
-            self._queue.extend([*items, None] if ends else items)
+        with self._lock:
+            if any(piece is end for piece in pieces) or (self._ends and data):
+                raise ValueError("write after EOF")
+            state = self._state
+            items: list[tuple[bytes, list[int]] | None] = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    encoded, state = self._encode(piece, state)
+                else:
+                    encoded = bytes(memoryview(piece))  # a copy, unless it cannot change
+                items.append((encoded, []))
+            if ends:
+                items += [(self._encode("", state, final=True)[0], []), None]
+            if not self._discarded:
+                self._ends, self._state = ends, state
+                self._queue.extend(items)
 
-    def _encode(self, piece: Any) -> bytes:
-        if not isinstance(piece, str):
-            return bytes(memoryview(piece))  # a copy, unless it cannot change
+    def _encode(self, text: str, state: Any, *, final: bool = False) -> tuple[bytes, Any]:
+        """Return bytes and the encoder's next state; some encodings need a last word."""
         if self._encoder is None:
+            if final:
+                return b"", state
             raise TypeError("a str takes spawn(..., encoding=...); without, data are bytes")
-        return self._encoder.encode(piece)
+        if final and state == self._start:  # nothing was encoded
+            return b"", state
+        self._encoder.setstate(state)
+        return self._encoder.encode(text, final), self._encoder.getstate()
 
     def next(self) -> tuple[memoryview, list[int]] | bool:
         """Return what to write now, and where to put how much of it was, in the same call of C.
@@ -228,22 +275,25 @@ class Input:
             if (left := _unsent(*item)) is not None:
                 return left, item[1]
             self._queue.popleft()
-        if self._read is None:
-            return False
+        return False if self._read is None else self._next_of_file(self._read)
+
+    def _next_of_file(self, read: Callable[[int], Any]) -> tuple[memoryview, list[int]] | bool:
         while True:
             fetched, sent = self._fetched
             if not fetched:
-                fetched.extend(map(self._read, (_CHUNK,)))
+                fetched.extend(map(read, (_CHUNK,)))
             data = fetched[0]
-            if not data:
-                return True
-            if isinstance(data, str):
-                assert self._encoder is not None
-                self._fetched = _Fetched([self._encoder.encode(data)], [])
-            elif (left := _unsent(data, sent)) is not None:
-                return left, sent
-            else:
+            if isinstance(data, str) and data:
+                encoded, state = self._encode(data, self._state)
+                self._state, self._fetched = state, _Fetched([encoded], [])
+            elif data:
+                if (left := _unsent(data, sent)) is not None:
+                    return left, sent
                 self._fetched = _Fetched([], [])
+            elif self._ends or not (last := self._encode("", self._state, final=True)[0]):
+                return True
+            else:
+                self._ends, self._fetched = True, _Fetched([last], [])
 
     def discard(self) -> None:
         """Forget everything: nobody reads it any more."""

@@ -122,6 +122,8 @@ def spawn(
     command = cmd if isinstance(cmd, str) else list(cmd)
     if command == []:
         raise ValueError("cmd must name a program")
+    if callback is not None and not callable(callback):
+        raise TypeError("the callback must be callable")
     form = Form(encoding, errors, lines=lines)
     child_in, source = redirect_input(stdin, encoding, errors)
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)

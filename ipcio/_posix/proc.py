@@ -1,4 +1,4 @@
-"""Children on POSIX: `subprocess` starts them, a selector tells what can be done for them.
+"""Children on Linux: `subprocess` starts them, the kernel tells what can be done for them.
 
 The exit is an event like any other where the kernel has descriptors of processes
 (``pidfd_open(2)``): so nobody waits for the end of a pipe that a grandchild keeps open,
@@ -7,21 +7,22 @@ and what a child wrote before its exit is in the pipe when the exit is seen.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
 import os
 import select
-import selectors
 import signal
 import subprocess
 import sys
 import termios
 import threading
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, starmap
 from math import ceil
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,35 +34,92 @@ __all__ = ["Child"]
 _MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
 _PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
 _CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
-_NONE, _UNKNOWN = -1, -2  # in place of a descriptor
+_NONE = -1  # in place of a descriptor
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
+
+
+class _Pipe:
+    """A pipe to or from a child; its ends go with the object."""
+
+    def __init__(self, *, to_child: bool) -> None:
+        self._fds: list[int] = []
+        self._fds.extend(chain.from_iterable(starmap(os.pipe, ((),))))  # by C alone: see `_streams`
+        self._theirs = 0 if to_child else 1
+
+    @property
+    def ours(self) -> int:
+        """The end that stays here."""
+        return self._fds[1 - self._theirs]
+
+    @property
+    def theirs(self) -> int:
+        """The end that the child gets."""
+        return self._fds[self._theirs]
+
+    def let_go(self) -> None:
+        """Close the child's end; it has its own copy."""
+        self._close(self._theirs)
+
+    def close(self) -> None:
+        """Close both ends."""
+        for end in range(len(self._fds)):
+            self._close(end)
+
+    __del__ = close
+
+    def _close(self, end: int) -> None:
+        fd = self._fds[end]
+        self._fds[end] = _NONE
+        if fd >= 0:
+            os.close(fd)
 
 
 class _Popen(subprocess.Popen[bytes]):
     """A child that ends with its object, in the process that started it."""
 
     pid = 0  # while there is no child
-    pidfd = _UNKNOWN
-    stdin = stdout = stderr = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.owner = os.getpid()
+        self._pidfd: list[int] = []
+        _alive.add(self)
         super().__init__(*arguments, **options)
 
-    def close(self) -> None:
-        """Close the ends of the pipes that are here, and what tells of the exit."""
-        for file in self.stdin, self.stdout, self.stderr:
-            if file is not None:
-                file.close()
-        pidfd, self.pidfd = self.pidfd, _NONE
-        if pidfd >= 0:
-            os.close(pidfd)
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that tells of the exit; -1 where the system has no such."""
+        if not self._pidfd:
+            try:
+                self._pidfd.extend(map(os.pidfd_open, (self.pid,)))
+            except (AttributeError, OSError):  # an old kernel, or a sandbox
+                self._pidfd.append(_NONE)
+        return self._pidfd[-1]
 
-    def __del__(self) -> None:  # in place of Popen's, which leaves a zombie
+    def close(self) -> None:
+        """Close what tells of the exit."""
+        fd = self._pidfd[-1] if self._pidfd else _NONE
+        self._pidfd.append(_NONE)
+        if fd >= 0:
+            os.close(fd)
+
+    def end(self) -> None:
+        """Kill the child and reap it, if it is ours and runs."""
         self.close()
         if self.pid and self.returncode is None and self.owner == os.getpid():
             self.kill()
             self.wait()
+
+    __del__ = end  # in place of Popen's, which leaves a zombie
+
+
+_alive: WeakSet[_Popen] = WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the children of handles that outlive the interpreter, in some module say."""
+    for popen in list(_alive):
+        popen.end()
 
 
 class Child:
@@ -75,12 +133,16 @@ class Child:
         env: Mapping[Any, Any] | None,
         start_new_session: bool,  # noqa: FBT001
     ) -> None:
+        self._pipes = [
+            _Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)
+        ]
+        stdin, stdout, stderr = (
+            pipe.theirs if pipe else stream for pipe, stream in zip(self._pipes, streams, strict=True)
+        )
         before = _children()
-        stdin, stdout, stderr = streams
         try:
             self._popen = _Popen(
                 command,
-                bufsize=0,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -89,8 +151,6 @@ class Child:
                 env=env,
                 start_new_session=start_new_session,
             )
-        except (OSError, ValueError, TypeError):
-            raise  # there is no child, or Popen has reaped it
         except BaseException:
             # Ctrl-C is noticed as soon as the fork is over, before Popen knows of a child.
             for pid in map(int, set(_children().split()) - set(before.split())):
@@ -99,23 +159,27 @@ class Child:
                     os.waitpid(pid, 0)
             raise
         self.pid = self._popen.pid
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
         self._reaped: list[tuple[int, int]] = []
         self._is_lost = False  # the exit status, to somebody else
-        self._input: tuple[int, Input] | None = None
-        self._outputs: dict[int, tuple[Any, Output]] = {}
+        self._input: tuple[_Pipe, Input] | None = None
+        self._outputs: dict[int, tuple[_Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
-        self._selector: selectors.BaseSelector | None = None
+        self._epoll: select.epoll | None = None
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
         """See `ipcio._contract.Child`."""
-        popen = self._popen
-        if stdin is not None and popen.stdin is not None:
-            self._input = _prepare(popen.stdin), stdin
-        for file, output in zip((popen.stdout, popen.stderr), outputs, strict=True):
-            if file is not None and output is not None:
-                self._outputs[_prepare(file)] = file, output
+        to_child, *from_child = self._pipes
+        if to_child is not None and stdin is not None:
+            to_child.let_go()
+            os.set_blocking(to_child.ours, False)
+            self._input = to_child, stdin
+        for pipe, output in zip(from_child, outputs, strict=True):
+            if pipe is not None and output is not None:
+                pipe.let_go()
+                os.set_blocking(pipe.ours, False)
+                self._outputs[pipe.ours] = pipe, output
 
     @property
     def returncode(self) -> int | None:
@@ -123,9 +187,12 @@ class Child:
         if self._outputs:
             return None
         if self._is_lost:
-            what = "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
-            raise ChildProcessError(errno.ECHILD, what, self.pid)
+            raise self._lost()
         return self._popen.returncode
+
+    def _lost(self) -> ChildProcessError:
+        what = "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
+        return ChildProcessError(errno.ECHILD, what, self.pid)
 
     # -- what happens ----------------------------------------------------------
 
@@ -143,7 +210,6 @@ class Child:
 
     def _serve(self, timeout: float | None) -> bool:
         """Wait for events and do what they ask for; return whether there were any."""
-        self._find_exit()
         if self._popen.pidfd < 0:
             # The exit is no event here. Look for it now and then.
             self._reap()
@@ -151,31 +217,24 @@ class Child:
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        if self._input is None and self._selector is None:
+        if self._input is None and self._epoll is None:
             ready = self._poll(timeout)
         else:
-            selector = self._selector or self._watch()
-            ready = [key.fd for key, _ in selector.select(timeout)]
+            epoll = self._epoll or self._watch()
+            self.attend()  # an interrupt may have kept who queued something from it
+            ready = [fd for fd, _ in epoll.poll(timeout)]
         for fd in ready:
             if fd in self._outputs:
                 self._read(fd)
-            elif self._input is not None and self._input[0] == fd:
-                self._write(*self._input)
-            elif fd != self._popen.pidfd and self._selector is not None:  # an interrupt came while it was closed
-                self._selector.unregister(fd)
+            elif self._input is not None and self._input[0].ours == fd:
+                self._write(fd, self._input[1])
+            elif fd != self._popen.pidfd:  # an interrupt came while it was closed
+                self._unregister(fd)
         if self._popen.pidfd in ready:
             self._reap()
         if ready:
             self._pause = _FIRST_PAUSE
         return bool(ready)
-
-    def _find_exit(self) -> None:
-        """Have a descriptor that tells of the exit, if the system has such."""
-        if self._popen.pidfd == _UNKNOWN:
-            try:
-                self._popen.pidfd = os.pidfd_open(self.pid)
-            except (AttributeError, OSError):  # an old kernel, or a sandbox
-                self._popen.pidfd = _NONE
 
     def _poll(self, timeout: float | None) -> list[int]:
         """Wait where nobody can come to want something else meanwhile: a selector would take longer to set up."""
@@ -186,23 +245,30 @@ class Child:
             poll.register(self._popen.pidfd, select.POLLIN)
         return [fd for fd, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))]
 
-    def _watch(self) -> selectors.BaseSelector:
-        selector = selectors.DefaultSelector()
+    def _watch(self) -> select.epoll:
+        epoll = select.epoll()
         for fd in self._outputs:
-            selector.register(fd, selectors.EVENT_READ)
+            epoll.register(fd, select.EPOLLIN)
         if self._popen.pidfd >= 0:
-            selector.register(self._popen.pidfd, selectors.EVENT_READ)
-        self._selector = selector
+            epoll.register(self._popen.pidfd, select.EPOLLIN)
+        self._epoll = epoll
         self.attend()
-        return selector
+        return epoll
+
+    def _unregister(self, fd: int) -> None:
+        if self._epoll is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._epoll.unregister(fd)
 
     def attend(self) -> None:
         """See `ipcio._contract.Child`."""
         with self._lock:
-            if self._selector is not None and self._input is not None and not self._input[1].idle:
-                # A selector of the kernel's hears of this even while a thread waits in it.
-                with contextlib.suppress(KeyError):  # it knows already
-                    self._selector.register(self._input[0], selectors.EVENT_WRITE)
+            if self._epoll is not None and self._input is not None and not self._input[1].idle:
+                try:
+                    # Who waits in it hears of this.
+                    self._epoll.register(self._input[0].ours, select.EPOLLOUT)
+                except FileExistsError:
+                    pass
 
     def _read(self, fd: int) -> None:
         """Read what is there, within limits."""
@@ -245,29 +311,31 @@ class Child:
             self._close_input()
             return
         with self._lock:
-            if stream.idle and self._selector is not None:  # else somebody has queued something since
-                self._selector.unregister(fd)
+            if stream.idle:  # else somebody has queued something since
+                self._unregister(fd)
 
     def open_event(self) -> int:
         """See `ipcio._contract.Child`."""
-        self._find_exit()
         if self._popen.pidfd < 0:
             return -1
-        selector: Any = self._selector or self._watch()
-        return fcntl.fcntl(selector.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+        epoll = self._epoll or self._watch()
+        return fcntl.fcntl(epoll.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
 
     # -- the end ---------------------------------------------------------------
 
     def kill(self, number: int, *, tree: bool) -> None:
         """See `ipcio._contract.Child`."""
         with self._lock:  # while the child is not reaped, nobody else has its number
-            if self._popen.returncode is None and self.is_ours():
+            if not self._is_reaped() and self.is_ours():
                 with contextlib.suppress(ProcessLookupError):
                     (os.killpg if tree else os.kill)(self.pid, number)
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
         if not self.is_ours():  # locks may have been copied while somebody had them, and selectors are shared
+            for pipe in self._pipes:
+                if pipe is not None:
+                    pipe.close()
             self._popen.close()
             return
         if self._popen.returncode is None:
@@ -300,9 +368,12 @@ class Child:
                     self._is_lost = True
                     self._popen.returncode = 0
                     return
-            for pid, status in self._reaped:
-                if pid:
-                    self._popen.returncode = os.waitstatus_to_exitcode(status)
+            if self._is_reaped():
+                self._popen.returncode = os.waitstatus_to_exitcode(self._reaped[-1][1])
+
+    def _is_reaped(self) -> bool:
+        """Whether the number of the child may be somebody else's."""
+        return self._popen.returncode is not None or bool(self._reaped and self._reaped[-1][0])
 
     def _finish(self) -> None:
         """Read what the child has left in the pipes, and close them.  What a grandchild writes later is nobody's."""
@@ -317,37 +388,31 @@ class Child:
     # In these, first what tells that it is to be used goes, then the thing.
 
     def _close_output(self, fd: int) -> None:
-        file, output = self._outputs[fd]
+        pipe, output = self._outputs[fd]
         output.ended = True
         del self._outputs[fd]
-        if self._selector is not None:
-            self._selector.unregister(fd)
-        file.close()
+        self._unregister(fd)
+        pipe.close()
 
     def _close_input(self) -> None:
         with self._lock:
-            if self._input is not None:
-                fd, stream = self._input
-                self._input = None
-                stream.discard()
-                if self._selector is not None:
-                    with contextlib.suppress(KeyError):
-                        self._selector.unregister(fd)
-        if self._popen.stdin is not None:
-            self._popen.stdin.close()
+            if self._input is None:
+                return
+            pipe, stream = self._input
+            self._input = None
+            stream.discard()
+            self._unregister(pipe.ours)
+        pipe.close()
 
     def _close_rest(self) -> None:
         with self._lock:
-            selector, self._selector = self._selector, None
-            if selector is not None:
-                selector.close()
+            epoll, self._epoll = self._epoll, None
+            if epoll is not None:
+                epoll.close()
         self._popen.close()
-
-
-def _prepare(file: Any) -> int:
-    fd: int = file.fileno()
-    os.set_blocking(fd, False)
-    return fd
+        for pipe in self._pipes:
+            if pipe is not None:
+                pipe.close()
 
 
 def _widen(fd: int) -> None:
