@@ -35,7 +35,8 @@ class Form:
         self._name = encoding or ""
         self._decoder = None
         if encoding is not None:
-            codecs.lookup_error(errors)  # both are a LookupError if there is no such
+            "".encode(encoding)  # LookupError, also for what is no encoding of text
+            codecs.lookup_error(errors)
             self._decoder = codecs.getincrementaldecoder(encoding)(errors)
             self.start = _Kept(self._decoder.getstate(), None)
 

@@ -157,6 +157,7 @@ class Child:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
+            self._close_pipes()  # which the traceback would keep
             raise
         self.pid = self._popen.pid
         self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
@@ -333,9 +334,7 @@ class Child:
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
         if not self.is_ours():  # locks may have been copied while somebody had them, and selectors are shared
-            for pipe in self._pipes:
-                if pipe is not None:
-                    pipe.close()
+            self._close_pipes()
             self._popen.close()
             return
         if self._popen.returncode is None:
@@ -410,6 +409,9 @@ class Child:
             if epoll is not None:
                 epoll.close()
         self._popen.close()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
         for pipe in self._pipes:
             if pipe is not None:
                 pipe.close()
