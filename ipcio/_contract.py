@@ -222,6 +222,10 @@ class Child(Protocol):
         """Return a new descriptor that is readable when `turn` has something to do, or -1: look now and then."""
         ...
 
+    def close_event(self, fd: int, /) -> None:
+        """Give such a descriptor back."""
+        ...
+
     def is_ours(self) -> bool:
         """Whether this very process started it, and not one that has been forked to this."""
         ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import threading
 from collections import deque
@@ -339,7 +338,7 @@ class Process(Generic[_Piece]):
                 if timer is not None:
                     timer.cancel()
                 loop.remove_reader(fd)
-                os.close(fd)
+                self._child.close_event(fd)
 
 
 _is_finished = attrgetter("finished")

@@ -167,6 +167,7 @@ class Child:
         self._outputs: dict[int, tuple[_Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
         self._epoll: select.epoll | None = None
+        self._events: list[int] = []  # copies of it
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
@@ -320,7 +321,15 @@ class Child:
         if self._popen.pidfd < 0:
             return -1
         epoll = self._epoll or self._watch()
-        return fcntl.fcntl(epoll.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+        self._events.extend(map(fcntl.fcntl, (epoll.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
+        return self._events[-1]
+
+    def close_event(self, fd: int) -> None:
+        """See `ipcio._contract.Child`."""
+        self._events.remove(fd)
+        os.close(fd)
+        if self._popen.returncode is not None and not self._outputs:
+            self._close_rest()
 
     # -- the end ---------------------------------------------------------------
 
@@ -404,6 +413,8 @@ class Child:
         pipe.close()
 
     def _close_rest(self) -> None:
+        if self._events:  # who waits for one is woken by the exit, and comes back
+            return
         with self._lock:
             epoll, self._epoll = self._epoll, None
             if epoll is not None:
@@ -425,11 +436,12 @@ def _widen(fd: int) -> None:
 
 def _children() -> bytes:
     """The children that this thread has, in decimal; nothing where the system does not tell."""
+    fds: list[int] = []
     try:
-        fd = os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        fds.extend(map(os.open, ("/proc/thread-self/children",), (os.O_RDONLY | os.O_CLOEXEC,)))
+        return b"".join(iter(partial(os.read, fds[0], 1 << 16), b""))
+    except (FileNotFoundError, PermissionError):
         return b""
-    try:
-        return b"".join(iter(partial(os.read, fd, 1 << 16), b""))
     finally:
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
