@@ -52,7 +52,8 @@ def redirect_output(
             refresh(file)  # and where the next write would
         return fd, None, None
     text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
-    sink = file.write if text or isinstance(file, io.BufferedIOBase) else _all_of(file)
+    # Where it can be, no Python comes between: an interrupt in there would lose what is to be written.
+    sink = _all_of(file) if isinstance(file, io.RawIOBase) and not _is_memory(file) else file.write
     return subprocess.PIPE, Output(name, Form(encoding or "utf-8", errors) if text else Form()), sink
 
 
@@ -87,9 +88,7 @@ def _is_able(file: Any, ability: str) -> bool:
 
 def _descriptor(file: Any) -> int | None:
     """The descriptor that the child can have, if there is one."""
-    from ipcio._memfile import MemoryFile  # only who has one needs it
-
-    if isinstance(file, MemoryFile):  # its memory may be narrowed, and must not grow
+    if _is_memory(file):  # which may be narrowed, and must not grow
         return None
     try:
         fd: int = file.fileno()
@@ -98,15 +97,21 @@ def _descriptor(file: Any) -> int | None:
     return fd
 
 
-def _all_of(file: Any) -> Callable[[bytes], object]:
+def _is_memory(file: Any) -> bool:
+    from ipcio._memfile import MemoryFile  # only who has one needs it
+
+    return isinstance(file, MemoryFile)
+
+
+def _all_of(file: io.RawIOBase) -> Callable[[bytes], object]:
     """Write everything, where one `write` may take less."""
 
     def write(data: bytes) -> None:
         left = memoryview(data)
         while left:
             taken = file.write(left)
-            if taken is None and isinstance(file, io.RawIOBase):
+            if taken is None:
                 raise BlockingIOError(errno.EAGAIN, f"{file!r} takes nothing now, and cannot be waited for")
-            left = left[len(left) if taken is None else taken :]
+            left = left[taken:]
 
     return write

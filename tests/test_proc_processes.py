@@ -885,9 +885,11 @@ actions = pytest.mark.parametrize(
 @actions
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OtherError], ids=["Ctrl-C", "OSError"])
 def test_an_interrupt_at_any_moment_loses_nothing_and_leaves_nothing(action, longest, error):
-    troubles = apart(sweep, action, rounds(60), longest, error)
-    if action in {spawned, spawned_with_pipes} and troubles.get("descriptors") == 2:
-        del troubles["descriptors"]  # of a pipe of `subprocess`, made and not yet known to it
+    number = rounds(60)
+    troubles = apart(sweep, action, number, longest, error)
+    # `subprocess` has a pipe of its own, and there is an instant in which it is made and not yet known.
+    if action in {spawned, spawned_with_pipes} and troubles.get("descriptors", 0) <= number // 20:
+        troubles.pop("descriptors", None)
     assert troubles == {}
 
 

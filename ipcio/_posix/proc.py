@@ -18,8 +18,9 @@ import subprocess
 import sys
 import termios
 import threading
+from collections import deque
 from functools import partial
-from itertools import chain, islice, starmap
+from itertools import chain, islice, repeat, starmap
 from math import ceil
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -34,7 +35,6 @@ __all__ = ["Child"]
 _MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
 _PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
 _CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
-_NONE = -1  # in place of a descriptor
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 
@@ -42,36 +42,34 @@ class _Pipe:
     """A pipe to or from a child; its ends go with the object."""
 
     def __init__(self, *, to_child: bool) -> None:
-        self._fds: list[int] = []
-        self._fds.extend(chain.from_iterable(starmap(os.pipe, ((),))))  # by C alone: see `_streams`
-        self._theirs = 0 if to_child else 1
-
-    @property
-    def ours(self) -> int:
-        """The end that stays here."""
-        return self._fds[1 - self._theirs]
+        self._fds: list[int] = []  # the child's end, while it is open here, and ours
+        ends = starmap(os.pipe, ((),))
+        self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
 
     @property
     def theirs(self) -> int:
         """The end that the child gets."""
-        return self._fds[self._theirs]
+        return self._fds[0]
+
+    @property
+    def ours(self) -> int:
+        """The end that stays here."""
+        return self._fds[-1]
 
     def let_go(self) -> None:
         """Close the child's end; it has its own copy."""
-        self._close(self._theirs)
+        _close(self._fds, 1)
 
     def close(self) -> None:
         """Close both ends."""
-        for end in range(len(self._fds)):
-            self._close(end)
+        _close(self._fds, len(self._fds))
 
     __del__ = close
 
-    def _close(self, end: int) -> None:
-        fd = self._fds[end]
-        self._fds[end] = _NONE
-        if fd >= 0:
-            os.close(fd)
+
+def _close(fds: list[int], count: int) -> None:
+    """Close the first of a list and take them out, both in one call of C: see `_streams`."""
+    deque(map(os.close, map(fds.pop, repeat(0, count))), maxlen=0)
 
 
 class _Popen(subprocess.Popen[bytes]):
@@ -82,25 +80,26 @@ class _Popen(subprocess.Popen[bytes]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.owner = os.getpid()
         self._pidfd: list[int] = []
+        self._may_have_pidfd = hasattr(os, "pidfd_open")
         _alive.add(self)
         super().__init__(*arguments, **options)
 
     @property
     def pidfd(self) -> int:
-        """A descriptor that tells of the exit; -1 where the system has no such."""
-        if not self._pidfd:
+        """A descriptor that tells of the exit; -1 where the system has no such, and after the end."""
+        if self._may_have_pidfd and not self._pidfd:
             try:
                 self._pidfd.extend(map(os.pidfd_open, (self.pid,)))
-            except (AttributeError, OSError):  # an old kernel, or a sandbox
-                self._pidfd.append(_NONE)
-        return self._pidfd[-1]
+            except OSError as error:  # an old kernel, or a sandbox
+                if error.errno is None:  # a signal handler's
+                    raise
+                self._may_have_pidfd = False
+        return self._pidfd[0] if self._pidfd else -1
 
     def close(self) -> None:
         """Close what tells of the exit."""
-        fd = self._pidfd[-1] if self._pidfd else _NONE
-        self._pidfd.append(_NONE)
-        if fd >= 0:
-            os.close(fd)
+        self._may_have_pidfd = False
+        _close(self._pidfd, len(self._pidfd))
 
     def end(self) -> None:
         """Kill the child and reap it, if it is ours and runs."""
@@ -326,8 +325,7 @@ class Child:
 
     def close_event(self, fd: int) -> None:
         """See `ipcio._contract.Child`."""
-        self._events.remove(fd)
-        os.close(fd)
+        deque(map(os.close, map(self._events.pop, (self._events.index(fd),))), maxlen=0)
         if self._popen.returncode is not None and not self._outputs:
             self._close_rest()
 
@@ -436,12 +434,8 @@ def _widen(fd: int) -> None:
 
 def _children() -> bytes:
     """The children that this thread has, in decimal; nothing where the system does not tell."""
-    fds: list[int] = []
     try:
-        fds.extend(map(os.open, ("/proc/thread-self/children",), (os.O_RDONLY | os.O_CLOEXEC,)))
-        return b"".join(iter(partial(os.read, fds[0], 1 << 16), b""))
+        with open("/proc/thread-self/children", "rb", 0) as file:
+            return file.readall()
     except (FileNotFoundError, PermissionError):
         return b""
-    finally:
-        for fd in fds:
-            os.close(fd)
