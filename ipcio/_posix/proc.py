@@ -238,7 +238,7 @@ class Child:
         return bool(ready)
 
     def _poll(self, timeout: float | None) -> list[int]:
-        """Wait where nobody can come to want something else meanwhile: a selector would take longer to set up."""
+        """Wait where nobody can come to want something else meanwhile."""
         poll = select.poll()
         for fd in self._outputs:
             poll.register(fd, select.POLLIN)
@@ -340,7 +340,7 @@ class Child:
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
-        if not self.is_ours():  # locks may have been copied while somebody had them, and selectors are shared
+        if not self.is_ours():  # locks may have been copied while somebody had them, and the epoll is shared
             self._close_pipes()
             self._popen.close()
             return
