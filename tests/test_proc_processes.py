@@ -466,6 +466,26 @@ def test_a_status_that_somebody_else_takes_is_an_error_that_says_so(prepare, opt
 # -- threads ---------------------------------------------------------------------
 
 
+def test_a_status_that_is_taken_while_somebody_waits_is_told(kernel):
+    h = proc.spawn(["cat"], stdin=True)
+    for _ in range(3):
+        assert h.wait(0.001) is None, kernel
+    os.kill(h.pid, signal.SIGKILL)
+    os.waitpid(h.pid, 0)
+    for _ in range(2):
+        with pytest.raises(ChildProcessError, match="exit status is gone"):
+            h.wait(DEADLINE)
+    h.close()
+
+
+@pytest.mark.parametrize("timeout", [1e8, 1e9, 1e300])
+def test_a_timeout_as_long_as_one_likes(timeout, kernel):
+    for options in {}, {"stdout": io.BytesIO()}, {"stdin": True}:
+        h = proc.spawn("exit 4", **options)
+        assert h.wait(timeout) == (False, "exit", 4), kernel
+        h.close()
+
+
 def test_several_processes_from_several_threads(kernel):
     failures = []
 

@@ -35,6 +35,7 @@ __all__ = ["Child"]
 _MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
 _PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
 _CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
+_LONGEST = 1e6  # seconds that the calls of the system take at once
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 
@@ -201,7 +202,7 @@ class Child:
         """See `ipcio._contract.Child`."""
         if self._popen.returncode is None:
             if timeout is not None or self._outputs or self._input is not None:
-                if not self._serve(timeout):
+                if not self._serve(timeout if timeout is None else min(timeout, _LONGEST)):
                     return False
             else:
                 self._await_exit()
@@ -370,12 +371,14 @@ class Child:
             try:
                 self._reaped.extend(map(os.waitpid, (self.pid,), (os.WNOHANG,)))
             except ChildProcessError:
-                if not self._reaped:
+                if not self._is_reaped():
                     self._is_lost = True
                     self._popen.returncode = 0
                     return
             if self._is_reaped():
                 self._popen.returncode = os.waitstatus_to_exitcode(self._reaped[-1][1])
+            else:
+                self._reaped.clear()
 
     def _is_reaped(self) -> bool:
         """Whether the number of the child may be somebody else's."""
