@@ -7,23 +7,22 @@ and what a child wrote before its exit is in the pipe when the exit is seen.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import fcntl
 import os
 import select
 import signal
-import subprocess
 import sys
 import termios
 import threading
 from collections import deque
 from functools import partial
-from itertools import chain, islice, repeat, starmap
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+
+from ipcio._posix.spawn import Pipe, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,89 +38,6 @@ _LONGEST = 1e6  # seconds that the calls of the system take at once
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 
-class _Pipe:
-    """A pipe to or from a child; its ends go with the object."""
-
-    def __init__(self, *, to_child: bool) -> None:
-        self._fds: list[int] = []  # the child's end, while it is open here, and ours
-        ends = starmap(os.pipe, ((),))
-        self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
-
-    @property
-    def theirs(self) -> int:
-        """The end that the child gets."""
-        return self._fds[0]
-
-    @property
-    def ours(self) -> int:
-        """The end that stays here."""
-        return self._fds[-1]
-
-    def let_go(self) -> None:
-        """Close the child's end; it has its own copy."""
-        _close(self._fds, 1)
-
-    def close(self) -> None:
-        """Close both ends."""
-        _close(self._fds, len(self._fds))
-
-    __del__ = close
-
-
-def _close(fds: list[int], count: int) -> None:
-    """Close the first of a list and take them out, both in one call of C: see `_streams`."""
-    deque(map(os.close, map(fds.pop, repeat(0, count))), maxlen=0)
-
-
-class _Popen(subprocess.Popen[bytes]):
-    """A child that ends with its object, in the process that started it."""
-
-    pid = 0  # while there is no child
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.owner = os.getpid()
-        self._pidfd: list[int] = []
-        self._may_have_pidfd = hasattr(os, "pidfd_open")
-        _alive.add(self)
-        super().__init__(*arguments, **options)
-
-    @property
-    def pidfd(self) -> int:
-        """A descriptor that tells of the exit; -1 where the system has no such, and after the end."""
-        if self._may_have_pidfd and not self._pidfd:
-            try:
-                self._pidfd.extend(map(os.pidfd_open, (self.pid,)))
-            except OSError as error:  # an old kernel, or a sandbox
-                if error.errno is None:  # a signal handler's
-                    raise
-                self._may_have_pidfd = False
-        return self._pidfd[0] if self._pidfd else -1
-
-    def close(self) -> None:
-        """Close what tells of the exit."""
-        self._may_have_pidfd = False
-        _close(self._pidfd, len(self._pidfd))
-
-    def end(self) -> None:
-        """Kill the child and reap it, if it is ours and runs."""
-        self.close()
-        if self.pid and self.returncode is None and self.owner == os.getpid():
-            self.kill()
-            self.wait()
-
-    __del__ = end  # in place of Popen's, which leaves a zombie
-
-
-_alive: WeakSet[_Popen] = WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    """End the children of handles that outlive the interpreter, in some module say."""
-    for popen in list(_alive):
-        popen.end()
-
-
 class Child:
     """See `ipcio._contract.Child`."""
 
@@ -133,38 +49,13 @@ class Child:
         env: Mapping[Any, Any] | None,
         start_new_session: bool,  # noqa: FBT001
     ) -> None:
-        self._pipes = [
-            _Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)
-        ]
-        stdin, stdout, stderr = (
-            pipe.theirs if pipe else stream for pipe, stream in zip(self._pipes, streams, strict=True)
-        )
-        before = _children()
-        try:
-            self._popen = _Popen(
-                command,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                shell=isinstance(command, str),
-                cwd=cwd,
-                env=env,
-                start_new_session=start_new_session,
-            )
-        except BaseException:
-            # Ctrl-C is noticed as soon as the fork is over, before Popen knows of a child.
-            for pid in map(int, set(_children().split()) - set(before.split())):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-            self._close_pipes()  # which the traceback would keep
-            raise
+        self._popen, self._pipes = start(command, streams, cwd, env, start_new_session)
         self.pid = self._popen.pid
         self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
         self._reaped: list[tuple[int, int]] = []
         self._is_lost = False  # the exit status, to somebody else
-        self._input: tuple[_Pipe, Input] | None = None
-        self._outputs: dict[int, tuple[_Pipe, Output]] = {}
+        self._input: tuple[Pipe, Input] | None = None
+        self._outputs: dict[int, tuple[Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
         self._epoll: select.epoll | None = None
         self._events: list[int] = []  # copies of it
@@ -174,12 +65,10 @@ class Child:
         """See `ipcio._contract.Child`."""
         to_child, *from_child = self._pipes
         if to_child is not None and stdin is not None:
-            to_child.let_go()
             os.set_blocking(to_child.ours, False)
             self._input = to_child, stdin
         for pipe, output in zip(from_child, outputs, strict=True):
             if pipe is not None and output is not None:
-                pipe.let_go()
                 os.set_blocking(pipe.ours, False)
                 self._outputs[pipe.ours] = pipe, output
 
@@ -433,12 +322,3 @@ def _widen(fd: int) -> None:
     """Let a pipe hold more: every time that it is full, somebody has to wait."""
     with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
-
-
-def _children() -> bytes:
-    """The children that this thread has, in decimal; nothing where the system does not tell."""
-    try:
-        with open("/proc/thread-self/children", "rb", 0) as file:
-            return file.readall()
-    except (FileNotFoundError, PermissionError):
-        return b""
