@@ -10,7 +10,6 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
-from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -200,9 +199,7 @@ class Process(Generic[_Piece]):
         """How it ended, if it did and all its output has been passed on."""
         if self._status is None:
             code = self._child.returncode
-            if code is None or not all(
-                output.finished for output in (*self._pipes, *(each for each, _ in self._sinks))
-            ):
+            if code is None or not all(output.finished for output in self._outputs):
                 return None
             self._status = _exit_status(code)
         return self._status
@@ -339,9 +336,6 @@ class Process(Generic[_Piece]):
                     timer.cancel()
                 loop.remove_reader(fd)
                 self._child.close_event(fd)
-
-
-_is_finished = attrgetter("finished")
 
 
 def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 import pytest
+import troubles
 from children import Forked
 
 from ipcio import _buffers, filelock, mmap
@@ -705,32 +706,9 @@ INTERRUPTED = {
 }
 
 
-def interrupted_after(count, function):
-    """Call it with Ctrl-C after so many calls of functions in there; tell whether it came to that.
-
-    That is when Python runs handlers: as a function of its own begins, and as one of C returns.
-    """
-    left = count
-
-    def profile(frame, event, what):
-        nonlocal left
-        # As that method begins, nobody in Python can prevent it.
-        if event == "c_return" or (event == "call" and frame.f_code.co_name != "__exit__"):
-            ours = frame.f_code.co_filename in {_buffers.__file__, filelock.__file__}
-            if ours and what is not sys.setprofile:
-                left -= 1
-                if left < 0:
-                    raise KeyboardInterrupt
-
-    before = sys.getprofile()
-    try:
-        sys.setprofile(profile)
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(before)
-    return False
+interrupted_after = functools.partial(
+    troubles.interrupted_after, inside={"ipcio._buffers", "ipcio.filelock"}.__contains__
+)
 
 
 @pytest.mark.parametrize("take", [filelock.lock, filelock.trylock])

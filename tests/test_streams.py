@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import random
-import sys
 from collections import deque
+from functools import partial
 from itertools import islice
 
 import pytest
+import troubles
 from campaigns import campaign, rounds
 
 from ipcio._streams import Form, Input, Output
@@ -435,30 +436,9 @@ def test_a_file_is_read_and_sent_to_its_end():
 # -- interrupts ------------------------------------------------------------------
 
 
-def interrupted_after(count, function):
-    """Call it with Ctrl-C after so many calls of functions in there; tell whether it came to that.
-
-    That is when Python runs handlers: as a function of its own begins, and as one of C returns.
-    """
-    left = count
-
-    def profile(frame, event, what):
-        nonlocal left
-        if event in {"c_return", "call"} and what is not sys.setprofile:
-            if frame.f_globals.get("__name__", "").partition(".")[0] in {"ipcio", "codecs", "encodings"}:
-                left -= 1
-                if left == -1:
-                    raise KeyboardInterrupt
-
-    before = sys.getprofile()
-    try:
-        sys.setprofile(profile)
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.setprofile(before)
-    return False
+interrupted_after = partial(
+    troubles.interrupted_after, inside=lambda name: name.partition(".")[0] in {"ipcio", "codecs", "encodings"}
+)
 
 
 FORMS = {
