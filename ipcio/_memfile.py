@@ -364,8 +364,9 @@ class MemoryFile(io.RawIOBase):
                     f"{os.strerror(errno.ENOSPC)}: {count} bytes do not fit at {start} of {self._size}",
                     self._name,
                 )
-            # A map takes any contiguous buffer; a memoryview would insist on its own format.
-            memory[start : start + count] = source
+            # A map takes any contiguous buffer; a memoryview insists on its own format.
+            plain = not isinstance(memory, memoryview) or (source.format == "B" and source.ndim == 1)
+            memory[start : start + count] = source if plain else raw_bytes(source)
             self._go(start + count)
             return count
 

@@ -49,9 +49,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from ipcio._buffers import PLAIN, flush, refresh
 from ipcio._timeouts import check_timeout
 
-if sys.platform != "linux":
-    raise ImportError(f"ipcio.filelock has no back end for {sys.platform} yet")
-from ipcio._posix import filelock as _chosen
+if sys.platform == "win32":
+    from ipcio._windows import filelock as _chosen
+else:
+    from ipcio._posix import filelock as _chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,8 +32,9 @@ from ipcio._direct import DirectFile
 from ipcio._memfile import MemoryFile
 
 if sys.platform == "win32":
-    raise ImportError("ipcio.mmap has no back end for Windows yet")
-from ipcio._posix import mmap as _chosen
+    from ipcio._windows import mmap as _chosen
+else:
+    from ipcio._posix import mmap as _chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

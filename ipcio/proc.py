@@ -30,9 +30,10 @@ from ipcio._process import EOF, ExitStatus, Process
 from ipcio._redirect import redirect_input, redirect_output
 from ipcio._streams import Form
 
-if sys.platform != "linux":
-    raise ImportError(f"ipcio.proc has no back end for {sys.platform} yet")
-from ipcio._posix import proc as _chosen
+if sys.platform == "win32":
+    from ipcio._windows import proc as _chosen
+else:
+    from ipcio._posix import proc as _chosen
 
 if TYPE_CHECKING:
     import os

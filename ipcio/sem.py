@@ -40,9 +40,10 @@ from typing import TYPE_CHECKING
 from ipcio._names import check_name, check_perm, create_or_attach
 from ipcio._semaphore import Semaphore
 
-if sys.platform != "linux":
-    raise ImportError(f"ipcio.sem has no back end for {sys.platform} yet")
-from ipcio._posix import sem as _chosen
+if sys.platform == "win32":
+    from ipcio._windows import sem as _chosen
+else:
+    from ipcio._posix import sem as _chosen
 
 if TYPE_CHECKING:
     from ipcio._contract import SemBackend

@@ -34,15 +34,16 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
+from ipcio._memfile import MemoryFile
 from ipcio._names import check_name, check_perm, create_or_attach
 
-if sys.platform != "linux":
-    raise ImportError(f"ipcio.shm has no back end for {sys.platform} yet")
-from ipcio._posix import shm as _chosen
+if sys.platform == "win32":
+    from ipcio._windows import shm as _chosen
+else:
+    from ipcio._posix import shm as _chosen
 
 if TYPE_CHECKING:
     from ipcio._contract import Mapping, ShmBackend
-    from ipcio._memfile import MemoryFile
 
 __all__ = ["attach", "create", "unlink"]
 
@@ -129,4 +130,6 @@ def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryF
     memory, fd, share = mapping
     assert memory is not None  # no segment is empty
     recipe = (attach, (name, "r" if mode == "rb" else "rw"))
+    if isinstance(memory, memoryview):
+        return MemoryFile(memory, name, mode, lambda _: recipe, fd, 0, share, created)
     return DirectFile(memory, memory, name, mode, lambda _: recipe, fd, 0, share, created)

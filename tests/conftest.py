@@ -12,6 +12,7 @@ import signal
 import threading
 
 import pytest
+from abilities import lacks
 from peers import Peer
 
 SHM = "/dev/shm"
@@ -144,6 +145,10 @@ def pytest_collection_modifyitems(config, items):
 
     A skip says that something could be installed, and is a failure where everything is.
     """
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            for reason in filter(None, map(lacks, mark.args)):
+                item.add_marker(pytest.mark.skip(reason=reason))
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]
     if unable:
         items[:] = [item for item in items if item not in unable]

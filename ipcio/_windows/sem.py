@@ -1,0 +1,106 @@
+"""Semaphores on Windows: those of the kernel, with the C class behind `multiprocessing.Semaphore` to wait for them."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import partial
+from itertools import starmap
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+from ipcio._windows import objects, win32
+
+assert sys.platform == "win32" or not TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipcio._contract import Permits, Share
+
+    class SemLock:  # typeshed does not know it
+        @classmethod
+        def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None, /) -> WindowsSemaphore: ...
+        def __enter__(self) -> bool: ...
+        def __exit__(self, *_: object) -> None: ...
+        def acquire(self, block: bool = ..., timeout: float | None = ..., /) -> bool: ...  # noqa: FBT001
+        def release(self) -> None: ...
+
+else:
+    from _multiprocessing import SemLock
+
+__all__ = ["WindowsSemaphore", "attach", "create", "unlink"]
+
+_KIND = "a semaphore"
+_LONGEST = win32.MAX_PATH - 1  # characters of a name, without the NUL
+_MAXIMUM = 0x7FFFFFFF
+_COUNTING = 1  # SemLock's word for a semaphore that is no lock
+_LONGEST_WAIT = 2e6  # seconds, a little less than SemLock takes
+
+
+class WindowsSemaphore(SemLock):
+    """A handle on a semaphore, closed with the object."""
+
+    __slots__ = ("share",)
+
+    share: Share | None  # none: the kernel keeps the count
+
+    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
+        """Take a permit, within `timeout` seconds; return whether it was got."""
+        # Loops of one step, as in `ipcio.Semaphore`: no interrupt comes between a permit and who gets it.
+        while timeout is not None and timeout > _LONGEST_WAIT:
+            for got in starmap(super().acquire, ((block, _LONGEST_WAIT),)):
+                if got:
+                    return True
+            timeout -= _LONGEST_WAIT
+        for got in starmap(super().acquire, ((block, timeout),)):
+            return got
+        raise AssertionError("unreachable")
+
+
+def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:  # noqa: ARG001
+    """See `ipcio._contract.SemBackend`.
+
+    Who may open it is what the user's token says by default: the user, and the system.
+    """
+    objects.check_length(name, _LONGEST)
+    if crash_safe:
+        raise NotImplementedError("Windows does not give permits of the dead back: undo=True is for POSIX")
+    if persist:
+        raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
+    if value > _MAXIMUM:
+        raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
+    with turn:
+        return _permits(objects.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
+
+
+def attach(name: str) -> Permits:
+    """See `ipcio._contract.SemBackend`."""
+    objects.check_length(name, _LONGEST)
+    with turn:
+        return _permits(objects.open(win32.OpenSemaphore, win32.SEMAPHORE_ALL_ACCESS, name, _KIND))
+
+
+def unlink(name: str) -> None:
+    """See `ipcio._contract.SemBackend`."""
+    objects.check_length(name, _LONGEST)
+    objects.refuse_to_unlink(win32.OpenSemaphore, win32.SEMAPHORE_ALL_ACCESS, name, _KIND)
+
+
+def _permits(handle: int) -> Permits:
+    raw = WindowsSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
+    raw.share = None
+    return raw, partial(_post, raw, handle), partial(_value, raw, handle), False
+
+
+# The handle is the object's, which must live as long as it is used.
+
+
+def _post(_: WindowsSemaphore, handle: int, n: int) -> None:
+    """Release `n` times, in one step."""
+    if n > _MAXIMUM or not win32.ReleaseSemaphore(handle, n, None):
+        if n <= _MAXIMUM and ctypes.get_last_error() != win32.ERROR_TOO_MANY_POSTS:
+            raise win32.failure()
+        raise OverflowError("so many more would take the semaphore over its maximum")
+
+
+def _value(_: WindowsSemaphore, handle: int) -> int:
+    return objects.value_of(handle)

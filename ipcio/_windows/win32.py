@@ -1,0 +1,178 @@
+"""Every function of Windows that Python itself does not offer, and the one way to make an `OSError` of its errors.
+
+The functions are those of the Windows API documentation, under their names and with its
+constants.  They keep the thread's error in `ctypes`, where no other call changes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import sys
+from ctypes import wintypes
+from typing import TYPE_CHECKING
+
+assert sys.platform == "win32" or not TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+_ntdll = ctypes.WinDLL("ntdll")
+
+ERROR_FILE_NOT_FOUND = 2
+ERROR_ACCESS_DENIED = 5
+ERROR_INVALID_HANDLE = 6
+ERROR_NOT_ENOUGH_MEMORY = 8
+ERROR_OUTOFMEMORY = 14
+ERROR_DISK_FULL = 112
+ERROR_ALREADY_EXISTS = 183
+ERROR_FILENAME_EXCED_RANGE = 206
+ERROR_TOO_MANY_POSTS = 298
+ERROR_NO_SYSTEM_RESOURCES = 1450
+ERROR_COMMITMENT_LIMIT = 1455
+
+MAX_PATH = 260  # characters of a name, the NUL at its end included
+
+_SIZE = ctypes.c_size_t
+_STATUS = ctypes.c_long
+
+
+def _declare(function: Any, result: Any, *arguments: Any) -> Any:
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+CloseHandle = _declare(_kernel32.CloseHandle, wintypes.BOOL, wintypes.HANDLE)
+
+# -- memory ------------------------------------------------------------------
+
+PAGE_READWRITE = 0x04
+MEM_COMMIT = 0x1000
+SECTION_QUERY = 0x0001
+FILE_MAP_WRITE = 0x0002
+FILE_MAP_READ = 0x0004
+INVALID_HANDLE_VALUE = wintypes.HANDLE(-1).value
+
+
+class MEMORY_BASIC_INFORMATION(ctypes.Structure):  # noqa: N801 -- its name in Windows
+    """What `VirtualQuery` tells of pages that are alike."""
+
+    _fields_ = (
+        ("BaseAddress", ctypes.c_void_p),
+        ("AllocationBase", ctypes.c_void_p),
+        ("AllocationProtect", wintypes.DWORD),
+        ("PartitionId", wintypes.WORD),
+        ("RegionSize", _SIZE),
+        ("State", wintypes.DWORD),
+        ("Protect", wintypes.DWORD),
+        ("Type", wintypes.DWORD),
+    )
+
+
+CreateFileMapping = _declare(
+    _kernel32.CreateFileMappingW,
+    wintypes.HANDLE,
+    wintypes.HANDLE,
+    ctypes.c_void_p,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.LPCWSTR,
+)
+OpenFileMapping = _declare(
+    _kernel32.OpenFileMappingW, wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPCWSTR
+)
+MapViewOfFile = _declare(
+    _kernel32.MapViewOfFile,
+    ctypes.c_void_p,
+    wintypes.HANDLE,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    _SIZE,
+)
+UnmapViewOfFile = _declare(_kernel32.UnmapViewOfFile, wintypes.BOOL, ctypes.c_void_p)
+VirtualQuery = _declare(
+    _kernel32.VirtualQuery, _SIZE, ctypes.c_void_p, ctypes.POINTER(MEMORY_BASIC_INFORMATION), _SIZE
+)
+
+# -- semaphores --------------------------------------------------------------
+
+SEMAPHORE_ALL_ACCESS = 0x1F0003
+
+CreateSemaphore = _declare(
+    _kernel32.CreateSemaphoreW, wintypes.HANDLE, ctypes.c_void_p, wintypes.LONG, wintypes.LONG, wintypes.LPCWSTR
+)
+OpenSemaphore = _declare(_kernel32.OpenSemaphoreW, wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPCWSTR)
+ReleaseSemaphore = _declare(
+    _kernel32.ReleaseSemaphore, wintypes.BOOL, wintypes.HANDLE, wintypes.LONG, ctypes.POINTER(wintypes.LONG)
+)
+
+
+class SEMAPHORE_BASIC_INFORMATION(ctypes.Structure):  # noqa: N801
+    """What `NtQuerySemaphore` tells."""
+
+    _fields_ = (("CurrentCount", wintypes.ULONG), ("MaximumCount", wintypes.ULONG))
+
+
+NtQuerySemaphore = _declare(
+    _ntdll.NtQuerySemaphore,
+    _STATUS,
+    wintypes.HANDLE,
+    ctypes.c_int,
+    ctypes.POINTER(SEMAPHORE_BASIC_INFORMATION),
+    wintypes.ULONG,
+    ctypes.c_void_p,
+)
+
+# -- files -------------------------------------------------------------------
+
+GENERIC_READ, GENERIC_WRITE = 0x80000000, 0x40000000
+FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE = 1, 2, 4
+FILE_READ_DATA, FILE_WRITE_DATA = 1, 2
+FILE_ACCESS_INFORMATION = 8  # a FILE_INFORMATION_CLASS
+
+ReOpenFile = _declare(
+    _kernel32.ReOpenFile, wintypes.HANDLE, wintypes.HANDLE, wintypes.DWORD, wintypes.DWORD, wintypes.DWORD
+)
+GetFinalPathNameByHandle = _declare(
+    _kernel32.GetFinalPathNameByHandleW,
+    wintypes.DWORD,
+    wintypes.HANDLE,
+    wintypes.LPWSTR,
+    wintypes.DWORD,
+    wintypes.DWORD,
+)
+NtQueryInformationFile = _declare(
+    _ntdll.NtQueryInformationFile,
+    _STATUS,
+    wintypes.HANDLE,
+    ctypes.POINTER(ctypes.c_void_p * 2),
+    ctypes.c_void_p,
+    wintypes.ULONG,
+    ctypes.c_int,
+)
+
+# -- errors ------------------------------------------------------------------
+
+# Where Python's own table of errors knows less.
+_ERRNO = {
+    ERROR_INVALID_HANDLE: errno.EINVAL,
+    ERROR_NOT_ENOUGH_MEMORY: errno.ENOSPC,
+    ERROR_OUTOFMEMORY: errno.ENOSPC,
+    ERROR_DISK_FULL: errno.ENOSPC,
+    ERROR_FILENAME_EXCED_RANGE: errno.ENAMETOOLONG,
+    ERROR_NO_SYSTEM_RESOURCES: errno.ENOSPC,
+    ERROR_COMMITMENT_LIMIT: errno.ENOSPC,
+}
+
+
+def failure(filename: object = None) -> OSError:
+    """What the last call of this thread failed with, as the right subclass of `OSError`."""
+    number = ctypes.get_last_error()
+    text = ctypes.FormatError(number).strip()
+    if number in _ERRNO:
+        return OSError(_ERRNO[number], text, filename)
+    return OSError(None, text, filename, number)

@@ -1,0 +1,38 @@
+"""What a system may or may not be able to do.  A test says what it needs: ``@pytest.mark.needs("fork")``.
+
+What is missing is told by a look at the system, never by its name.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+
+
+def _on_disk() -> bool:
+    return os.path.isdir("/dev/shm")
+
+
+ABILITIES = {
+    "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
+    "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
+    "proc": (lambda: os.path.isdir("/proc/self/fd"), "there is no /proc to look at processes"),
+    "files": (_on_disk, "named objects are not files here"),
+    "persistence": (lambda: hasattr(os, "fork"), "nothing outlives its last handle here"),
+    "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while somebody has a handle"),
+    "undo": (lambda: hasattr(os, "fork"), "no permits come back from the dead here"),
+    "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
+    "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
+    "descriptors": (lambda: hasattr(os, "fchmod"), "shared memory has no descriptor here"),
+    "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
+}
+"""A probe of each, and what to say where it is missing."""
+
+
+@functools.cache
+def lacks(ability: str) -> str:
+    """What to say if the system lacks an ability, nothing if it has it."""
+    probe, reason = ABILITIES[ability]
+    return "" if probe() else reason
