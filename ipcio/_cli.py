@@ -12,14 +12,13 @@ import argparse
 import io
 import os
 import re
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 from ipcio import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 __all__ = ["main"]
@@ -103,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gc(_: argparse.Namespace) -> None:
-    from ipcio._posix import litter
+    if sys.platform == "win32":
+        from ipcio._windows import litter
+    else:
+        from ipcio._posix import litter
 
     for kind, name in litter.collect():
         print(kind, name if name.isprintable() else ascii(name))  # noqa: T201
@@ -112,19 +114,21 @@ def _gc(_: argparse.Namespace) -> None:
 def _lock(arguments: argparse.Namespace) -> NoReturn:
     from ipcio import filelock
 
+    if sys.platform == "win32":
+        from ipcio._windows import command
+    else:
+        from ipcio._posix import command
+
     if not any(arguments.command[:1]):
         arguments.fail("no COMMAND; it follows after --")
     try:
-        fd = _open(arguments.file, arguments.shared)
+        fd = _open(arguments.file, command.open_inherited, shared=arguments.shared)
         filelock.lock(fd, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout)
     except OSError as error:
         error.filename = arguments.file  # not a descriptor
         raise
-    # What Python ignores, the command would ignore, too.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
-        os.execvp(arguments.command[0], arguments.command)  # noqa: S606
+        command.become(arguments.command)
     except OSError as error:
         error.filename = arguments.command[0]
         if sys.stderr is not None:
@@ -132,23 +136,18 @@ def _lock(arguments: argparse.Namespace) -> NoReturn:
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says
 
 
-def _open(path: str, shared: bool) -> int:  # noqa: FBT001
-    """Open the file to lock, for a command to inherit."""
-    import fcntl
-
+def _open(path: str, opener: Callable[[str, int], int], *, shared: bool) -> int:
+    """Open the file to lock, and make it if need be."""
     try:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+            return opener(path, os.O_RDWR)
         except FileNotFoundError:
             # Only now with O_CREAT, which Linux may refuse for the file of another in a directory like /tmp.
-            fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CREAT, 0o666)
+            return opener(path, os.O_RDWR | os.O_CREAT)
     except OSError:
         if not (shared and os.path.exists(path)):
             raise
-        fd = os.open(path, os.O_RDONLY | os.O_NOCTTY)
-    inherited = fcntl.fcntl(fd, fcntl.F_DUPFD, 3)  # even where stdin is closed, this is not the command's stdin
-    os.close(fd)
-    return inherited
+        return opener(path, os.O_RDONLY)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -5,17 +5,18 @@ the name of the run and its own number; the rest it finds under that name, in
 memory that is read and written as files are:
 
 ``RUN``
-    the jobs: for each worker a list of paths, as JSON
+    the jobs: for each worker a list of paths, as JSON; and what to lock, if not the report
 ``RUN-board``
     for each worker a line that says how far it is
 ``RUN-report``
     what the workers did, a line of each in the order in which they finished.  They
-    append to it under a lock: nobody may come between finding the end and writing there
+    append to it under a lock: nobody may come between finding the end and writing there.
+    Where memory has no descriptor (macOS, Windows) the lock is on a temporary file
 ``RUN-turns``
     a semaphore, of which a worker takes a permit for each file that it counts: no more
     of them count at once than there are CPUs, and one less than there are workers, so
     that there is something to see.  It is crash-safe: if a worker is killed in its
-    turn, the permit comes back and the others go on
+    turn, the permit comes back and the others go on (Windows has none such)
 ``RUN-1``, ``RUN-2`` ...
     each worker's result: its count of every word, as JSON
 
@@ -45,9 +46,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ipcio import filelock, mmap, proc, sem, shm, strfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from ipcio import MemoryFile
+    from ipcio import MemoryFile, Semaphore
 
 __all__ = ["run", "work"]
 
@@ -81,11 +82,12 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
     counts: Counter[str] = Counter()
     crew: list[Worker] = []
     with contextlib.ExitStack() as stack:
-        jobs = stack.enter_context(_publish(None, shares))
+        gate = stack.enter_context(_gate())
+        jobs = stack.enter_context(_publish(None, {"gate": gate, "shares": shares}))
         name = jobs.name
         board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
         report = stack.enter_context(shm.create(f"{name}-report", len(shares) * len(_row(0, 0, *_NOTHING))))
-        turns = sem.create(f"{name}-turns", permits, undo=True)
+        turns = _admit(f"{name}-turns", permits)
         stack.callback(turns.close)  # `with turns` would take one
         for number in numbers:
             _post(board, number, _NOTHING)
@@ -111,6 +113,30 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
     for word, count in counts.most_common(top):
         print(f"{count:>8} {_printable(word)}")
     print("\nA single process that reads the same files with open() counts the same.")
+
+
+@contextlib.contextmanager
+def _gate() -> Iterator[str]:
+    """Give the path of what is locked while somebody writes into the report; empty if it is the report itself."""
+    if _memory_has_descriptors():
+        yield ""
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="ipcio-") as directory:
+        path = os.path.join(directory, "gate")
+        with open(path, "xb"):
+            pass
+        yield path
+
+
+def _memory_has_descriptors() -> bool:
+    with shm.create(None, 1) as memory:
+        try:
+            memory.fileno()
+        except io.UnsupportedOperation:
+            return False
+    return True
 
 
 class Worker:
@@ -239,19 +265,29 @@ def work(name: str, number: int) -> None:
         shm.attach(f"{name}-board") as board,
         shm.attach(f"{name}-report") as report,
     ):
-        for path in json.load(jobs)[number - 1]:
+        todo = json.load(jobs)
+        for path in todo["shares"][number - 1]:
             with turns, mmap.open(path) as file:
                 files += 1
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
             _post(board, number, Tally(files, size, words))
-        _append(report, _row(number, os.getpid(), files, size, words))
+        with open(todo["gate"], "r+b") if todo["gate"] else contextlib.nullcontext(report) as gate:
+            with filelock.locked(gate):
+                _append(report, _row(number, os.getpid(), files, size, words))
         with _publish(f"{name}-{number}", counts):
             print("ready", flush=True)
             sys.stdin.read()
 
 
 # -- both --------------------------------------------------------------------
+
+
+def _admit(name: str, permits: int) -> Semaphore:
+    try:
+        return sem.create(name, permits, undo=True)
+    except NotImplementedError:  # on Windows a worker that is killed in its turn keeps the others waiting
+        return sem.create(name, permits)
 
 
 def _publish(name: str | None, value: object) -> MemoryFile:
@@ -277,10 +313,9 @@ _row = "{:>8} {:>9} {:>8} {:>12} {:>12}\n".format
 
 
 def _append(report: MemoryFile, row: str) -> None:
-    with filelock.locked(report):
-        end = len(report.read().rstrip(b"\0"))
-        report.seek(end)
-        report.write(row.encode())
+    end = len(report.read().rstrip(b"\0"))
+    report.seek(end)
+    report.write(row.encode())
 
 
 # A line of the board.  Nothing but digits in fixed places: who reads while the

@@ -1,0 +1,15 @@
+"""What the dead left behind: nothing, for Windows removes an object with its last handle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["collect"]
+
+
+def collect() -> Iterator[tuple[str, str]]:
+    """Give nothing."""
+    return iter(())
