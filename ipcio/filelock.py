@@ -31,7 +31,8 @@ system.
 A file is anything with a ``fileno()`` -- text, buffered, raw, a `MemoryFile`, a
 temporary file -- or a descriptor.
 
-Linux.  (LuaIPC: ``ipc.filelock``; POSIX: ``fcntl(2)``, section on locks.)
+Linux, macOS, Windows; what differs is told in ``docs/platforms.md``.  (LuaIPC:
+``ipc.filelock``; POSIX: ``fcntl(2)``, section on locks; Windows: ``LockFileEx``.)
 """
 
 from __future__ import annotations

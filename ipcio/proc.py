@@ -18,7 +18,8 @@ and what it wrote is passed on, even if a grandchild keeps its pipes open.
 Nothing of the program that calls is touched: no signal's disposition, no event loop, no
 other child.
 
-Linux.  (LuaIPC: ``ipc.proc``; Python: `subprocess`.)
+Linux, macOS, Windows; what differs is told in ``docs/platforms.md``.  (LuaIPC: ``ipc.proc``;
+Python: `subprocess`.)
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ hold no share in the name, and semaphores that they made are attached but never 
 They can open the name of a crash-safe semaphore, too, but see an ordinary one there
 that never has a permit.
 
-Linux.  (LuaIPC: ``ipc.sem``; POSIX: ``sem_open(3)``, ``semop(2)`` for ``SEM_UNDO``.)
+Linux, macOS, Windows; what differs is told in ``docs/platforms.md``: on Windows nothing
+persists, no name can be removed and none is crash-safe.  (LuaIPC: ``ipc.sem``; POSIX:
+``sem_open(3)``, ``semop(2)`` for ``SEM_UNDO``; Windows: ``CreateSemaphoreW``.)
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ no helper process and no lock that goes stale.  ``persist=True`` opts out.
 programs hold no share in the name: an ipcio segment goes when the last *ipcio*
 handle does, and objects that they made are attached but never removed.
 
-Linux.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``.)
+Linux, macOS, Windows; what differs is told in ``docs/platforms.md``: on Windows nothing
+persists and no name can be removed.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``; Windows:
+``CreateFileMappingW``.)
 """
 
 from __future__ import annotations
