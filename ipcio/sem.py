@@ -81,10 +81,11 @@ def create(
         One word, without a slash; ``None`` invents a unique one, found in the
         handle's ``name``.
     perm
-        The permission bits of the new object, whatever the umask.  Who is to use it
-        needs both reading and writing.
+        The permission bits of the new object, whatever the umask (macOS: at most these;
+        Windows: always the user alone).  Who is to use it needs both reading and writing.
     persist
-        The semaphore stays until `unlink`, whoever holds it.
+        The semaphore stays until `unlink`, whoever holds it.  `NotImplementedError` on
+        Windows.
     exist_ok
         Attach instead if the name lives, without a race and whatever kind it is; the
         handle's ``created`` tells which.
@@ -95,8 +96,8 @@ def create(
 
     Raises `FileExistsError` if the name lives, `PermissionError` if a dead semaphore
     of another user is in the way, ``OSError(ENOSPC)`` if there is no room or no set
-    left, ``OSError(ENAMETOOLONG)`` for a name of more than 251 bytes, `OverflowError`
-    for a value past the maximum, `ValueError` or `TypeError` for a malformed argument.
+    left, ``OSError(ENAMETOOLONG)`` for a name of more than 251 bytes (macOS: 30
+    characters, Windows: 259), `OverflowError` for a value past the maximum, `ValueError` or `TypeError` for a malformed argument.
     Whenever it raises, nothing was made.
     """
     if name is not None:
@@ -129,7 +130,8 @@ def unlink(name: str) -> None:
     """Remove `name` now; open handles go on with their semaphore, and the name is free for others.
 
     The only way to remove a persistent semaphore or one that ipcio did not make; all
-    others go by themselves.  Raises `FileNotFoundError` if the name does not live.
-    (POSIX: ``sem_unlink(3)``.)
+    others go by themselves.  Raises `FileNotFoundError` if the name does not live,
+    `NotImplementedError` on Windows if it does: there a name goes with its last handle and
+    in no other way.  (POSIX: ``sem_unlink(3)``.)
     """
     _backend.unlink(check_name(name))

@@ -67,20 +67,23 @@ def create(
         One word, without a slash; ``None`` invents a unique one, found in the
         handle's ``name``.
     perm
-        The permission bits of the new object, whatever the umask.
+        The permission bits of the new object, whatever the umask (macOS: at most these;
+        Windows: always the user alone).
     persist
-        The segment stays until `unlink`, whoever holds it.
+        The segment stays until `unlink`, whoever holds it.  `NotImplementedError` on
+        Windows.
     exist_ok
         Attach instead if the name lives, without a race; the handle's ``created``
         tells which.  An existing segment may be larger, but not smaller.
     reserve
         Have the memory set aside now, so that a full ``/dev/shm`` is an error here
-        and not a SIGBUS later.  ``False`` makes a sparse segment.
+        and not a SIGBUS later.  ``False`` makes a sparse segment.  (Windows always sets
+        it aside; macOS cannot, and finds memory as long as there is a place to swap.)
 
     Raises `FileExistsError` if the name lives, ``OSError(ENOSPC)`` if the memory
     cannot be had, `PermissionError` if a dead segment of another user is in the
-    way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes, `ValueError`
-    or `TypeError` for a malformed argument.  Whenever it raises, nothing was made.
+    way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes (macOS: 30
+    characters, Windows: 258), `ValueError` or `TypeError` for a malformed argument.  Whenever it raises, nothing was made.
     """
     if name is not None:
         check_name(name)
@@ -123,7 +126,8 @@ def unlink(name: str) -> None:
 
     The only way to remove a persistent segment or one that ipcio did not make;
     all others go by themselves.  Raises `FileNotFoundError` if the name does not
-    live.  (POSIX: ``shm_unlink(3)``.)
+    live, `NotImplementedError` on Windows if it does: there a name goes with its last
+    handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
     _backend.unlink(check_name(name))
 
