@@ -83,7 +83,8 @@ def create(
     Raises `FileExistsError` if the name lives, ``OSError(ENOSPC)`` if the memory
     cannot be had, `PermissionError` if a dead segment of another user is in the
     way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes (macOS: 30
-    characters, Windows: 258), `ValueError` or `TypeError` for a malformed argument.  Whenever it raises, nothing was made.
+    characters, Windows: 258), `ValueError` or `TypeError` for a malformed argument.
+    Whenever it raises, nothing was made.
     """
     if name is not None:
         check_name(name)
