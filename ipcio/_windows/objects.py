@@ -51,7 +51,17 @@ def create(function: Callable[..., int | None], *arguments: Any) -> int:
         win32.CloseHandle(handle)
     if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
         raise exists(name)
-    raise win32.failure(name)
+    problem = win32.failure(name)
+    raise exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
+
+
+def _is_taken(name: str) -> bool:
+    """Whether there is an object, of whatever kind, that we may not use."""
+    handle = win32.OpenSemaphore(win32.SYNCHRONIZE, False, name)  # noqa: FBT003
+    if handle:
+        win32.CloseHandle(handle)
+        return True
+    return ctypes.get_last_error() != win32.ERROR_FILE_NOT_FOUND
 
 
 def exists(name: str) -> FileExistsError:

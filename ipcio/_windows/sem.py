@@ -6,6 +6,7 @@ import ctypes
 import sys
 from functools import partial
 from itertools import starmap
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
@@ -14,6 +15,8 @@ from ipcio._windows import objects, win32
 assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ipcio._contract import Permits, Share
 
     class SemLock:  # typeshed does not know it
@@ -33,27 +36,55 @@ _KIND = "a semaphore"
 _LONGEST = win32.MAX_PATH - 1  # characters of a name, without the NUL
 _MAXIMUM = 0x7FFFFFFF
 _COUNTING = 1  # SemLock's word for a semaphore that is no lock
-_LONGEST_WAIT = 2e6  # seconds, a little less than SemLock takes
+_SHORTEST_WAIT = 0.001  # seconds; SemLock counts in thousandths, and takes half a one for none
+_LONGEST_WAIT = 2e6  # a little less than SemLock takes
+_ACCESS = win32.SYNCHRONIZE | win32.SEMAPHORE_QUERY_STATE | win32.SEMAPHORE_MODIFY_STATE
+_ONCE: Iterable[tuple[()]] = ((),)
+_AT_ONCE = ((False,),)  # do not block
 
 
 class WindowsSemaphore(SemLock):
-    """A handle on a semaphore, closed with the object."""
+    """A handle on a semaphore, closed with the object.
+
+    `SemLock` ends a wait in the main thread with `InterruptedError` if the handler of
+    Ctrl-C did not raise; here it goes on.
+    """
 
     __slots__ = ("share",)
 
     share: Share | None  # none: the kernel keeps the count
 
+    # Loops of one step, as in `ipcio.Semaphore`: no interrupt comes between a permit and who gets it.
+
+    def __enter__(self) -> bool:
+        """Take a permit, however long it takes; return True."""
+        while True:
+            try:
+                for got in starmap(super().__enter__, _ONCE):
+                    return got
+            except InterruptedError:
+                pass
+
     def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
         """Take a permit, within `timeout` seconds; return whether it was got."""
-        # Loops of one step, as in `ipcio.Semaphore`: no interrupt comes between a permit and who gets it.
-        while timeout is not None and timeout > _LONGEST_WAIT:
-            for got in starmap(super().acquire, ((block, _LONGEST_WAIT),)):
-                if got:
-                    return True
-            timeout -= _LONGEST_WAIT
-        for got in starmap(super().acquire, ((block, timeout),)):
-            return got
-        raise AssertionError("unreachable")
+        if not block or timeout == 0:
+            for got in starmap(super().acquire, _AT_ONCE):
+                return got
+        if timeout is None:
+            for got in starmap(self.__enter__, _ONCE):
+                return got
+            raise AssertionError("unreachable")
+        end = perf_counter() + timeout
+        while timeout > 0:
+            step = min(max(timeout, _SHORTEST_WAIT), _LONGEST_WAIT)
+            try:
+                for got in starmap(super().acquire, ((True, step),)):
+                    if got:
+                        return True
+            except InterruptedError:
+                pass
+            timeout = end - perf_counter()
+        return False
 
 
 def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:  # noqa: ARG001
@@ -76,13 +107,13 @@ def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
     with turn:
-        return _permits(objects.open(win32.OpenSemaphore, win32.SEMAPHORE_ALL_ACCESS, name, _KIND))
+        return _permits(objects.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
 
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
-    objects.refuse_to_unlink(win32.OpenSemaphore, win32.SEMAPHORE_ALL_ACCESS, name, _KIND)
+    objects.refuse_to_unlink(win32.OpenSemaphore, _ACCESS, name, _KIND)
 
 
 def _permits(handle: int) -> Permits:

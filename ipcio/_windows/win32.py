@@ -100,6 +100,9 @@ VirtualQuery = _declare(
 
 # -- semaphores --------------------------------------------------------------
 
+SYNCHRONIZE = 0x100000
+SEMAPHORE_QUERY_STATE = 0x0001
+SEMAPHORE_MODIFY_STATE = 0x0002
 SEMAPHORE_ALL_ACCESS = 0x1F0003
 
 CreateSemaphore = _declare(
