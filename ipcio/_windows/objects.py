@@ -12,6 +12,8 @@ import errno
 import os
 import sys
 import time
+from collections import deque
+from itertools import islice, starmap
 from typing import TYPE_CHECKING
 
 from ipcio._windows import win32
@@ -25,7 +27,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Handles", "attempts", "check_length", "create", "exists", "find", "open", "refuse_to_unlink", "value_of"]
+__all__ = [
+    "Handles",
+    "attempts",
+    "cannot_unlink",
+    "check_length",
+    "create",
+    "exists",
+    "open",
+    "refuse_to_unlink",
+    "value_of",
+]
 
 _PATIENCE = 2.0  # seconds; who is in mid-step needs microseconds
 
@@ -42,26 +54,8 @@ def create(function: Callable[..., int | None], *arguments: Any) -> int:
 
     Raises `FileExistsError` if there is an object, of whatever kind.
     """
-    name = arguments[-1]
-    handle = function(*arguments)
-    number = ctypes.get_last_error()
-    if handle and number != win32.ERROR_ALREADY_EXISTS:
-        return handle
-    if handle:
-        win32.CloseHandle(handle)
-    if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
-        raise exists(name)
-    problem = win32.failure(name)
-    raise exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
-
-
-def _is_taken(name: str) -> bool:
-    """Whether there is an object, of whatever kind, that we may not use."""
-    handle = win32.OpenSemaphore(win32.SYNCHRONIZE, False, name)  # noqa: FBT003
-    if handle:
-        win32.CloseHandle(handle)
-        return True
-    return ctypes.get_last_error() != win32.ERROR_FILE_NOT_FOUND
+    with Handles() as mine:
+        return mine.hand_over(mine.create(function, *arguments))
 
 
 def exists(name: str) -> FileExistsError:
@@ -71,20 +65,8 @@ def exists(name: str) -> FileExistsError:
 
 def open(function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
     """Call a function that opens an existing object, and return the handle, which no child inherits."""
-    handle = function(access, False, name)  # noqa: FBT003 -- not inherited
-    if handle:
-        return handle
-    if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
-        raise OSError(errno.EINVAL, f"not {kind}, but an object of another kind", name)
-    raise win32.failure(name)
-
-
-def find(function: Callable[..., int | None], access: int, name: str) -> int | None:
-    """As `open`, but None where there is nothing of that kind."""
-    handle: int | None = function(access, False, name)  # noqa: FBT003
-    if not handle and ctypes.get_last_error() not in {win32.ERROR_FILE_NOT_FOUND, win32.ERROR_INVALID_HANDLE}:
-        raise win32.failure(name)
-    return handle
+    with Handles() as mine:
+        return mine.hand_over(mine.open(function, access, name, kind))
 
 
 def value_of(semaphore: int) -> int:
@@ -93,13 +75,18 @@ def value_of(semaphore: int) -> int:
     status = win32.NtQuerySemaphore(semaphore, 0, ctypes.byref(information), ctypes.sizeof(information), None)
     if status:
         raise OSError(errno.EINVAL, f"Windows does not tell the value (status {status & 0xFFFFFFFF:#x})")
-    return information.CurrentCount
+    return int(information.CurrentCount)
 
 
 def refuse_to_unlink(function: Callable[..., int | None], access: int, name: str, kind: str) -> None:
     """Say why a name cannot be removed: `FileNotFoundError` if there is none, else `NotImplementedError`."""
     win32.CloseHandle(open(function, access, name, kind))
-    raise NotImplementedError(f"Windows cannot remove a name: {name!r} goes with the last handle")
+    raise cannot_unlink(name)
+
+
+def cannot_unlink(name: str) -> NotImplementedError:
+    """The error that says so."""
+    return NotImplementedError(f"Windows cannot remove a name: {name!r} goes with the last handle")
 
 
 def attempts(name: str) -> Iterator[None]:
@@ -113,22 +100,69 @@ def attempts(name: str) -> Iterator[None]:
 
 
 class Handles:
-    """Handles that are closed together, in order: a handle's share in a name.  A ``with`` block that fails closes them."""
+    """Handles that are closed together, the last one first: a handle's share in a name.
 
-    __slots__ = ("_handles",)
+    A ``with`` block that fails closes them.  A handle is kept by the very function of C
+    that calls Windows for it, and closed by the one that forgets it, so that Ctrl-C cannot
+    come between: a handle that nobody knows of would keep its name until the process ends.
+    """
 
-    def __init__(self) -> None:
-        self._handles: list[int] = []
+    __slots__ = ("_close", "_handles")
 
-    def keep(self, handle: int) -> int:
-        """Own one more."""
-        self._handles.append(handle)
+    def __init__(self, close: Callable[[int], object] = win32.CloseHandle) -> None:
+        self._close = close  # ours, when the interpreter ends and modules are empty
+        self._handles: list[int | None] = [None]
+
+    def call(self, function: Callable[..., int | None], *arguments: Any) -> int | None:
+        """Call what returns something to close, or None if it failed; return that."""
+        known = len(self._handles)
+        ctypes.set_last_error(0)
+        self._handles.extend(filter(None, starmap(function, (arguments,))))
+        return self._handles[-1] if len(self._handles) > known else None
+
+    def create(self, function: Callable[..., int | None], *arguments: Any, called: str | None = None) -> int:
+        """See the function; in an error the object is `called` so."""
+        name = arguments[-1] if called is None else called
+        handle = self.call(function, *arguments)
+        number = ctypes.get_last_error()
+        if handle and number != win32.ERROR_ALREADY_EXISTS:
+            return handle
+        if handle:
+            self.drop()
+        if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
+            raise exists(name)
+        raise win32.failure(name)
+
+    def open(self, function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
+        """See the function."""
+        handle = self.call(function, access, False, name)  # noqa: FBT003 -- not inherited
+        if handle:
+            return handle
+        if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
+            raise OSError(errno.EINVAL, f"not {kind}, but an object of another kind", name)
+        raise win32.failure(name)
+
+    def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
+        """As `open`, but None where there is nothing of that kind."""
+        handle = self.call(function, access, False, name)  # noqa: FBT003
+        if not handle and ctypes.get_last_error() not in {win32.ERROR_FILE_NOT_FOUND, win32.ERROR_INVALID_HANDLE}:
+            raise win32.failure(called)
+        return handle
+
+    def drop(self) -> None:
+        """Close the last one."""
+        deque(map(self._close, islice(iter(self._handles.pop, None), 1)), 0)
+
+    def hand_over(self, handle: int) -> int:
+        """The last one is the caller's from now on."""
+        self._handles.pop()
         return handle
 
     def give_up(self) -> None:
         """Close them, once."""
-        while self._handles:
-            win32.CloseHandle(self._handles.pop(0))
+        if len(self._handles) > 1:
+            deque(map(self._close, iter(self._handles.pop, None)), 0)
+            self._handles.append(None)
 
     def open_again(self, fd: int) -> int:
         """There are no descriptors here; see `ipcio._contract.Share`."""

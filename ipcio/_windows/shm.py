@@ -2,12 +2,15 @@
 
 A section is a whole number of pages.  How many bytes of the last one are not in use, the
 *slack*, is told by a semaphore beside the section, under a name of its own; so whoever
-attaches sees the size that was asked for, without a header in the memory.  The semaphore
-is there before the section and goes after it:
+attaches sees the size that was asked for, without a header in the memory.  Its value is 1
+more than the slack, or 0 as long as that is not known.
 
-* There is none: the section is not ipcio's.
-* Its value is 0: the section is being made.
-* Otherwise its value is 1 more than the slack.
+Nobody here has a handle on a section, not for an instant, without one on its semaphore,
+which he had before and closes after.  So the semaphore tells which life of the name this is:
+
+* Who creates makes the semaphore, which only one can, then the section, then says the slack.
+* Who attaches and finds no semaphore makes it.  If there is a section nevertheless, it is
+  not ipcio's, and all of it is in use.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import ctypes
 import errno
 import os
 import sys
-import weakref
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from ipcio._windows import objects, win32
 assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ipcio._contract import Mapping
 
 __all__ = ["attach", "create", "unlink"]
@@ -48,21 +52,16 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     with turn, objects.Handles() as share:
-        slack = _claim(name)
-        try:
-            section = share.keep(
-                objects.create(
-                    win32.CreateFileMapping,
-                    win32.INVALID_HANDLE_VALUE,
-                    None,
-                    win32.PAGE_READWRITE,
-                    size >> 32,
-                    size & 0xFFFFFFFF,
-                    name,
-                )
-            )
-        finally:
-            share.keep(slack)  # behind it, in the order in which they are closed
+        slack = _claim(share, name)
+        section = share.create(
+            win32.CreateFileMapping,
+            win32.INVALID_HANDLE_VALUE,
+            None,
+            win32.PAGE_READWRITE,
+            size >> 32,
+            size & 0xFFFFFFFF,
+            name,
+        )
         memory = _map(section, name, writable=True)
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
         return memory[:size], -1, share
@@ -75,14 +74,18 @@ def attach(name: str, *, writable: bool) -> Mapping:
     with turn:
         for _ in objects.attempts(name):
             with objects.Handles() as share:
-                section = share.keep(objects.open(win32.OpenFileMapping, access, name, _KIND))
-                slack = objects.find(win32.OpenSemaphore, win32.SEMAPHORE_ALL_ACCESS, _slack_of(name))
-                unused = 0
-                if slack is not None:
-                    unused = objects.value_of(share.keep(slack)) - 1
-                    if unused < 0:  # in the making
-                        share.give_up()
-                        continue
+                slack = share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name)
+                try:
+                    mine = None if slack else _make_slack(share, name)
+                except FileExistsError:  # somebody was quicker
+                    continue
+                section = share.open(win32.OpenFileMapping, access, name, _KIND)
+                if mine:  # then all that could be taken for slack is in use
+                    win32.ReleaseSemaphore(mine, 1, None)
+                unused = objects.value_of(slack or mine or 0) - 1
+                if unused < 0:  # in the making
+                    share.give_up()
+                    continue
                 memory = _map(section, name, writable=writable)
                 return memory[: max(len(memory) - unused, 1)], -1, share
     raise AssertionError("unreachable")
@@ -90,25 +93,32 @@ def attach(name: str, *, writable: bool) -> Mapping:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    objects.check_length(name, _LONGEST)
-    objects.refuse_to_unlink(win32.OpenFileMapping, win32.FILE_MAP_READ, name, _KIND)
+    share = attach(name, writable=False)[2]
+    if share is not None:
+        share.give_up()
+    raise objects.cannot_unlink(name)
 
 
 def _slack_of(name: str) -> str:
     return f"{name}\x01"
 
 
-def _claim(name: str) -> int:
-    """Make the semaphore for the slack, which only one can; `FileExistsError` if such a segment lives."""
+def _make_slack(share: objects.Handles, name: str) -> int:
+    """Make the semaphore for the slack, not known yet; `FileExistsError` if there is one."""
+    return share.create(win32.CreateSemaphore, None, 0, _MOST_SLACK, _slack_of(name), called=name)
+
+
+def _claim(share: objects.Handles, name: str) -> int:
+    """Make it, in place of what goes just now; `FileExistsError` if such a segment lives."""
     for _ in objects.attempts(name):
         try:
-            return objects.create(win32.CreateSemaphore, None, 0, _MOST_SLACK, _slack_of(name))
+            return _make_slack(share, name)
         except FileExistsError:
-            section = objects.find(win32.OpenFileMapping, win32.FILE_MAP_READ, name)
-            if section is not None:
-                win32.CloseHandle(section)
-                raise objects.exists(name) from None
-            # Somebody is just making it or letting go of it.
+            if share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name):
+                if share.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
+                    raise
+                share.drop()
+            # Somebody is just making the segment, letting go of it or looking for it.
     raise AssertionError("unreachable")
 
 
@@ -119,19 +129,16 @@ def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
     with it the name, as long as there are views.
     """
     access = win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
-    address = win32.MapViewOfFile(section, access, 0, 0, 0)
-    if not address:
-        raise win32.failure(name)
-    try:
+    with objects.Handles(win32.UnmapViewOfFile) as view:
+        address = view.call(win32.MapViewOfFile, section, access, 0, 0, 0)
+        if not address:
+            raise win32.failure(name)
         about = win32.MEMORY_BASIC_INFORMATION()
         if not win32.VirtualQuery(address, ctypes.byref(about), ctypes.sizeof(about)):
             raise win32.failure(name)
         if about.State != win32.MEM_COMMIT:  # touching it would be the end of the process
             raise OSError(errno.EINVAL, f"not {_KIND} that can be used: its pages are only reserved", name)
-        whole = (ctypes.c_ubyte * about.RegionSize).from_address(address)
-        weakref.finalize(whole, win32.UnmapViewOfFile, address).atexit = False  # the end of the process unmaps
-    except BaseException:
-        win32.UnmapViewOfFile(address)
-        raise
-    memory = PickleBuffer(whole).raw()
-    return memory if writable else memory.toreadonly()
+        whole: Any = (ctypes.c_ubyte * about.RegionSize).from_address(address)
+        whole.view = view  # which goes with it
+        memory = PickleBuffer(whole).raw()
+        return memory if writable else memory.toreadonly()
