@@ -1,15 +1,19 @@
-"""One rule for timeouts."""
+"""One rule for timeouts, and a way to wait where the system offers none."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from math import isnan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import SupportsFloat
 
-__all__ = ["check_timeout"]
+__all__ = ["check_timeout", "poll"]
 
+_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries
 _EVER = 1e8  # seconds, three years: what no clock of any platform overflows with
 
 
@@ -27,3 +31,21 @@ def check_timeout(timeout: SupportsFloat | None) -> float | None:
     except OverflowError:  # an int that no float can be
         return None
     return seconds if 0 <= seconds <= _EVER else None
+
+
+def poll(attempt: Callable[[], object], busy: tuple[type[OSError], ...], seconds: float | None) -> bool:
+    """Try again and again, within that time (None: for ever), until `attempt` raises none of `busy`; return whether.
+
+    Longer pauses would come late, shorter ones burn more time.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        with contextlib.suppress(*busy):
+            attempt()
+            return True
+        left = pause if end is None else end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LAST_PAUSE)
