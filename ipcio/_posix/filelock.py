@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import struct
-import time
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ipcio._posix.owners import search as owners
+from ipcio._timeouts import poll
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -33,25 +34,37 @@ __all__ = [
 
 SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 
-# Linux's struct flock: type, whence, start, length (0: to infinity), pid (0 for locks of
-# an open file), padded as its largest member demands.  In a request the first of each
-# pair of small members is all that is not 0.
-_ANSWER = struct.Struct("hhqqi0q")
-_REQUEST = struct.Struct("hqq4x0q")
+# struct flock: type, whence, start, length (0: to infinity), pid (0 for locks of an open
+# file), in the order and with the padding of each system.  In a request, type, start and
+# length are all that is not 0.
+if sys.platform == "linux":
+    _ANSWER = struct.Struct("hhqqi0q")
+    _KIND, _START, _LENGTH, _PID = 0, 2, 3, 4
+    # Function and method of C: see `ipcio._contract.LockBackend`.
+    request = struct.Struct("hqq4x0q").pack
+else:
+    _ANSWER = struct.Struct("qqihh")
+    _KIND, _START, _LENGTH, _PID = 3, 0, 1, 2
 
-# Function and method of C: see `ipcio._contract.LockBackend`.
-request = _REQUEST.pack
+    def request(kind: int, start: int, length: int, /) -> bytes:
+        """See `ipcio._contract.LockBackend`."""
+        return _ANSWER.pack(start, length, 0, kind, 0)
+
+
 ask = fcntl.fcntl
 BUSY: tuple[type[OSError], ...] = (BlockingIOError, PermissionError)  # POSIX allows EAGAIN and EACCES
 
 
+_OFD_GET = getattr(fcntl, "F_OFD_GETLK", None)
+
+
 def _has_ofd() -> bool:
     """Whether this kernel has open-file-description locks; the header may promise what the kernel lacks."""
-    if not hasattr(fcntl, "F_OFD_GETLK"):
+    if _OFD_GET is None:
         return False
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        ask(fd, fcntl.F_OFD_GETLK, request(SHARE, 0, 0))
+        ask(fd, _OFD_GET, request(SHARE, 0, 0))
     except OSError:
         return False
     finally:
@@ -59,15 +72,13 @@ def _has_ofd() -> bool:
     return True
 
 
-_OFD = _has_ofd()
+_OFD = "OFD_" if _has_ofd() else ""
 
 SEMANTICS: Literal["open file", "process"] = "open file" if _OFD else "process"
 
-AT_ONCE = fcntl.F_OFD_SETLK if _OFD else fcntl.F_SETLK
-_WAIT = fcntl.F_OFD_SETLKW if _OFD else fcntl.F_SETLKW
-_GET = fcntl.F_OFD_GETLK if _OFD else fcntl.F_GETLK
-
-_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where there is no better way
+AT_ONCE: int = getattr(fcntl, f"F_{_OFD}SETLK")
+_WAIT: int = getattr(fcntl, f"F_{_OFD}SETLKW")
+_GET: int = getattr(fcntl, f"F_{_OFD}GETLK")
 
 
 def wait(fd: int, request: bytes, seconds: float | None) -> bool:
@@ -88,28 +99,17 @@ def wait(fd: int, request: bytes, seconds: float | None) -> bool:
 
 
 def _poll(fd: int, request: bytes, seconds: float) -> bool:
-    """Try again and again: longer pauses would come late, shorter ones burn more time."""
-    end = time.monotonic() + seconds
-    pause = _FIRST_PAUSE
-    while True:
-        with contextlib.suppress(*BUSY):
-            ask(fd, AT_ONCE, request)
-            return True
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LAST_PAUSE)
+    return poll(partial(ask, fd, AT_ONCE, request), BUSY, seconds)
 
 
 def conflict(fd: int, request: bytes) -> Conflict | None:
     """See `ipcio._contract.LockBackend`."""
-    kind, _, start, length, pid = _ANSWER.unpack(ask(fd, _GET, request))
-    if kind == UNLOCK:
+    found = _ANSWER.unpack(ask(fd, _GET, request))
+    if found[_KIND] == UNLOCK:
         return None
     # A lock of an open file has no process (-1); one of a process in another pid
     # namespace has none that we could name (0).
-    return start, length, kind == EXCLUDE, pid if pid > 0 else None
+    return found[_START], found[_LENGTH], found[_KIND] == EXCLUDE, found[_PID] if found[_PID] > 0 else None
 
 
 def describe(pid: int) -> str:

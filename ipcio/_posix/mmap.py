@@ -39,13 +39,24 @@ def open(file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
 
 def path_of(fd: int) -> str:
     """See `ipcio._contract.MmapBackend`."""
-    path = os.readlink(f"/proc/self/fd/{fd}")
     try:
+        path = _path(fd)
         if os.path.samestat(os.stat(path), os.fstat(fd)):
             return path
     except FileNotFoundError:
         pass
     raise TypeError("cannot pickle a map of a file that has no path (any more)")
+
+
+_GETPATH = getattr(fcntl, "F_GETPATH", None)  # of macOS
+_PATH_MAX = 1024  # there
+
+
+def _path(fd: int) -> str:
+    """The path that the system tells; another file may be there by now."""
+    if _GETPATH is None:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    return os.fsdecode(fcntl.fcntl(fd, _GETPATH, bytes(_PATH_MAX)).rstrip(b"\0"))
 
 
 def _open_descriptor(file: Any, *, writable: bool) -> int:
@@ -62,9 +73,19 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
     try:
-        return os.open(f"/proc/self/fd/{file}", access)
-    except OSError:  # no /proc, or permissions have changed since: share the offset then
+        return _open_again(file, access)
+    except OSError:  # it has no path any more, or permissions have changed since: share the offset then
         return os.dup(file)
+
+
+def _open_again(fd: int, access: int) -> int:
+    if _GETPATH is None:
+        return os.open(f"/proc/self/fd/{fd}", access)
+    again = os.open(_path(fd), access)
+    if os.path.samestat(os.fstat(again), os.fstat(fd)):
+        return again
+    os.close(again)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), fd)
 
 
 def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> mmap.mmap | None:

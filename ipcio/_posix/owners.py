@@ -53,7 +53,7 @@ def _locks(path: str) -> list[tuple[str, str, str]]:
     ``lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146334 5 14``
     """
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             lines = [line.split() for line in file if line.startswith("lock:")]
     except OSError:
         return []

@@ -47,18 +47,24 @@ def blind(module, name):
     return function
 
 
-def sees(ask, path):
-    try:
-        return ask(path)
-    except FileNotFoundError:
-        return False
+def blind_look(name):
+    """The like of ``os.path``, which answers False."""
+    ask = blind(os.path, name)
+
+    def look(path):
+        try:
+            return ask(path)
+        except FileNotFoundError:
+            return False
+
+    return look
 
 
 for name in ("access", "link", "listdir", "lstat", "open", "readlink", "scandir", "stat"):
     put("os", name, blind(os, name))
 put("builtins", "open", blind(builtins, "open"))
 for name in ("exists", "isdir", "isfile", "lexists"):
-    put("posixpath", name, lambda path, ask=blind(os.path, name): sees(ask, path))
+    put("posixpath", name, blind_look(name))
 put("os", "path", view("posixpath"))
 
 F_GETPATH = 50

@@ -7,8 +7,8 @@ import os
 # Children may start elsewhere.
 os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 
-import calls  # noqa: E402, F401
-import view  # noqa: E402
+import calls  # noqa: F401
+import view
 
 try:
     import objects  # noqa: F401
