@@ -8,18 +8,18 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 
 
-def _on_disk() -> bool:
-    return os.path.isdir("/dev/shm")
+def _is_directory(path: str) -> bool:
+    """Whether it is one by that very path: where paths begin with a drive, "/proc" may be anything."""
+    return os.path.isdir(path) and os.path.realpath(path).startswith("/")
 
 
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
-    "proc": (lambda: os.path.isdir("/proc/self/fd"), "there is no /proc to look at processes"),
-    "files": (_on_disk, "named objects are not files here"),
+    "proc": (lambda: _is_directory("/proc/self/fd"), "there is no /proc to look at processes"),
+    "files": (lambda: _is_directory("/dev/shm"), "named objects are not files here"),
     "persistence": (lambda: hasattr(os, "fork"), "nothing outlives its last handle here"),
     "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while somebody has a handle"),
     "undo": (lambda: hasattr(os, "fork"), "no permits come back from the dead here"),

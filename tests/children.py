@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import pickle
@@ -12,6 +11,14 @@ import time
 import traceback
 import types
 import warnings
+
+try:
+    import fcntl
+except ImportError:  # there is nothing to fork either
+    fcntl = types.ModuleType("fcntl")
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""What ends a process at once, whatever it does: on Windows, `os.kill` does so with any number."""
 
 
 class Forked:
@@ -61,7 +68,7 @@ class Forked:
         assert fine, answer
         return answer
 
-    def kill(self, number: int = signal.SIGKILL) -> int:
+    def kill(self, number: int = KILL) -> int:
         """Send a deadly signal, reap, return the status."""
         if self.status is None:
             os.kill(self.pid, number)
@@ -139,7 +146,7 @@ def watch_calls(handler, put=setattr) -> None:
     for module, names in CALLS.items():
         stand_in = types.ModuleType(module.__name__)
         stand_in.__getattr__ = lambda name, module=module: getattr(module, name)
-        for name in names:
+        for name in filter(module.__dict__.__contains__, names):  # not every system has all
             real = getattr(module, name)
 
             def watched(*args, name=name, real=real, **kwargs):
@@ -167,7 +174,7 @@ def hold_until_told(handle, ready, go) -> None:
 def die_with(handle, ready) -> None:
     assert handle.name
     ready.set()
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 def visit(handle, me, visits, told, go):

@@ -49,7 +49,11 @@ def source(request, unique, tmp_path):
     yield from _opener(request, unique, tmp_path)
 
 
-@pytest.fixture(params=[kind for kind in READERS if kind != "strfile"])
+def _marked(kind):
+    return pytest.param(kind, marks=pytest.mark.needs("descriptors")) if kind.startswith("shm") else kind
+
+
+@pytest.fixture(params=[_marked(kind) for kind in READERS if kind != "strfile"])
 def source_fd(request, unique, tmp_path):
     """Open a readable handle that has a descriptor."""
     yield from _opener(request, unique, tmp_path)

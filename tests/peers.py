@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
+
+from children import KILL
 
 import ipcio
 
@@ -98,7 +99,7 @@ class Peer:
         self.send("ask", expression)
         return self.answer()
 
-    def kill(self, number: int = signal.SIGKILL) -> int:
+    def kill(self, number: int = KILL) -> int:
         """Kill it and wait until it is gone; return its status."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE)
@@ -107,7 +108,7 @@ class Peer:
         """Let it end by itself (atexit runs), or make it; close the pipes."""
         try:
             self.process.stdin.close()
-        except BrokenPipeError:
+        except OSError:  # it is gone: BrokenPipeError, or EINVAL on Windows
             pass
         try:
             self.process.wait(DEADLINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sys
 
@@ -13,6 +12,8 @@ MAKERS = {"open", "dup", "mmap", "fcntl"}
 
 
 def locked_by_others(name, args, call):
+    import fcntl
+
     if name == "flock" and args[1] != fcntl.LOCK_UN:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return call()

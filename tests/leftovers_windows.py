@@ -1,0 +1,165 @@
+"""See `leftovers`: on Windows, a handle that is left is what keeps a name, so handles are what is looked at."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import wintypes
+
+_kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+_ntdll = ctypes.WinDLL("ntdll")
+
+
+class _Entry(ctypes.Structure):
+    """SYSTEM_HANDLE_TABLE_ENTRY_INFO_EX"""
+
+    _fields_ = (
+        ("Object", ctypes.c_void_p),
+        ("UniqueProcessId", ctypes.c_size_t),
+        ("HandleValue", ctypes.c_size_t),
+        ("GrantedAccess", wintypes.ULONG),
+        ("CreatorBackTraceIndex", wintypes.USHORT),
+        ("ObjectTypeIndex", wintypes.USHORT),
+        ("HandleAttributes", wintypes.ULONG),
+        ("Reserved", wintypes.ULONG),
+    )
+
+
+class _String(ctypes.Structure):
+    """UNICODE_STRING"""
+
+    _fields_ = (("Length", wintypes.USHORT), ("MaximumLength", wintypes.USHORT), ("Buffer", wintypes.LPWSTR))
+
+
+class _Process(ctypes.Structure):
+    """PROCESSENTRY32W"""
+
+    _fields_ = (
+        ("dwSize", wintypes.DWORD),
+        ("cntUsage", wintypes.DWORD),
+        ("th32ProcessID", wintypes.DWORD),
+        ("th32DefaultHeapID", ctypes.c_size_t),
+        ("th32ModuleID", wintypes.DWORD),
+        ("cntThreads", wintypes.DWORD),
+        ("th32ParentProcessID", wintypes.DWORD),
+        ("pcPriClassBase", wintypes.LONG),
+        ("dwFlags", wintypes.DWORD),
+        ("szExeFile", wintypes.WCHAR * 260),
+    )
+
+
+SYSTEM_EXTENDED_HANDLE_INFORMATION = 64
+STATUS_INFO_LENGTH_MISMATCH = 0xC0000004
+OBJECT_NAME, OBJECT_TYPE = 1, 2
+TH32CS_SNAPPROCESS = 2
+SYNCHRONIZE = 0x100000
+FILE_TYPE_DISK = 1
+
+_close = _kernel32.CloseHandle
+_close.argtypes = (wintypes.HANDLE,)
+_file_type = _kernel32.GetFileType
+_file_type.argtypes = (wintypes.HANDLE,)
+_snapshot = _kernel32.CreateToolhelp32Snapshot
+_snapshot.restype = wintypes.HANDLE
+_first = _kernel32.Process32FirstW
+_next = _kernel32.Process32NextW
+_first.argtypes = _next.argtypes = (wintypes.HANDLE, ctypes.POINTER(_Process))
+_open_section = _kernel32.OpenFileMappingW
+_open_semaphore = _kernel32.OpenSemaphoreW
+_open_section.restype = _open_semaphore.restype = wintypes.HANDLE
+_open_section.argtypes = _open_semaphore.argtypes = (wintypes.DWORD, wintypes.BOOL, wintypes.LPCWSTR)
+_query_system = _ntdll.NtQuerySystemInformation
+_query_object = _ntdll.NtQueryObject
+_query_object.argtypes = (wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.ULONG, ctypes.c_void_p)
+
+_table = ctypes.create_string_buffer(1 << 16)
+
+
+def _handles() -> list[tuple[int, int]]:
+    """Every handle of this process, with the number of its type."""
+    global _table  # noqa: PLW0603 -- grown to what is needed, and kept
+    while True:
+        status = _query_system(SYSTEM_EXTENDED_HANDLE_INFORMATION, _table, len(_table), None) & 0xFFFFFFFF
+        if status != STATUS_INFO_LENGTH_MISMATCH:
+            break
+        _table = ctypes.create_string_buffer(4 * len(_table))
+    assert not status, f"Windows tells no handles (status {status:#x})"
+    number = ctypes.c_size_t.from_buffer(_table).value
+    entries = (_Entry * number).from_buffer(_table, 2 * ctypes.sizeof(ctypes.c_size_t))
+    me = os.getpid()
+    return [(entry.HandleValue, entry.ObjectTypeIndex) for entry in entries if entry.UniqueProcessId == me]
+
+
+def _text(handle: int, what: int) -> str:
+    answer = ctypes.create_string_buffer(4096)
+    if _query_object(handle, what, answer, len(answer), None):
+        return ""
+    return _String.from_buffer(answer).Buffer or ""
+
+
+_kinds: dict[int, str] = {}
+"""What the numbers of types mean."""
+
+
+def descriptors() -> dict[tuple[str, int], int]:
+    """The handles on what ipcio makes and uses: sections, named semaphores, files, pipes, processes, jobs.
+
+    By what they are and a number, not by their values: Pytest takes another value for the same file whenever
+    it puts standard output aside.  Not those that Python and Windows make when they need them, and keep.
+    """
+    found: dict[tuple[str, int], int] = {}
+    for handle, number in _handles():
+        kind = _kinds.get(number)
+        if not kind:
+            kind = _kinds[number] = _text(handle, OBJECT_TYPE)
+        if kind == "File":
+            is_file = _file_type(handle) == FILE_TYPE_DISK  # to ask for the name of a pipe may block
+            what = f"file {_text(handle, OBJECT_NAME)}" if is_file else "pipe or device"
+        elif kind in {"Section", "Semaphore"}:
+            name = _text(handle, OBJECT_NAME)
+            if not name and kind == "Semaphore":  # a lock's
+                continue
+            what = f"{kind} {name}"
+        elif kind in {"Process", "Job"}:
+            what = kind
+        else:
+            continue
+        found[what, sum(what == other for other, _ in found)] = handle
+    return found
+
+
+def children() -> set[int]:
+    """The running processes whose parent is this one."""
+    found = set()
+    snapshot = _snapshot(TH32CS_SNAPPROCESS, 0)
+    try:
+        process = _Process(dwSize=ctypes.sizeof(_Process))
+        more = _first(snapshot, process)
+        while more:
+            if process.th32ParentProcessID == os.getpid():
+                found.add(process.th32ProcessID)
+            more = _next(snapshot, process)
+    finally:
+        _close(snapshot)
+    return found
+
+
+def named(made: list[str]) -> set[str]:
+    """Those of the names under which there is something.  Nobody can remove it but who has it."""
+    left = set()
+    for name in made:
+        for entry in (name, f"{name}\x01"):
+            for handle in (_open_section(0x0004, False, entry), _open_semaphore(SYNCHRONIZE, False, entry)):
+                if handle:
+                    _close(handle)
+                    left.add(entry)
+    return left
+
+
+def survey() -> None:
+    """Nothing is under a name whose every process has ended."""
+
+
+def left_since(_: None) -> str:
+    """Nothing can be."""
+    return ""
