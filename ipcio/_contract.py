@@ -157,19 +157,22 @@ class LockBackend(Protocol):
     AT_ONCE: int
     BUSY: tuple[type[OSError], ...]
 
-    def request(self, kind: int, start: int, length: int, /) -> bytes:
-        """Return what to ask for; `kind` is one of the constants."""
+    def request(self, kind: int, start: int, length: int, /) -> Any:
+        """Return what to ask for, in the back end's own form; `kind` is one of the constants."""
         ...
 
-    def ask(self, fd: int, command: int, request: bytes, /) -> object:
-        """Lock or unlock; with the command `AT_ONCE`, raise one of `BUSY` if somebody is in the way."""
+    def ask(self, fd: int, command: int, request: Any, /) -> object:
+        """Lock or unlock; with the command `AT_ONCE`, raise one of `BUSY` if somebody is in the way.
+
+        `NotImplementedError`, and nothing changed, where the system cannot let go of a part of a lock.
+        """
         ...
 
-    def wait(self, fd: int, request: bytes, seconds: float | None, /) -> bool:
+    def wait(self, fd: int, request: Any, seconds: float | None, /) -> bool:
         """Lock within that time (None: however long it takes); return whether it was locked."""
         ...
 
-    def conflict(self, fd: int, request: bytes, /) -> Conflict | None:
+    def conflict(self, fd: int, request: Any, /) -> Conflict | None:
         """Return a lock that is in the way."""
         ...
 

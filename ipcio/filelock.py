@@ -11,7 +11,7 @@ Several programs share a file, and each says which bytes it is about to touch::
 **Shared or exclusive.**  ``"r"`` shares: any number of readers.  ``"w"`` and ``"rw"``
 exclude everybody.  Locking a range again changes its kind; ranges may overlap, be split
 and be joined at will, and reach beyond the end of the file (``nbytes=0``: to infinity).
-The locks are advisory: they bind who asks for them.
+The locks are advisory: they bind who asks for them.  (Windows: see below.)
 
 **Whose a lock is.**  It belongs to the *open file*: the thing that `open` makes and that
 ``dup`` and ``fork`` share (`semantics` is ``"open file"``).  So it excludes other
@@ -30,6 +30,16 @@ system.
 
 A file is anything with a ``fileno()`` -- text, buffered, raw, a `MemoryFile`, a
 temporary file -- or a descriptor.
+
+**Windows.**  The lock is the open file's within one process: a child that inherits the
+descriptor has no share in it.  Who waits tries again and again, without a place in a
+queue.  What was locked exclusively is let go, or made shared, as a whole: for a part of it
+that is `NotImplementedError`, and nothing has changed.  To exclude where one shares
+already, that share has to be given up for a moment.  Nobody can tell who is in the way:
+`query` tries the lock, and its answer is about the range that was asked for.  And locks
+there bind who asks for none: through another open file nothing of what is locked
+exclusively can be read, and nothing of what is locked at all be written, but in memory
+that is mapped.
 
 Linux, macOS, Windows; what differs is told in ``docs/platforms.md``.  (LuaIPC:
 ``ipc.filelock``; POSIX: ``fcntl(2)``, section on locks; Windows: ``LockFileEx``.)
@@ -80,7 +90,16 @@ _UNLOCK = _backend.UNLOCK
 _LAST_BYTE = 2**63 - 1  # that a file can have
 
 # What a file, an argument or the system can say to a request.
-_REFUSALS = OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError, struct.error
+_REFUSALS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+    NotImplementedError,
+)
 
 _SEARCH = 0.05  # seconds that finding the process in the way may take, as a rule
 
@@ -112,12 +131,13 @@ def lock(
     timeout
         Seconds to wait; None or negative waits for ever.  Either way the thread sleeps
         in the kernel and has its place in the queue.  (Linux: the first wait with a
-        timeout gives ``SIGURG`` a handler that does nothing, unless it has one.)
+        timeout gives ``SIGURG`` a handler that does nothing, unless it has one.
+        Windows: it polls.)
 
     Raises `TimeoutError`, which names the holder where that can be told,
     `io.UnsupportedOperation` (``EBADF``) for a mode that the file is not open for,
     `ValueError` for a closed file or a malformed argument, another `OSError` for what
-    the system refuses.  Whenever it raises, this call has locked nothing; a lock of
+    the system refuses (Windows: also `NotImplementedError`, see above).  Whenever it raises, this call has locked nothing; a lock of
     the same range that it was to change may be gone.
     """
     have = False
@@ -254,7 +274,7 @@ def _owners(fd: int, found: Conflict) -> Iterator[int | None]:
     return _backend.owners(fd, excludes, start, length) if pid is None else iter((pid,))
 
 
-def _wait(fd: int, request: bytes, seconds: float | None, offset: int, nbytes: int) -> None:
+def _wait(fd: int, request: Any, seconds: float | None, offset: int, nbytes: int) -> None:
     """Lock a range that somebody is in the way of, within that time."""
     try:
         if seconds is None:
@@ -267,7 +287,7 @@ def _wait(fd: int, request: bytes, seconds: float | None, offset: int, nbytes: i
         raise
 
 
-def _wait_until(end: float, fd: int, request: bytes, seconds: float) -> None:
+def _wait_until(end: float, fd: int, request: Any, seconds: float) -> None:
     if seconds and _backend.wait(fd, request, seconds - min(seconds / 2, _SEARCH)):
         return
     # Who is in the way is looked for before the time is up, so that the error comes in
@@ -284,7 +304,7 @@ def _wait_until(end: float, fd: int, request: bytes, seconds: float) -> None:
         raise _timed_out(fd, request, found, holder)
 
 
-def _timed_out(fd: int, request: bytes, before: Conflict | None, holder: int | None) -> TimeoutError:
+def _timed_out(fd: int, request: Any, before: Conflict | None, holder: int | None) -> TimeoutError:
     """What to raise; `holder` had the lock `before`."""
     found = _backend.conflict(fd, request)
     if found is None:

@@ -81,9 +81,7 @@ CreateFileMapping = _declare(
     wintypes.DWORD,
     wintypes.LPCWSTR,
 )
-OpenFileMapping = _declare(
-    _kernel32.OpenFileMappingW, wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPCWSTR
-)
+OpenFileMapping = _declare(_kernel32.OpenFileMappingW, wintypes.HANDLE, wintypes.DWORD, wintypes.BOOL, wintypes.LPCWSTR)
 MapViewOfFile = _declare(
     _kernel32.MapViewOfFile,
     ctypes.c_void_p,
@@ -94,9 +92,7 @@ MapViewOfFile = _declare(
     _SIZE,
 )
 UnmapViewOfFile = _declare(_kernel32.UnmapViewOfFile, wintypes.BOOL, ctypes.c_void_p)
-VirtualQuery = _declare(
-    _kernel32.VirtualQuery, _SIZE, ctypes.c_void_p, ctypes.POINTER(MEMORY_BASIC_INFORMATION), _SIZE
-)
+VirtualQuery = _declare(_kernel32.VirtualQuery, _SIZE, ctypes.c_void_p, ctypes.POINTER(MEMORY_BASIC_INFORMATION), _SIZE)
 
 # -- semaphores --------------------------------------------------------------
 
@@ -157,6 +153,53 @@ NtQueryInformationFile = _declare(
     wintypes.ULONG,
     ctypes.c_int,
 )
+
+ERROR_LOCK_VIOLATION = 33
+ERROR_NOT_LOCKED = 158
+LOCKFILE_FAIL_IMMEDIATELY, LOCKFILE_EXCLUSIVE_LOCK = 1, 2
+
+
+class OVERLAPPED(ctypes.Structure):
+    """Where in a file something is to be done."""
+
+    _fields_ = (
+        ("Internal", ctypes.c_void_p),
+        ("InternalHigh", ctypes.c_void_p),
+        ("Offset", wintypes.DWORD),
+        ("OffsetHigh", wintypes.DWORD),
+        ("hEvent", wintypes.HANDLE),
+    )
+
+
+LockFileEx = _declare(
+    _kernel32.LockFileEx,
+    wintypes.BOOL,
+    wintypes.HANDLE,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    ctypes.POINTER(OVERLAPPED),
+)
+UnlockFileEx = _declare(
+    _kernel32.UnlockFileEx,
+    wintypes.BOOL,
+    wintypes.HANDLE,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    wintypes.DWORD,
+    ctypes.POINTER(OVERLAPPED),
+)
+
+
+def access_of(handle: int) -> int:
+    """What a handle of a file may be used for; everything, if Windows does not tell."""
+    granted, about = ctypes.c_ulong(), (ctypes.c_void_p * 2)()
+    status = NtQueryInformationFile(
+        handle, ctypes.byref(about), ctypes.byref(granted), ctypes.sizeof(granted), FILE_ACCESS_INFORMATION
+    )
+    return ~0 if status else granted.value
+
 
 # -- errors ------------------------------------------------------------------
 
