@@ -11,7 +11,6 @@ import errno
 import functools
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -23,8 +22,10 @@ from children import Forked, leave_dead, watch_calls
 from peers import PeerError
 from troubles import interrupt_after, interrupt_before, locked_by_others
 
-import ipcio._posix.objects
 from ipcio import mmap, shm
+
+resource = pytest.importorskip("resource", reason="system calls can be failed in forked children only")
+objects = pytest.importorskip("ipcio._posix.objects")
 
 
 class Plan:
@@ -157,11 +158,11 @@ class Making:
 def making(request, monkeypatch, unique):
     """Both ways; temporary names are told from those of other tests by their first letters."""
     if request.param == "temporary name":
-        monkeypatch.setattr(ipcio._posix.objects, "_has_tmpfile", lambda: False)
-    elif not ipcio._posix.objects._has_tmpfile():
+        monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
+    elif not objects._has_tmpfile():
         pytest.skip("no O_TMPFILE in /dev/shm")
     found = Making(request.param, unique())
-    monkeypatch.setattr(ipcio._posix.objects, "invent_name", lambda: f"{found.tag}-{os.urandom(4).hex()}")
+    monkeypatch.setattr(objects, "invent_name", lambda: f"{found.tag}-{os.urandom(4).hex()}")
     yield found
     for entry in os.listdir("/dev/shm"):
         if found.tag in entry:
@@ -457,7 +458,7 @@ def test_out_of_descriptors_is_an_error_that_leaves_nothing_and_passes(name, pee
         shm.attach(name)
     # A passing shortage is not taken for a lack of the system.
     code = "__import__('ipcio._posix.objects')._posix.objects._has_tmpfile()"
-    assert other.ask(code) == ipcio._posix.objects._has_tmpfile()
+    assert other.ask(code) == objects._has_tmpfile()
 
 
 def test_a_close_without_a_free_descriptor_gives_up_the_name(name, peer):

@@ -36,7 +36,7 @@ __all__ = ["attach", "create", "unlink"]
 
 _KIND = "shared memory"
 _LONGEST = win32.MAX_PATH - 2  # characters of a name: the slack's has one more, and there is a NUL
-_LARGEST = sys.maxsize  # bytes
+_LARGEST = 1 << 47  # bytes: no process has more addresses
 _MOST_SLACK = 1 << 20  # more than a page of any size
 
 
