@@ -23,19 +23,18 @@ assert sys.platform == "win32" or not TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypeVar
 
     from typing_extensions import Self
+
+    T = TypeVar("T")
 
 __all__ = [
     "Handles",
     "attempts",
     "cannot_unlink",
     "check_length",
-    "create",
     "exists",
-    "open",
-    "refuse_to_unlink",
     "value_of",
 ]
 
@@ -49,24 +48,18 @@ def check_length(name: str, limit: int) -> None:
         raise OSError(errno.ENAMETOOLONG, f"a name may have {limit} characters here, not {length}", name)
 
 
-def create(function: Callable[..., int | None], *arguments: Any) -> int:
-    """Call a function that makes an object under a name, its last argument; return the handle.
-
-    Raises `FileExistsError` if there is an object, of whatever kind.
-    """
-    with Handles() as mine:
-        return mine.hand_over(mine.create(function, *arguments))
-
-
 def exists(name: str) -> FileExistsError:
     """The error that says so."""
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
-def open(function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
-    """Call a function that opens an existing object, and return the handle, which no child inherits."""
+def _is_taken(name: str) -> bool:
+    """Whether there is an object, of whatever kind, that we may not use."""
     with Handles() as mine:
-        return mine.hand_over(mine.open(function, access, name, kind))
+        found = mine.call(win32.OpenSemaphore, win32.SYNCHRONIZE, False, name)  # noqa: FBT003
+        number = ctypes.get_last_error()
+        mine.give_up()
+    return bool(found) or number != win32.ERROR_FILE_NOT_FOUND
 
 
 def value_of(semaphore: int) -> int:
@@ -76,12 +69,6 @@ def value_of(semaphore: int) -> int:
     if status:
         raise OSError(errno.EINVAL, f"Windows does not tell the value (status {status & 0xFFFFFFFF:#x})")
     return int(information.CurrentCount)
-
-
-def refuse_to_unlink(function: Callable[..., int | None], access: int, name: str, kind: str) -> None:
-    """Say why a name cannot be removed: `FileNotFoundError` if there is none, else `NotImplementedError`."""
-    win32.CloseHandle(open(function, access, name, kind))
-    raise cannot_unlink(name)
 
 
 def cannot_unlink(name: str) -> NotImplementedError:
@@ -121,7 +108,11 @@ class Handles:
         return self._handles[-1] if len(self._handles) > known else None
 
     def create(self, function: Callable[..., int | None], *arguments: Any, called: str | None = None) -> int:
-        """See the function; in an error the object is `called` so."""
+        """Call a function that makes an object under a name, its last argument; return the handle.
+
+        Raises `FileExistsError` if there is an object, of whatever kind, whether or not we may use it;
+        in an error it is `called` so.
+        """
         name = arguments[-1] if called is None else called
         handle = self.call(function, *arguments)
         number = ctypes.get_last_error()
@@ -131,10 +122,11 @@ class Handles:
             self.drop()
         if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
             raise exists(name)
-        raise win32.failure(name)
+        problem = win32.failure(name)
+        raise exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
 
     def open(self, function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
-        """See the function."""
+        """Call a function that opens an existing object, and return the handle, which no child inherits."""
         handle = self.call(function, access, False, name)  # noqa: FBT003 -- not inherited
         if handle:
             return handle
@@ -153,10 +145,9 @@ class Handles:
         """Close the last one."""
         deque(map(self._close, islice(iter(self._handles.pop, None), 1)), 0)
 
-    def hand_over(self, handle: int) -> int:
-        """The last one is the caller's from now on."""
-        self._handles.pop()
-        return handle
+    def give(self, function: Callable[..., T], *more: object) -> T:
+        """Call what takes the last one over, and more; return what it makes of it."""
+        return next(map(function, map(self._handles.pop, (-1,)), *zip(more)))
 
     def give_up(self) -> None:
         """Close them, once."""

@@ -99,25 +99,27 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
-    with turn:
-        return _permits(objects.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
+    with turn, objects.Handles() as mine:
+        return _permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
 
 
 def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
-    with turn:
-        return _permits(objects.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
+    with turn, objects.Handles() as mine:
+        return _permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
 
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
-    objects.refuse_to_unlink(win32.OpenSemaphore, _ACCESS, name, _KIND)
+    with objects.Handles() as mine:
+        mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)
+        raise objects.cannot_unlink(name)
 
 
-def _permits(handle: int) -> Permits:
-    raw = WindowsSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
+def _permits(mine: objects.Handles, handle: int) -> Permits:
+    raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
     raw.share = None
     return raw, partial(_post, raw, handle), partial(_value, raw, handle), False
 
