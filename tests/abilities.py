@@ -24,6 +24,7 @@ ABILITIES = {
     "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while somebody has a handle"),
     "undo": (lambda: hasattr(os, "fork"), "no permits come back from the dead here"),
     "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
+    "namespaces": (lambda: os.name == "posix", "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
     "descriptors": (lambda: hasattr(os, "fchmod"), "shared memory has no descriptor here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),

@@ -47,15 +47,17 @@ def entries_with(part: str) -> list[str]:
     """What there is under names with that part; where names cannot be listed, under that very name."""
     if FILES:
         return [entry for entry in os.listdir(SHM) if part in entry]
-    return [module.__name__ for module in (shm, sem) if lives(module, part)]
+    return [module.__name__ for module in (shm, sem) if not is_free(module, part)]
 
 
-def lives(module, name) -> bool:
+def is_free(module, name) -> bool:
     try:
         module.attach(name).close()
     except FileNotFoundError:
-        return False
-    return True
+        return True
+    except OSError:  # one of another kind
+        pass
+    return False
 
 
 # The last two are how Windows spells whose a name is; here they are malformed everywhere.
@@ -101,7 +103,11 @@ class Named:
     # What tests say often.
 
     def lives(self, name) -> bool:
-        return lives(self.module, name)
+        try:
+            self.module.attach(name).close()
+        except FileNotFoundError:
+            return False
+        return True
 
     def there(self, name) -> bool:
         """Whether anything is under the name, also what nobody could attach."""
@@ -109,7 +115,7 @@ class Named:
 
     def length(self, name) -> int:
         """How long the system finds a name: in bytes, or in units of UTF-16."""
-        return len(os.fsencode(name)) if FILES else len(name.encode("utf-16-le")) // 2
+        return len(name.encode("utf-16-le")) // 2 if lacks("posix") else len(os.fsencode(name))
 
     def same(self, one, other) -> bool:
         assert not self.is_marked(one)
