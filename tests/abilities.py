@@ -6,6 +6,7 @@ What is missing is told by a look at the system, never by its name.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import signal
 
@@ -13,6 +14,10 @@ import signal
 def _is_directory(path: str) -> bool:
     """Whether it is one by that very path: where paths begin with a drive, "/proc" may be anything."""
     return os.path.isdir(path) and os.path.realpath(path).startswith("/")
+
+
+def _has_fcntl() -> bool:
+    return importlib.util.find_spec("fcntl") is not None
 
 
 ABILITIES = {
@@ -27,6 +32,9 @@ ABILITIES = {
     "namespaces": (lambda: os.name == "posix", "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
     "descriptors": (lambda: hasattr(os, "fchmod"), "shared memory has no descriptor here"),
+    "classic locks": (_has_fcntl, "there are no locks of processes here"),
+    "holders": (_has_fcntl, "nobody tells who has locked a file here"),
+    "cutting": (_has_fcntl, "what was locked exclusively is let go as a whole here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""
