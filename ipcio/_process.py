@@ -29,7 +29,7 @@ __all__ = ["EOF", "ExitStatus", "Process"]
 
 _Piece = TypeVar("_Piece", bytes, str)
 
-_SIGNALS = {"term": signal.SIGTERM, "kill": getattr(signal, "SIGKILL", signal.SIGTERM)}
+_SIGNALS = {"term": int(signal.SIGTERM), "kill": 9}  # not every system has a name for the second
 _TURN = 0.005  # seconds for which a coroutine works before it lets others run
 _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
 
@@ -129,7 +129,7 @@ class Process(Generic[_Piece]):
             with ``start_new_session=True``; for others `ValueError`.
         """
         number = _SIGNALS.get(sig) if isinstance(sig, str) else sig
-        if number is None or number not in signal.valid_signals():
+        if number is None or number not in {*signal.valid_signals(), *_SIGNALS.values()}:
             raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")
         if tree and not self._session:
             raise ValueError("tree=True takes a process of spawn(..., start_new_session=True)")

@@ -201,6 +201,19 @@ def access_of(handle: int) -> int:
     return ~0 if status else granted.value
 
 
+# -- processes ---------------------------------------------------------------
+
+CreateEvent = _declare(
+    _kernel32.CreateEventW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR
+)
+SetEvent = _declare(_kernel32.SetEvent, wintypes.BOOL, wintypes.HANDLE)
+CreateJobObject = _declare(_kernel32.CreateJobObjectW, wintypes.HANDLE, ctypes.c_void_p, wintypes.LPCWSTR)
+AssignProcessToJobObject = _declare(
+    _kernel32.AssignProcessToJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.HANDLE
+)
+TerminateJobObject = _declare(_kernel32.TerminateJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.UINT)
+NtResumeProcess = _declare(_ntdll.NtResumeProcess, _STATUS, wintypes.HANDLE)
+
 # -- errors ------------------------------------------------------------------
 
 # Where Python's own table of errors knows less.

@@ -1,0 +1,159 @@
+"""Pipes to and from children on which nobody need block: named ones, with overlapped operations at our end.
+
+At most one operation is under way on a pipe.  It, and what came of it, are recorded by the
+call of C that began or ended it, as `_streams` asks.
+
+The system cancels what a thread has begun when that thread ends.  A read loses nothing by
+that, nor does the writing of one byte; of a longer write nobody could tell how much of it
+the child had taken.  So no such write is ever under way: what fits is written at once, and
+when nothing fits, a single byte waits for room.
+"""
+
+from __future__ import annotations
+
+import _winapi
+import contextlib
+import msvcrt
+import os
+import sys
+from collections import deque
+from itertools import repeat
+from operator import itemgetter, methodcaller
+from typing import TYPE_CHECKING
+
+assert sys.platform == "win32" or not TYPE_CHECKING
+
+__all__ = ["CHUNK", "Pipe"]
+
+CHUNK = 1 << 18  # bytes of one read or write, and that a pipe holds
+
+_OUTBOUND = 2  # these three are not in _winapi
+_REJECT_REMOTE_CLIENTS = 8
+_NO_WAIT = 1
+_READ_ATTRIBUTES, _WRITE_ATTRIBUTES = 0x80, 0x100  # what anonymous pipes grant besides
+_INCOMPLETE = 996
+
+_the_operation = itemgetter(0)  # of what ReadFile and WriteFile return
+_data = methodcaller("getbuffer")
+_result = methodcaller("GetOverlappedResult", False)  # noqa: FBT003 -- at once
+
+
+class Pipe:
+    """A pipe to or from a child; its ends go with the object."""
+
+    def __init__(self, *, to_child: bool) -> None:
+        self._handles: list[int] = []  # our end, and for an instant the child's
+        self._fds: list[int] = []  # the child's
+        self._pending: list[tuple[_winapi.Overlapped, int]] = []
+        name = rf"\\.\pipe\ipcio-{os.urandom(16).hex()}"
+        ours = _OUTBOUND if to_child else _winapi.PIPE_ACCESS_INBOUND
+        ours |= _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
+        theirs = (
+            _winapi.GENERIC_READ | _WRITE_ATTRIBUTES if to_child else _winapi.GENERIC_WRITE | _READ_ATTRIBUTES
+        )
+        made = (name,), (ours,), (_REJECT_REMOTE_CLIENTS,), (1,), (CHUNK,), (CHUNK,), (0,), (0,)
+        self._handles.extend(map(_winapi.CreateNamedPipe, *made))
+        opened = (name,), (theirs,), (0,), (0,), (_winapi.OPEN_EXISTING,), (0,), (0,)
+        self._handles.extend(map(_winapi.CreateFile, *opened))
+        handle = self._handles[1]
+        flags = (os.O_RDONLY if to_child else os.O_WRONLY) | os.O_NOINHERIT
+        try:
+            self._fds.extend(map(msvcrt.open_osfhandle, map(self._handles.pop, (1,)), (flags,)))
+        except OSError:
+            if not self._fds:
+                _winapi.CloseHandle(handle)
+            raise
+
+    @property
+    def theirs(self) -> int:
+        """The end that the child gets, a descriptor."""
+        return self._fds[0]
+
+    @property
+    def event(self) -> int | None:
+        """What is set when the operation that is under way has ended; None if there is none."""
+        return self._pending[0][0].event if self._pending else None
+
+    def read(self, into: list[bytes]) -> bool:
+        """Take what has come, and have the next read under way; return whether something had come.
+
+        Raises `BrokenPipeError` at the end.
+        """
+        handle = self._handles[0]
+        if not self._pending:
+            self._pending.extend(map(_winapi.ReadFile, (handle,), (CHUNK,), (True,)))
+        return self._take(into, wait=False)
+
+    def read_rest(self, into: list[bytes]) -> None:
+        """Take what has come and what the pipe holds now, and no more."""
+        self._cancel()
+        self._take(into, wait=True)
+        left, _ = _winapi.PeekNamedPipe(self._handles[0])
+        while left > 0:
+            self._pending.extend(map(_winapi.ReadFile, (self._handles[0],), (min(left, CHUNK),), (True,)))
+            before = len(into)
+            self._take(into, wait=True)
+            if len(into) == before:
+                break
+            left -= len(into[-1])
+
+    def _take(self, into: list[bytes], *, wait: bool) -> bool:
+        if not self._pending:
+            return False
+        count, error = self._pending[0][0].GetOverlappedResult(wait)
+        if error == _INCOMPLETE:
+            return False
+        if count:
+            into.extend(map(_data, map(_the_operation, map(self._pending.pop, (0,)))))  # type: ignore[arg-type]
+        else:  # cancelled, or an empty write
+            self._pending.clear()
+        return True
+
+    def write(self, data: memoryview, sent: list[int]) -> bool:
+        """Write some of it, and note how much; False if it does not fit: then a byte waits for room.
+
+        Nothing may be under way.  Raises `BrokenPipeError` if nobody reads any more.
+        """
+        handle = self._handles[0]
+        size = min(len(data), CHUNK)
+        _winapi.SetNamedPipeHandleState(handle, _NO_WAIT, None, None)
+        while size:  # some systems write a part, others nothing, if not all of it fits
+            self._pending.extend(map(_winapi.WriteFile, (handle,), (data[:size],), (True,)))
+            if not self.written(sent):
+                return False
+            if sent[-1]:
+                return True
+            size //= 4
+        _winapi.SetNamedPipeHandleState(handle, 0, None, None)
+        self._pending.extend(map(_winapi.WriteFile, (handle,), (data[:1],), (True,)))
+        return self.written(sent)
+
+    def written(self, sent: list[int]) -> bool:
+        """Note how much the write that was under way has written; False if it still is."""
+        if self._pending:
+            if self._pending[0][0].GetOverlappedResult(False)[1] == _INCOMPLETE:  # noqa: FBT003
+                return False
+            results = map(_result, map(_the_operation, map(self._pending.pop, (0,))))
+            sent.extend(map(itemgetter(0), results))
+        return True
+
+    def let_go(self) -> None:
+        """Close the child's end; it has its own copy."""
+        deque(map(os.close, map(self._fds.pop, repeat(0, len(self._fds)))), maxlen=0)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.let_go()
+        self._cancel()
+        self._pending.clear()
+        deque(map(_winapi.CloseHandle, map(self._handles.pop, repeat(0, len(self._handles)))), maxlen=0)
+
+    __del__ = close
+
+    def _cancel(self) -> None:
+        """Have nothing under way; what has ended by itself remains to be taken."""
+        if self._pending:
+            operation = self._pending[0][0]
+            operation.cancel()
+            with contextlib.suppress(OSError):
+                operation.GetOverlappedResult(True)  # noqa: FBT003
