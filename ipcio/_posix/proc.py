@@ -1,8 +1,9 @@
-"""Children on Linux: `subprocess` starts them, the kernel tells what can be done for them.
+"""Children on POSIX: `subprocess` starts them, the kernel tells what can be done for them.
 
 The exit is an event like any other where the kernel has descriptors of processes
-(``pidfd_open(2)``): so nobody waits for the end of a pipe that a grandchild keeps open,
-and what a child wrote before its exit is in the pipe when the exit is seen.
+(``pidfd_open(2)``), and is looked for now and then where it has none: so nobody waits for
+the end of a pipe that a grandchild keeps open, and what a child wrote before its exit is
+in the pipe when the exit is seen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 from collections import deque
 from functools import partial
 from itertools import islice
@@ -23,6 +25,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ipcio._posix.spawn import Pipe, start
+
+assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +40,50 @@ _PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
 _CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
 _LONGEST = 1e6  # seconds that the calls of the system take at once
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
+
+# What not every system has.
+_waitid = getattr(os, "waitid", None)
+_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+
+
+class _Poll:
+    """What is needed here of `select.epoll`, for systems without: who waits hears of what others register."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, int] = {}
+        self._bell = Pipe(to_child=False)  # to ourselves
+        for fd in self._bell.theirs, self._bell.ours:
+            os.set_blocking(fd, False)
+
+    def register(self, fd: int, events: int) -> None:
+        if fd in self._events:
+            raise FileExistsError
+        self._events[fd] = events
+        with contextlib.suppress(BlockingIOError):  # then it has rung often enough
+            os.write(self._bell.theirs, b"!")
+
+    def unregister(self, fd: int) -> None:
+        self._events.pop(fd, None)
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        poll = select.poll()
+        poll.register(self._bell.ours, select.POLLIN)
+        for fd, events in list(self._events.items()):
+            poll.register(fd, events)
+        ready = dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
+        if ready.pop(self._bell.ours, None):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._bell.ours, _MUCH)
+        return list(ready.items())
+
+    def fileno(self) -> int:
+        return -1  # there is none to wait for
+
+    def close(self) -> None:
+        self._bell.close()
+
+
+_Watch: type[_Poll] = getattr(select, "epoll", _Poll)
 
 
 class Child:
@@ -57,8 +105,8 @@ class Child:
         self._input: tuple[Pipe, Input] | None = None
         self._outputs: dict[int, tuple[Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
-        self._epoll: select.epoll | None = None
-        self._events: list[int] = []  # copies of it
+        self._watched: _Poll | None = None
+        self._events: list[int] = []  # copies of its descriptor
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
@@ -108,12 +156,12 @@ class Child:
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        if self._input is None and self._epoll is None:
+        if self._input is None and self._watched is None:
             ready = self._poll(timeout)
         else:
-            epoll = self._epoll or self._watch()
+            watched = self._watched or self._watch()
             self.attend()  # an interrupt may have kept who queued something from it
-            ready = [fd for fd, _ in epoll.poll(timeout)]
+            ready = [fd for fd, _ in watched.poll(timeout)]
         for fd in ready:
             if fd in self._outputs:
                 self._read(fd)
@@ -136,28 +184,28 @@ class Child:
             poll.register(self._popen.pidfd, select.POLLIN)
         return [fd for fd, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))]
 
-    def _watch(self) -> select.epoll:
-        epoll = select.epoll()
+    def _watch(self) -> _Poll:
+        watched = _Watch()
         for fd in self._outputs:
-            epoll.register(fd, select.EPOLLIN)
+            watched.register(fd, select.POLLIN)  # epoll has the same numbers
         if self._popen.pidfd >= 0:
-            epoll.register(self._popen.pidfd, select.EPOLLIN)
-        self._epoll = epoll
+            watched.register(self._popen.pidfd, select.POLLIN)
+        self._watched = watched
         self.attend()
-        return epoll
+        return watched
 
     def _unregister(self, fd: int) -> None:
-        if self._epoll is not None:
+        if self._watched is not None:
             with contextlib.suppress(FileNotFoundError):
-                self._epoll.unregister(fd)
+                self._watched.unregister(fd)
 
     def attend(self) -> None:
         """See `ipcio._contract.Child`."""
         with self._lock:
-            if self._epoll is not None and self._input is not None and not self._input[1].idle:
+            if self._watched is not None and self._input is not None and not self._input[1].idle:
                 try:
                     # Who waits in it hears of this.
-                    self._epoll.register(self._input[0].ours, select.EPOLLOUT)
+                    self._watched.register(self._input[0].ours, select.POLLOUT)
                 except FileExistsError:
                     pass
 
@@ -207,10 +255,9 @@ class Child:
 
     def open_event(self) -> int:
         """See `ipcio._contract.Child`."""
-        if self._popen.pidfd < 0:
+        if self._popen.pidfd < 0 or (watched := self._watched or self._watch()).fileno() < 0:
             return -1
-        epoll = self._epoll or self._watch()
-        self._events.extend(map(fcntl.fcntl, (epoll.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
+        self._events.extend(map(fcntl.fcntl, (watched.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
         return self._events[-1]
 
     def close_event(self, fd: int) -> None:
@@ -230,7 +277,7 @@ class Child:
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
-        if not self.is_ours():  # locks may have been copied while somebody had them, and the epoll is shared
+        if not self.is_ours():  # locks may have been copied while somebody had them, and an epoll is shared
             self._close_pipes()
             self._popen.close()
             return
@@ -247,11 +294,15 @@ class Child:
 
     def _await_exit(self) -> None:
         """Wait for the exit, and only then reap, under the lock."""
-        try:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # which `_reap` explains
-            pass
+        if _waitid is not None:
+            with contextlib.suppress(ChildProcessError):  # which `_reap` explains
+                _waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self._reap()
+        pause = _FIRST_PAUSE
+        while self._popen.returncode is None:
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+            self._reap()
 
     def _reap(self) -> None:
         with self._lock:
@@ -306,9 +357,9 @@ class Child:
         if self._events:  # who waits for one is woken by the exit, and comes back
             return
         with self._lock:
-            epoll, self._epoll = self._epoll, None
-            if epoll is not None:
-                epoll.close()
+            watched, self._watched = self._watched, None
+            if watched is not None:
+                watched.close()
         self._popen.close()
         self._close_pipes()
 
@@ -320,5 +371,6 @@ class Child:
 
 def _widen(fd: int) -> None:
     """Let a pipe hold more: every time that it is full, somebody has to wait."""
-    with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
+    if _SETPIPE_SZ is not None:
+        with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
+            fcntl.fcntl(fd, _SETPIPE_SZ, _PIPE)

@@ -7,13 +7,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
+from _thread import allocate_lock, start_new_thread
 from collections import deque
+from functools import partial
 from itertools import chain, repeat, starmap
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+assert sys.platform != "win32" or not TYPE_CHECKING
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Pipe", "Popen", "start"]
 
@@ -28,21 +34,24 @@ def start(
     """Start a child whose streams are what `subprocess` takes; return it, and a pipe for each that is to be one."""
     pipes = [Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)]
     stdin, stdout, stderr = (pipe.theirs if pipe else stream for pipe, stream in zip(pipes, streams, strict=True))
+    make = partial(
+        Popen,
+        command,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        shell=isinstance(command, str),
+        cwd=cwd,
+        env=env,
+        start_new_session=start_new_session,
+    )
     before = _children()
     try:
-        popen = Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            shell=isinstance(command, str),
-            cwd=cwd,
-            env=env,
-            start_new_session=start_new_session,
-        )
+        # Ctrl-C, which the main thread notices as soon as the fork is over, comes before Popen knows of a child.
+        can_be_disturbed = before is None and threading.current_thread() is threading.main_thread()
+        popen = _undisturbed(make) if can_be_disturbed else make()
     except BaseException:
-        # Ctrl-C is noticed as soon as the fork is over, before Popen knows of a child.
-        for pid in map(int, set(_children().split()) - set(before.split())):
+        for pid in map(int, set((_children() or b"").split()) - set((before or b"").split())):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -54,13 +63,51 @@ def start(
     return popen, pipes
 
 
-def _children() -> bytes:
-    """The children that this thread has, in decimal; nothing where the system does not tell."""
+def _undisturbed(make: Callable[[], Popen]) -> Popen:
+    """Call it in a thread of its own, where no signal handler runs; what it made ends if one raises here meanwhile."""
+    made: list[Popen] = []
+    failed: list[BaseException] = []
+    started: list[int] = []
+    unwanted: list[bool] = []
+    ended: list[bool] = []
+    running = allocate_lock()
+    running.acquire()
+
+    def run() -> None:
+        try:
+            made.append(make())
+        except BaseException as error:  # noqa: BLE001 -- it is raised below
+            failed.append(error)
+        if unwanted:
+            made.clear()
+        running.release()
+
+    try:
+        try:
+            started.extend(map(start_new_thread, (run,), ((),)))
+        except RuntimeError:  # there can be no more threads, and Popen says whether there can be processes
+            if started:
+                raise
+            return make()
+        ended.extend(map(running.acquire, (True,)))
+        if failed:
+            raise failed.pop()
+        return made.pop()
+    except BaseException:
+        unwanted.append(True)
+        made.clear()
+        if started and not ended:
+            running.acquire()
+        raise
+
+
+def _children() -> bytes | None:
+    """The children that this thread has, in decimal; None where the system does not tell."""
     try:
         with open("/proc/thread-self/children", "rb", 0) as file:
             return file.readall()
     except (FileNotFoundError, PermissionError):
-        return b""
+        return None
 
 
 class Pipe:
@@ -105,25 +152,26 @@ class Popen(subprocess.Popen[bytes]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.owner = os.getpid()
         self._pidfd: list[int] = []
-        self._may_have_pidfd = hasattr(os, "pidfd_open")
+        self._pidfd_open = getattr(os, "pidfd_open", None)
         _alive.add(self)
         super().__init__(*arguments, **options)
 
     @property
     def pidfd(self) -> int:
         """A descriptor that tells of the exit; -1 where the system has no such, and after the end."""
-        if self._may_have_pidfd and not self._pidfd:
+        pidfd_open = self._pidfd_open
+        if pidfd_open is not None and not self._pidfd:
             try:
-                self._pidfd.extend(map(os.pidfd_open, (self.pid,)))
+                self._pidfd.extend(map(pidfd_open, (self.pid,)))
             except OSError as error:  # an old kernel, or a sandbox
                 if error.errno is None:  # a signal handler's
                     raise
-                self._may_have_pidfd = False
+                self._pidfd_open = None
         return self._pidfd[0] if self._pidfd else -1
 
     def close(self) -> None:
-        """Close what tells of the exit."""
-        self._may_have_pidfd = False
+        """Close what tells of the exit, and open it no more."""
+        self._pidfd_open = None
         _close(self._pidfd, len(self._pidfd))
 
     def end(self) -> None:
