@@ -27,6 +27,7 @@ import warnings
 import weakref
 
 import pytest
+from abilities import lacks
 
 from ipcio import MemoryFile
 
@@ -146,6 +147,9 @@ class FileContract:
     def open_file(self, make, state):
         """Return a function from bytes to a handle at position 0 in one of the states; all are closed at the end."""
         with contextlib.ExitStack() as stack:
+
+            if state == SHARED and not self.HAS_DESCRIPTOR:
+                pytest.skip(lacks("descriptors"))
 
             def open_one(content):
                 narrow = state in {NARROWED, COPIED}
@@ -419,7 +423,8 @@ class FileContract:
         h.seek(9)
         assert h.truncate(4) == 4
         assert os.lseek(fd, 0, os.SEEK_CUR) == base + 4
-        assert os.pread(fd, 10, base) == LINES[:10]
+        os.lseek(fd, base, os.SEEK_SET)
+        assert os.read(fd, 4) == LINES[:4]
 
     # -- refused by the mode
 

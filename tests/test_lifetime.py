@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import random
@@ -12,13 +11,18 @@ from contextlib import closing
 
 import pytest
 from children import Event, Forked
-from named_contract import LifetimeContract
+from named_contract import FILES, LifetimeContract, is_free
 
 from ipcio import MemoryFile, shm
 
+try:
+    import fcntl
+except ImportError:
+    pass
+
 
 def there(name):
-    return os.path.lexists(f"/dev/shm/{name}")
+    return os.path.lexists(f"/dev/shm/{name}") if FILES else not is_free(shm, name)
 
 
 class TestSharedMemory(LifetimeContract):
@@ -101,6 +105,7 @@ def closing_again(fd, use):
         os.close(again)
 
 
+@pytest.mark.needs("descriptors")
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("by", ["creator", "attacher"])
 def test_locks_on_the_handles_descriptor_do_not_end_the_name(name, use, by, peer):
@@ -118,6 +123,7 @@ def test_locks_on_the_handles_descriptor_do_not_end_the_name(name, use, by, peer
     assert not there(name)
 
 
+@pytest.mark.needs("descriptors")
 def test_a_lock_on_the_handles_descriptor_does_not_keep_the_name_for_a_view(name):
     """`close` gives up the share now; the memory of a living view keeps the user's lock, not ours."""
     h = shm.create(name, 100)
@@ -150,6 +156,7 @@ def _shm_descriptors():
     return found
 
 
+@pytest.mark.needs("fork")
 def test_a_child_forked_by_a_thread_inherits_no_descriptor_without_its_handle(unique):
     """Forked at any moment of others' creates, attaches and closes, the child can give up all it has.
 
@@ -195,6 +202,7 @@ def test_a_child_forked_by_a_thread_inherits_no_descriptor_without_its_handle(un
             assert h.created
 
 
+@pytest.mark.needs("fork")
 def test_children_that_sleep_keep_no_name_that_was_closed_before_they_were_forked(unique):
     """While one thread forks, others close: nobody but a holder keeps a name."""
     names = [unique() for _ in range(40)]
@@ -238,6 +246,7 @@ def test_children_that_sleep_keep_no_name_that_was_closed_before_they_were_forke
 # -- signals and handles -----------------------------------------------------
 
 
+@pytest.mark.needs("signals")
 def test_a_signal_handler_may_use_the_module(name):
     """It runs between two steps of whatever its thread was doing, and must not wait for itself."""
     count = 0
