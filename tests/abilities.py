@@ -4,7 +4,9 @@ What is missing is told by a look at the system, never by its name.
 """
 
 from __future__ import annotations
+import tempfile
 
+import ctypes
 import functools
 import importlib.util
 import os
@@ -18,6 +20,27 @@ def _is_directory(path: str) -> bool:
 
 def _has_fcntl() -> bool:
     return importlib.util.find_spec("fcntl") is not None
+
+
+def _files_without_names() -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        path = os.path.join(place, "file")
+        with open(path, "wb"):
+            try:
+                os.unlink(path)
+            except PermissionError:
+                return False
+    return True
+
+
+def _links() -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        link = os.path.join(place, "link")
+        try:
+            os.symlink(place, link)
+        except OSError:
+            return False
+        return os.path.islink(link)
 
 
 ABILITIES = {
@@ -35,6 +58,9 @@ ABILITIES = {
     "classic locks": (_has_fcntl, "there are no locks of processes here"),
     "holders": (_has_fcntl, "nobody tells who has locked a file here"),
     "cutting": (_has_fcntl, "what was locked exclusively is let go as a whole here"),
+    "nameless": (_files_without_names, "a file that is open cannot be removed here"),
+    "links": (_links, "there are no symbolic links here, or not for everybody"),
+    "sections": (lambda: hasattr(ctypes, "WinDLL"), "there is no Windows API"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

@@ -153,6 +153,7 @@ def test_an_empty_mapped_file_stays_empty(tmp_path):
             assert (other.size(), other.read(), other.mode) == (0, b"", "rb+")
 
 
+@pytest.mark.needs("nameless")
 def test_what_has_no_path_says_so(tmp_path):
     """A file without a name cannot be found again: TypeError, as pickle raises for what it cannot take."""
     path = tmp_path / "file"
