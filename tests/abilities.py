@@ -4,13 +4,13 @@ What is missing is told by a look at the system, never by its name.
 """
 
 from __future__ import annotations
-import tempfile
 
 import ctypes
 import functools
 import importlib.util
 import os
 import signal
+import tempfile
 
 
 def _is_directory(path: str) -> bool:
