@@ -18,13 +18,15 @@ from functools import partial
 
 import pytest
 from campaigns import rounds
-from children import Event, Forked, visit
+from children import KILL, Event, Forked, visit
 from waiting import until_it_waits
 
 from ipcio import sem
 
 DEADLINE = 30  # seconds of silence that are a failed test
-KINDS = pytest.mark.parametrize("undo", [False, True], ids=["plain", "undo"])
+CRASH_SAFE = pytest.param(True, marks=pytest.mark.needs("undo"), id="undo")
+KINDS = pytest.mark.parametrize("undo", [pytest.param(False, id="plain"), CRASH_SAFE])
+needs_fork = pytest.mark.needs("fork")
 
 WAITS = {
     "dec()": lambda s: s.dec(),
@@ -85,6 +87,7 @@ class Reader:
                 self.most = max(self.most, len(self.inside))
 
 
+@needs_fork
 @KINDS
 @pytest.mark.parametrize("start", ["fork", "multiprocessing fork", "multiprocessing spawn", "unrelated"])
 @pytest.mark.parametrize(("processes", "permits"), [(4, 1), (5, 2)])
@@ -154,6 +157,7 @@ def visit(handle, me, visits, told, go):
 """
 
 
+@needs_fork
 @KINDS
 def test_a_counter_under_a_lock_ends_exact(make):
     """Reading, adding and writing are three steps, between which another process would come in."""
@@ -183,6 +187,7 @@ def test_a_counter_under_a_lock_ends_exact(make):
 # -- to and fro --------------------------------------------------------------
 
 
+@needs_fork
 @KINDS
 @pytest.mark.parametrize("where", ["forked", "unrelated"])
 def test_ping_pong(name, unique, undo, peer, tmp_path, where):
@@ -219,6 +224,7 @@ def test_ping_pong(name, unique, undo, peer, tmp_path, where):
             other.answer()
 
 
+@needs_fork
 @KINDS
 @HOWS
 @pytest.mark.parametrize("giving", ["inc", "release", "exit of a with block"])
@@ -239,6 +245,7 @@ def test_who_waits_is_woken_by_another_process(make, how, giving):
     assert s.value == s.undo
 
 
+@needs_fork
 @KINDS
 def test_as_many_wake_as_permits_are_given(make):
     s = make(0)
@@ -272,7 +279,7 @@ GRAIN = 0.002  # between the system's clock, which sem_timedwait goes by, and th
 
 
 @KINDS
-@pytest.mark.parametrize("taken_by", ["nobody", "us", "another process"])
+@pytest.mark.parametrize("taken_by", ["nobody", "us", pytest.param("another process", marks=needs_fork)])
 @pytest.mark.parametrize("call", ["dec", "acquire"])
 def test_a_wait_that_nobody_ends_takes_its_time(make, taken_by, call):
     s = make(0 if taken_by == "nobody" else 1)
@@ -290,9 +297,9 @@ def test_a_wait_that_nobody_ends_takes_its_time(make, taken_by, call):
             stack.enter_context(Forked(hold))
             taken.wait()
         for seconds in (0.1, 0.013):
-            start = time.monotonic()
+            start = time.perf_counter()
             assert (s.dec(seconds) if call == "dec" else s.acquire(timeout=seconds)) is False
-            assert time.monotonic() - start >= seconds - GRAIN
+            assert time.perf_counter() - start >= seconds - GRAIN
         assert s.dec(0) is False
         assert s.acquire(False) is False
         assert s.value == 0
@@ -316,6 +323,7 @@ def test_other_threads_go_on_while_one_waits(make, how):
     assert s.value == 0
 
 
+@needs_fork
 @KINDS
 def test_threads_of_several_processes_wait_together(make):
     s = make(1)
@@ -353,6 +361,7 @@ def test_threads_of_several_processes_wait_together(make):
 # -- fork --------------------------------------------------------------------
 
 
+@needs_fork
 @KINDS
 @HOWS
 def test_a_fork_while_another_thread_waits(make, how):
@@ -376,6 +385,7 @@ def test_a_fork_while_another_thread_waits(make, how):
     assert s.dec(0)
 
 
+@needs_fork
 @KINDS
 def test_a_fork_in_a_thread_while_others_wait_and_give(make):
     s = make(2)
@@ -421,6 +431,7 @@ def test_a_fork_in_a_thread_while_others_wait_and_give(make):
     assert s.value == 2
 
 
+@needs_fork
 @KINDS
 def test_parent_and_child_use_one_handle(make):
     """And when both have closed it, the name is gone."""
@@ -449,8 +460,9 @@ def test_parent_and_child_use_one_handle(make):
 # -- deaths of those who wait ------------------------------------------------
 
 
+@needs_fork
 @KINDS
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [KILL, signal.SIGTERM])
 @HOWS
 def test_who_dies_waiting_takes_no_permit_along(make, how, number):
     s = make(0)
@@ -470,6 +482,7 @@ def test_who_dies_waiting_takes_no_permit_along(make, how, number):
         assert s.dec(0)
 
 
+@needs_fork
 @KINDS
 def test_those_who_wait_hold_the_name(make, name):
     s = make(0)
@@ -500,6 +513,7 @@ def test_those_who_wait_hold_the_name(make, name):
     assert not os.path.lexists(f"/dev/shm/sem.{name}")
 
 
+@needs_fork
 @KINDS
 def test_an_unlinked_semaphore_goes_on_for_those_who_wait(make, name):
     s = make(0)
@@ -540,6 +554,7 @@ HANDLERS = {
 }
 
 
+@needs_fork
 @KINDS
 @HOWS
 @pytest.mark.parametrize("handler", HANDLERS)
@@ -568,6 +583,7 @@ def test_a_wait_goes_on_after_a_handler_that_does_not_raise(make, unique, undo, 
             assert waiter.result() is True
 
 
+@needs_fork
 @KINDS
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_a_handler_shortens_no_timeout(make, unique, undo, handler):
@@ -586,6 +602,7 @@ def test_a_handler_shortens_no_timeout(make, unique, undo, handler):
     assert seconds >= 0.08 - GRAIN
 
 
+@needs_fork
 @KINDS
 @HOWS
 def test_a_handler_that_gives_ends_the_wait(make, how):
@@ -604,6 +621,7 @@ def test_a_handler_that_gives_ends_the_wait(make, how):
             assert waiter.result() is True
 
 
+@needs_fork
 @KINDS
 @HOWS
 def test_ctrl_c_ends_a_wait(make, how):
@@ -628,6 +646,7 @@ def test_ctrl_c_ends_a_wait(make, how):
     assert s.dec(0)
 
 
+@needs_fork
 @KINDS
 @HOWS
 def test_ctrl_c_ends_a_program_that_waits(make, how):
@@ -703,6 +722,7 @@ def spin(seconds):
         pass
 
 
+@needs_fork
 @KINDS
 @pytest.mark.parametrize("how", INTERRUPTED)
 def test_interrupts_at_random_moments_lose_no_permit_and_make_none(make, how):
@@ -767,6 +787,7 @@ def keep_taking(s, how, requests, answers):
         os.write(answers, len(got).to_bytes(4, "little"))
 
 
+@needs_fork
 @pytest.mark.parametrize(("undo", "how"), [(undo, how) for undo in (False, True) for how in INTERRUPTED], ids=str)
 def test_nor_do_they_where_nobody_has_to_wait(make, undo, how):
     permits = 32000
@@ -802,6 +823,7 @@ def test_nor_do_they_where_nobody_has_to_wait(make, undo, how):
 GIVEN = 5
 
 
+@needs_fork
 @KINDS
 @pytest.mark.parametrize("taken", [0, 2])
 def test_an_interrupted_inc_gives_all_or_nothing(make, taken):
