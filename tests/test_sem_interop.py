@@ -21,6 +21,8 @@ from waiting import blocked, until_it_waits
 
 from ipcio import sem
 
+pytest.importorskip("fcntl", reason="there is no sem_open here")
+
 HERE = os.path.dirname(__file__)
 SHM = "/dev/shm"
 
