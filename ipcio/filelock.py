@@ -137,8 +137,9 @@ def lock(
     Raises `TimeoutError`, which names the holder where that can be told,
     `io.UnsupportedOperation` (``EBADF``) for a mode that the file is not open for,
     `ValueError` for a closed file or a malformed argument, another `OSError` for what
-    the system refuses (Windows: also `NotImplementedError`, see above).  Whenever it raises, this call has locked nothing; a lock of
-    the same range that it was to change may be gone.
+    the system refuses (Windows: also `NotImplementedError`, see above).  Whenever it
+    raises, this call has locked nothing; a lock of the same range that it was to change
+    may be gone.
     """
     have = False
     seconds = None if timeout is None else check_timeout(timeout)
@@ -308,7 +309,7 @@ def _timed_out(fd: int, request: Any, before: Conflict | None, holder: int | Non
     """What to raise; `holder` had the lock `before`."""
     found = _backend.conflict(fd, request)
     if found is None:
-        return TimeoutError(errno.ETIMEDOUT, "locked by somebody who has just let go")
+        return TimeoutError(errno.ETIMEDOUT, "locked by somebody who has just let go, or cannot be told")
     start, length, excludes, pid = found
     if found == before and holder and any(_backend.owners(fd, excludes, start, length, [holder])):
         pid = holder

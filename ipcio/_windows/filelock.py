@@ -234,7 +234,7 @@ def request(kind: int, start: int, length: int, /) -> tuple[int, int, int]:
     """See `ipcio._contract.LockBackend`."""
     start, length = index(start), index(length)
     stop = start + length if length else _END
-    if not 0 <= start < stop <= _END:
+    if not (0 <= start < stop <= _END and length < _END):
         raise ValueError("no file has such a range")
     return kind, start, stop
 
