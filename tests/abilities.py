@@ -9,6 +9,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import shutil
 import signal
 import tempfile
 
@@ -43,6 +44,20 @@ def _links() -> bool:
         return os.path.islink(link)
 
 
+def _deadlines() -> bool:
+    try:
+        from ipcio._posix import deadline  # noqa: F401
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def _open_file_locks() -> bool:
+    from ipcio import filelock
+
+    return filelock.semantics == "open file"
+
+
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
@@ -61,6 +76,9 @@ ABILITIES = {
     "nameless": (_files_without_names, "a file that is open cannot be removed here"),
     "links": (_links, "there are no symbolic links here, or not for everybody"),
     "sections": (lambda: hasattr(ctypes, "WinDLL"), "there is no Windows API"),
+    "sh": (lambda: shutil.which("sh") is not None, "there is no POSIX shell"),
+    "open file locks": (_open_file_locks, "locks belong to the process here, not to the open file"),
+    "deadlines": (_deadlines, "no timer can end a wait of the kernel's here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""
