@@ -15,13 +15,17 @@ import time
 from functools import partial
 
 import pytest
+from abilities import lacks
 from children import Event, Forked
 from waiting import DEADLINE, blocked, until_it_waits
 
 from ipcio import filelock
-from ipcio._posix import filelock as backend
 
-deadline = pytest.importorskip("ipcio._posix.deadline", reason="no timers that send signals", exc_type=ImportError)
+if lacks("deadlines"):
+    pytest.skip(lacks("deadlines"), allow_module_level=True)
+
+from ipcio._posix import deadline
+from ipcio._posix import filelock as backend
 
 CHOSEN = signal.SIGURG  # that wakes who waits
 SHORT = 0.02  # seconds: a timeout that is to run out

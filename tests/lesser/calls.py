@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import ctypes
 import errno
 import fcntl
 import os
+import sys
 
+import objects  # noqa: F401 -- what is done here goes above that
 from view import hide, put, view
 
 hide("select", *(name for name in dir(view("select")._real) if name.lower().startswith("epoll")))
@@ -36,35 +37,26 @@ put("ctypes", "PyDLL", without(ctypes.PyDLL))
 # -- /proc -------------------------------------------------------------------
 
 
-def blind(module, name):
-    """A function that finds nothing under /proc."""
+def blind(module, name, *, answers=True):
+    """Have ipcio find nothing under /proc by that function: an error, or the answer False."""
+    above = vars(view(module)).get(name)
 
     def function(path, *rest, **options):
         if isinstance(path, (str, bytes)) and f"{os.fsdecode(path)}/".startswith("/proc/"):
+            if answers:
+                return False
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return getattr(module, name)(path, *rest, **options)
+        return (above or getattr(sys.modules[module], name))(path, *rest, **options)
 
-    return function
-
-
-def blind_look(name):
-    """The like of ``os.path``, which answers False."""
-    ask = blind(os.path, name)
-
-    def look(path):
-        try:
-            return ask(path)
-        except FileNotFoundError:
-            return False
-
-    return look
+    put(module, name, function)
 
 
-for name in ("access", "link", "listdir", "lstat", "open", "readlink", "scandir", "stat"):
-    put("os", name, blind(os, name))
-put("builtins", "open", blind(builtins, "open"))
+for name in ("link", "listdir", "lstat", "open", "readlink", "scandir", "stat"):
+    blind("os", name, answers=False)
+blind("builtins", "open", answers=False)
+blind("os", "access")
 for name in ("exists", "isdir", "isfile", "lexists"):
-    put("posixpath", name, blind_look(name))
+    blind("posixpath", name)
 put("os", "path", view("posixpath"))
 
 F_GETPATH = 50

@@ -10,8 +10,4 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTH
 import calls  # noqa: F401
 import view
 
-try:
-    import objects  # noqa: F401
-except ModuleNotFoundError:
-    pass
 view.install()

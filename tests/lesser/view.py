@@ -29,7 +29,6 @@ class View(types.ModuleType):
 
 
 _views = {}
-_builtins = dict(vars(builtins))
 
 
 def view(name: str) -> View:
@@ -46,10 +45,7 @@ def hide(module: str, *names: str) -> None:
 
 def put(module: str, name: str, value: object) -> None:
     """Have ipcio find this in a module."""
-    if module == "builtins":
-        _builtins[name] = value
-    else:
-        setattr(view(module), name, value)
+    setattr(view(module), name, value)
 
 
 def _import(name, globals=None, locals=None, fromlist=(), level=0):  # noqa: A002 -- called by these names
@@ -57,12 +53,12 @@ def _import(name, globals=None, locals=None, fromlist=(), level=0):  # noqa: A00
     return _views.get(module.__name__, module)
 
 
-_builtins["__import__"] = _import
+put("builtins", "__import__", _import)
 
 
 class _Loader(SourceFileLoader):
     def exec_module(self, module):
-        module.__builtins__ = _builtins
+        module.__builtins__ = {**vars(builtins), **vars(view("builtins"))}
         super().exec_module(module)
 
 
