@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import os
 import random
@@ -12,19 +11,28 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from itertools import starmap
 
 import pytest
+from abilities import lacks
 from children import Event, Forked
 from peers import PeerError
 from waiting import blocked, until_it_waits
 
 from ipcio import filelock
 
+try:
+    import fcntl
+except ImportError:  # there are no classic locks, then
+    fcntl = None
+
 HERE = os.path.dirname(__file__)
 NOBODY = 65534
 DEADLINE = 30  # seconds until what does not happen is a failed test
+
+needs_fork = pytest.mark.needs("fork")
 
 # Both ways to wait: in the kernel, and with a timeout that is not to run out.
 waits = pytest.mark.parametrize("timeout", [None, DEADLINE], ids=["for ever", "timeout"])
@@ -60,6 +68,44 @@ def holding(peer, path, arguments="", user=None):
         f"filelock.lock(f{arguments})",
         user=user,
     )
+
+
+class Elsewhere:
+    """A function of this module at work in another process: a forked one or, where nothing forks, a peer."""
+
+    def __init__(self, peer, function, *arguments):
+        if not lacks("fork"):
+            self.result = Forked(function, *arguments).result
+        else:
+            other = peer(f"from {__name__} import {function.__name__}")
+            other.send("ask", f"{function.__name__}(*{arguments!r})")
+            self.result = other.answer
+
+
+class InThread:
+    """The same in a thread, for a function that has a file of its own."""
+
+    def __init__(self, function, *arguments):
+        self.returned = []
+        self.thread = threading.Thread(target=lambda: self.returned.append(function(*arguments)), daemon=True)
+        self.thread.start()
+
+    def result(self):
+        self.thread.join(DEADLINE)
+        return self.returned[0]
+
+
+@contextmanager
+def waiter(function, *arguments):
+    """Somebody who waits inside ``function(*arguments)``, in another process if there can be one."""
+    if not lacks("fork"):
+        with blocked(function, *arguments) as forked:
+            yield forked
+    else:
+        thread = InThread(function, *arguments)
+        until_it_waits(os.getpid(), thread.thread.native_id)
+        yield thread
+        thread.result()
 
 
 # -- an exact end --------------------------------------------------------------
@@ -119,25 +165,28 @@ def records(tmp_path):
 
 
 @pytest.mark.parametrize("kinds", [("raw",), ("buffered",), ("text",), tuple(HANDLES)], ids="+".join)
-def test_eight_processes_lose_no_count(records, kinds):
-    each = [kinds[number % len(kinds)] for number in range(8)]
-    running = [Forked(count_up, records, kind, number, 150) for number, kind in enumerate(each)]
-    for forked in running:
-        forked.result()
-    assert total(records) == 8 * 150
+def test_many_processes_lose_no_count(records, peer, kinds):
+    many, times = (3, 40) if lacks("fork") else (8, 150)  # what is no copy starts slowly
+    each = [kinds[number % len(kinds)] for number in range(many)]
+    running = [Elsewhere(peer, count_up, records, kind, number, times) for number, kind in enumerate(each)]
+    for other in running:
+        other.result()
+    assert total(records) == many * times
 
 
-def test_threads_with_a_handle_each_lose_no_count(records):
+def test_threads_with_a_handle_each_lose_no_count(records, peer):
     """Two processes of four threads."""
+    times = 25 if lacks("fork") else 100
     running = [
-        Forked(count_up_in_threads, records, ["raw", "buffered", "text", "buffered"], number, 100)
+        Elsewhere(peer, count_up_in_threads, records, ["raw", "buffered", "text", "buffered"], number, times)
         for number in range(2)
     ]
-    for forked in running:
-        forked.result()
-    assert total(records) == 2 * 4 * 100
+    for other in running:
+        other.result()
+    assert total(records) == 2 * 4 * times
 
 
+@needs_fork
 def test_readers_never_see_half_of_what_a_writer_does(path):
     """The writer makes all bytes equal, one at a time; readers share."""
     with Event() as stop:
@@ -167,6 +216,7 @@ def test_readers_never_see_half_of_what_a_writer_does(path):
                 forked.result()
 
 
+@needs_fork
 def test_two_processes_write_a_diary_together(path):
     """Every line is written in full knowledge of those before, through one text file that stays open."""
     rounds = 60
@@ -210,13 +260,13 @@ def become_cat(holder, *, keep):
 
 
 @waits
-@pytest.mark.parametrize("how", ["kill", "exit", "exec", "close", "drop"])
+@pytest.mark.parametrize("how", ["kill", "exit", pytest.param("exec", marks=needs_fork), "close", "drop"])
 def test_the_end_of_the_holder_lets_the_waiter_in(path, peer, how, timeout):
     holder = holding(peer, path, ", 'rw', 5, 10")
-    with blocked(take, path, "r", 14, 0, timeout) as waiting:
+    with waiter(take, path, "r", 14, 0, timeout) as waiting:
         assert not free(path, "r", 14, 1)
         if how == "kill":
-            assert holder.kill() == -signal.SIGKILL
+            assert holder.kill()
         elif how == "exit":
             holder.send("run", "os._exit(3)")
             assert holder.process.wait(DEADLINE) == 3
@@ -230,6 +280,7 @@ def test_the_end_of_the_holder_lets_the_waiter_in(path, peer, how, timeout):
     assert free(path)
 
 
+@needs_fork
 def test_a_lock_outlasts_an_exec_that_keeps_the_file_open(path, peer):
     holder = holding(peer, path)
     become_cat(holder, keep=True)
@@ -240,6 +291,7 @@ def test_a_lock_outlasts_an_exec_that_keeps_the_file_open(path, peer):
         assert waiting.result() is True
 
 
+@needs_fork
 @waits
 def test_a_killed_waiter_leaves_nothing(path, peer, timeout):
     """Neither a lock nor a place in the queue."""
@@ -268,6 +320,7 @@ def test_the_holders_own_other_files_may_be_closed(path, peer):
 # -- fork ----------------------------------------------------------------------
 
 
+@needs_fork
 def test_a_child_shares_its_parents_lock_and_what_it_opens_itself_does_not(path):
     with opened(path) as file:
         filelock.lock(file, "rw", 0, 10)
@@ -282,6 +335,7 @@ def test_a_child_shares_its_parents_lock_and_what_it_opens_itself_does_not(path)
         assert free(path)
 
 
+@needs_fork
 @pytest.mark.parametrize("who", ["parent", "child"])
 def test_parent_or_child_may_unlock(path, who):
     with opened(path) as file, Event() as go, Event() as done:
@@ -307,6 +361,7 @@ def test_parent_or_child_may_unlock(path, who):
         assert not free(path)
 
 
+@needs_fork
 @pytest.mark.parametrize("first", ["parent", "child"])
 def test_a_lock_lasts_until_the_last_of_a_forked_pair_is_gone(path, first):
     file = opened(path)
@@ -349,6 +404,7 @@ def switches(pid):
         return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
 
 
+@needs_fork
 @pytest.mark.able(probe=tells_system_calls)
 @pytest.mark.parametrize("arguments", [{}, {"timeout": None}, {"timeout": -1}, {"timeout": float("inf")}], ids=str)
 def test_a_wait_for_ever_is_the_kernels(path, arguments):
@@ -372,7 +428,7 @@ def test_other_threads_run_while_one_waits(path, timeout):
         waiter = threading.Thread(target=lambda: got.append(filelock.lock(file, timeout=timeout)))
         waiter.start()
         end = time.monotonic() + DEADLINE
-        while not asleep(waiter.native_id):
+        while not lacks("proc") and not asleep(waiter.native_id):
             assert time.monotonic() < end
         assert got == []
         filelock.unlock(holder)
@@ -396,6 +452,7 @@ def test_a_timeout_runs_out_while_the_range_is_held(path, peer, timeout):
         assert filelock.lock(file, "rw", 15, 0, timeout=timeout) is True
 
 
+@needs_fork
 @waits
 def test_all_of_many_waiters_are_served(path, timeout):
     with opened(path) as holder:
@@ -418,10 +475,12 @@ def test_waiters_for_other_bytes_do_not_wait_for_one_another(path, timeout):
     with opened(path) as holder:
         filelock.lock(holder, "rw", 0, 1)
         filelock.lock(holder, "rw", 1, 1)
-        with blocked(take, path, "rw", 0, 1, timeout) as first, blocked(take, path, "rw", 1, 1, timeout) as second:
+        with waiter(take, path, "rw", 0, 1, timeout) as first, waiter(take, path, "rw", 1, 1, timeout) as second:
             filelock.unlock(holder, 1, 1)
             assert second.result() is True
-            until_it_waits(first.pid)
+            if not lacks("fork"):
+                until_it_waits(first.pid)
+            assert not free(path, "rw", 0, 1)
             filelock.unlock(holder, 0, 1)
             assert first.result() is True
 
@@ -432,7 +491,7 @@ def test_waiters_for_other_bytes_do_not_wait_for_one_another(path, timeout):
 @waits
 def test_a_writer_that_becomes_a_reader_lets_readers_in(path, peer, timeout):
     holder = holding(peer, path)
-    with blocked(take, path, "r", 0, 0, timeout) as reader:
+    with waiter(take, path, "r", 0, 0, timeout) as reader:
         holder.run("filelock.lock(f, 'r')")
         assert reader.result() is True
     assert free(path, "r")
@@ -449,12 +508,13 @@ def test_a_reader_becomes_a_writer_when_the_other_readers_are_gone(path, peer, t
             filelock.lock(file, "rw", timeout=timeout)
             return free(path, "r")
 
-    with blocked(upgrade) as upgrading:
+    with waiter(upgrade) as upgrading:
         assert free(path, "r")  # it goes on to share while it waits
         other.run("filelock.unlock(f)")
         assert upgrading.result() is False
 
 
+@pytest.mark.needs("holders")
 def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer):
     """Each waits for the other to stop reading; nobody loses what he has."""
     readers = [holding(peer, path, ", 'r'") for _ in range(2)]
@@ -476,6 +536,7 @@ def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer)
     assert free(path)
 
 
+@pytest.mark.needs("signals")
 def test_of_two_that_want_to_write_one_can_when_the_other_gives_up(path, peer):
     stubborn, patient = holding(peer, path, ", 'r'"), holding(peer, path, ", 'r'")
     stubborn.send("run", "filelock.lock(f, 'rw')")
@@ -490,6 +551,7 @@ def test_of_two_that_want_to_write_one_can_when_the_other_gives_up(path, peer):
 # -- signals -------------------------------------------------------------------
 
 
+@needs_fork
 @waits
 def test_ctrl_c_ends_a_wait(path, peer, timeout):
     holding(peer, path, ", 'r'")
@@ -512,6 +574,7 @@ def test_ctrl_c_ends_a_wait(path, peer, timeout):
         assert waiting.result() == (True, True)
 
 
+@needs_fork
 @waits
 def test_a_wait_goes_on_after_a_signal_whose_handler_does_not_raise(path, timeout):
     with opened(path) as holder, Event() as handled:
@@ -534,6 +597,7 @@ def test_a_wait_goes_on_after_a_signal_whose_handler_does_not_raise(path, timeou
             assert waiting.result() is True
 
 
+@pytest.mark.needs("signals")
 def test_signals_do_not_make_a_timeout_longer(path):
     """Each signal cuts one sleep short; the end stays where it was."""
     with opened(path) as holder, opened(path) as file:
@@ -589,6 +653,7 @@ def interrupt(path, kind, timeout, rounds, longest):
     return interrupted
 
 
+@needs_fork
 @waits
 @pytest.mark.parametrize("kind", HANDLES)
 def test_who_is_interrupted_while_he_competes_has_no_lock(path, kind, timeout):
@@ -596,6 +661,7 @@ def test_who_is_interrupted_while_he_competes_has_no_lock(path, kind, timeout):
         assert Forked(interrupt, path, kind, timeout, 400, 0.001).result() > 10
 
 
+@needs_fork
 @pytest.mark.parametrize("kind", HANDLES)
 def test_who_is_interrupted_in_a_call_that_need_not_wait_has_no_lock(path, kind):
     assert Forked(interrupt, path, kind, None, 3000, 0.00005).result() > 10
@@ -613,6 +679,7 @@ def told(path, pid, mode="rw", start=0, length=0):
         return True
 
 
+@pytest.mark.needs("holders")
 @pytest.mark.parametrize("mode", ["r", "rw"])
 def test_the_holder_is_named(path, peer, mode):
     bystander = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b'); filelock.lock(f, 'rw', 90, 5)")
@@ -621,11 +688,13 @@ def test_the_holder_is_named(path, peer, mode):
     assert told(path, bystander.pid, "rw", 90, 5)
 
 
+@pytest.mark.needs("holders")
 def test_the_holder_of_a_classic_lock_is_named(path, peer):
     holder = peer(f"import fcntl; f = open({path!r}, 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)")
     assert told(path, holder.pid, "rw", 5, 10)
 
 
+@needs_fork
 def test_one_of_a_forked_pair_is_named_and_then_the_one_that_is_left(path, peer):
     asking = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b')")
     with opened(path) as file, Event() as never:
@@ -637,13 +706,16 @@ def test_one_of_a_forked_pair_is_named_and_then_the_one_that_is_left(path, peer)
     assert asking.ask("filelock.query(f)") is None
 
 
+@pytest.mark.needs("holders")
 def test_a_holder_in_this_very_process_is_named(path):
     with opened(path) as holder:
         filelock.lock(holder, "r", 3, 0)
         assert told(path, os.getpid(), "r", 3, 0)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes the super-user")
+@pytest.mark.needs("holders")
+@pytest.mark.needs("users")
+@pytest.mark.skipif(not lacks("users") and os.geteuid() != 0, reason="becoming another user takes the super-user")
 def test_another_users_process_is_named_to_who_may_look(unique, peer):
     path = f"/dev/shm/{unique()}"
     with open(path, "xb") as file:
@@ -777,6 +849,7 @@ def c(start, request):
     return start(request.param)
 
 
+@pytest.mark.needs("classic locks")
 def test_what_others_hold_ipcio_does_not_get(path, other):
     with opened(path) as file:
         assert other.ask("try rw 10 5") == "done"
@@ -792,6 +865,7 @@ def test_what_others_hold_ipcio_does_not_get(path, other):
         assert not filelock.trylock(file, "rw", 11, 1)
 
 
+@pytest.mark.needs("classic locks")
 def test_what_ipcio_holds_others_do_not_get(path, other):
     with opened(path) as file:
         filelock.lock(file, "rw", 10, 5)
@@ -806,6 +880,7 @@ def test_what_ipcio_holds_others_do_not_get(path, other):
         assert other.ask("try rw 11 1") == "again"
 
 
+@needs_fork
 @waits
 @pytest.mark.parametrize("end", ["drop", "death"])
 def test_ipcio_waits_for_others(path, other, timeout, end):
@@ -818,6 +893,7 @@ def test_ipcio_waits_for_others(path, other, timeout, end):
         assert waiting.result() is True
 
 
+@pytest.mark.needs("classic locks")
 @pytest.mark.parametrize("end", ["unlock", "close", "downgrade"])
 def test_others_wait_for_ipcio(path, other, end):
     with opened(path) as file:
@@ -833,6 +909,7 @@ def test_others_wait_for_ipcio(path, other, end):
         assert not free(path, "rw", 12, 1)
 
 
+@pytest.mark.needs("classic locks")
 def test_c_is_told_of_ipcios_locks(path, c):
     """The system has no process to name for a lock of an open file."""
     with opened(path) as file:
@@ -846,6 +923,7 @@ def test_c_is_told_of_ipcios_locks(path, c):
         assert c.ask("test rw 0 0") == "free"
 
 
+@pytest.mark.needs("holders")
 def test_ipcio_tells_of_cs_locks(path, c):
     assert c.ask("try rw 10 5") == "done"
     assert told(path, c.pid, "rw", 10, 5)
@@ -853,6 +931,7 @@ def test_ipcio_tells_of_cs_locks(path, c):
     assert told(path, c.pid, "r", 10, 0)
 
 
+@pytest.mark.needs("classic locks")
 def test_a_waiter_in_c_does_not_count_as_a_holder(path, c):
     """Nor does it hold up who asks for what it waits for."""
     with opened(path) as file:
@@ -891,6 +970,7 @@ class Party:
         return self.c.ask(f"drop {span[0]} {span[1]}") == "done"
 
 
+@pytest.mark.needs("classic locks")
 @pytest.mark.parametrize("seed", range(2))
 def test_random_ranges_of_several_processes_against_a_model(path, peer, start, seed):
     """Each party has some bytes, or the last of them and all to infinity, shared or for itself."""
@@ -930,6 +1010,7 @@ def test_random_ranges_of_several_processes_against_a_model(path, peer, start, s
                 assert holders[holder.pid] == holder.mode, step
 
 
+@needs_fork
 def test_c_and_ipcio_take_turns(path, c):
     """A count that both add to, the one with locks of C around it."""
     times = 200
