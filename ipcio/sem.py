@@ -42,17 +42,28 @@ from typing import TYPE_CHECKING
 from ipcio._names import check_name, check_perm, create_or_attach
 from ipcio._semaphore import Semaphore
 
-if sys.platform == "win32":
-    from ipcio._windows import sem as _chosen
-else:
-    from ipcio._posix import sem as _chosen
-
 if TYPE_CHECKING:
     from ipcio._contract import SemBackend
 
 __all__ = ["attach", "create", "open", "unlink"]
 
-_backend: SemBackend = _chosen
+_backend: SemBackend
+
+if sys.platform == "win32":
+    from ipcio._windows import sem as _handles
+
+    _backend = _handles
+else:
+    from ipcio._posix.abilities import NAMES_ARE_FILES
+
+    if NAMES_ARE_FILES:
+        from ipcio._posix import sem as _files
+
+        _backend = _files
+    else:
+        from ipcio._posix import sem_opened as _opened
+
+        _backend = _opened
 
 
 def open(name: str, n: int = 0, *, perm: int = 0o600, persist: bool = False) -> Semaphore:

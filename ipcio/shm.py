@@ -39,17 +39,28 @@ from ipcio._direct import DirectFile
 from ipcio._memfile import MemoryFile
 from ipcio._names import check_name, check_perm, create_or_attach
 
-if sys.platform == "win32":
-    from ipcio._windows import shm as _chosen
-else:
-    from ipcio._posix import shm as _chosen
-
 if TYPE_CHECKING:
     from ipcio._contract import Mapping, ShmBackend
 
 __all__ = ["attach", "create", "unlink"]
 
-_backend: ShmBackend = _chosen
+_backend: ShmBackend
+
+if sys.platform == "win32":
+    from ipcio._windows import shm as _sections
+
+    _backend = _sections
+else:
+    from ipcio._posix.abilities import NAMES_ARE_FILES
+
+    if NAMES_ARE_FILES:
+        from ipcio._posix import shm as _files
+
+        _backend = _files
+    else:
+        from ipcio._posix import shm_opened as _opened
+
+        _backend = _opened
 
 
 def create(

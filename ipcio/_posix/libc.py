@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 __all__ = [
     "GETVAL",
@@ -21,6 +22,7 @@ __all__ = [
     "Operation",
     "SetInfo",
     "Timespec",
+    "create_semaphore",
     "failure",
     "get_errno",
     "new_semaphore",
@@ -37,10 +39,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 get_errno = ctypes.get_errno
 syscall = _libc.syscall
 
-# <sys/ipc.h>, <sys/sem.h> of Linux, the same on every architecture.
+# <sys/ipc.h>, <sys/sem.h> of Linux, the same on every architecture, and of macOS.
 IPC_CREAT, IPC_EXCL, IPC_NOWAIT = 0o1000, 0o2000, 0o4000
 IPC_RMID, IPC_STAT = 0, 2
-GETVAL, SETVAL = 12, 16
+GETVAL, SETVAL = (12, 16) if sys.platform == "linux" else (5, 8)
 SEM_UNDO = 0x1000
 
 
@@ -57,16 +59,28 @@ class Timespec(ctypes.Structure):
 
 
 class SetInfo(ctypes.Structure):
-    """``struct semid_ds``, of which only the beginning is the same everywhere."""
+    """``struct semid_ds``, of which only the beginning is the same on every architecture."""
 
-    _fields_ = (
-        ("key", ctypes.c_int),
-        ("owner", ctypes.c_uint),
-        ("group", ctypes.c_uint),
-        ("creator", ctypes.c_uint),
-        ("creators_group", ctypes.c_uint),
-        ("rest", ctypes.c_long * 32),
-    )
+    if sys.platform == "linux":
+        _fields_ = (
+            ("key", ctypes.c_int),
+            ("owner", ctypes.c_uint),
+            ("group", ctypes.c_uint),
+            ("creator", ctypes.c_uint),
+            ("creators_group", ctypes.c_uint),
+            ("rest", ctypes.c_long * 32),
+        )
+    else:
+        _fields_ = (
+            ("owner", ctypes.c_uint),
+            ("group", ctypes.c_uint),
+            ("creator", ctypes.c_uint),
+            ("creators_group", ctypes.c_uint),
+            ("mode", ctypes.c_ushort),
+            ("sequence", ctypes.c_ushort),
+            ("key", ctypes.c_int),
+            ("rest", ctypes.c_long * 32),
+        )
 
 
 semget = _libc.semget
@@ -74,13 +88,13 @@ semop = _libc.semop
 semop_at_once = ctypes.PyDLL(
     None
 ).semop  # keeps the GIL and no errno: for what cannot block, and that is half the price
-semtimedop = _libc.semtimedop
+semtimedop = getattr(_libc, "semtimedop", None)  # macOS has none
 semctl = _libc.semctl
 semctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)  # what follows is variadic
 
 _sem_init = _libc.sem_init
 _sem_open = _libc.sem_open
-_sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # what follows is variadic
 _sem_open.restype = ctypes.c_ssize_t  # not c_void_p: SEM_FAILED would become None
 
 
@@ -95,6 +109,14 @@ def new_semaphore(size: int, value: int) -> bytes:
 def open_semaphore(path: bytes) -> int:
     """Return the address of an existing ``sem_t`` (``sem_open(3)``)."""
     address: int = _sem_open(path, 0)
+    if address in {0, -1}:
+        raise failure()
+    return address
+
+
+def create_semaphore(path: bytes, perm: int, value: int) -> int:
+    """Return the address of a new ``sem_t``, made exclusively."""
+    address: int = _sem_open(path, os.O_CREAT | os.O_EXCL, ctypes.c_uint(perm), ctypes.c_uint(value))
     if address in {0, -1}:
         raise failure()
     return address

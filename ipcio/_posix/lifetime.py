@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from ipcio._forklock import before_fork, turn
+from ipcio._posix.abilities import NAMES_ARE_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,8 +51,13 @@ __all__ = [
     "remove",
 ]
 
-MARK = stat.S_ISVTX  # on an object that lives as long as its shares
-KEEP = stat.S_ISGID  # on a persistent one: made by ipcio, removed by unlink only
+# On an object that lives as long as its shares, and on a persistent one: made by ipcio,
+# removed by unlink only.  In a directory of our own everything is ours, so there the first
+# has no mark; bits that any file system lets anybody set serve for the second.
+if NAMES_ARE_FILES:
+    MARK, KEEP = stat.S_ISVTX, stat.S_ISGID
+else:
+    MARK, KEEP = 0, stat.S_IXUSR
 
 # Opening must not follow a link, wait for a FIFO's other end or reach a child.
 PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -292,11 +298,12 @@ def _lives(path: str, fd: int) -> bool:
     return not bury(path, fd) and names(path, os.fstat(fd))
 
 
-def remove(path: str) -> None:
+def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
     """Remove the name now, whoever holds the object; `FileNotFoundError` if only the dead did.
 
     A lock on the object keeps its reapers away meanwhile; between their look at the
-    name and their ``unlink`` it would otherwise change hands.
+    name and their ``unlink`` it would otherwise change hands.  `ready` is called with the
+    object open and under that lock, right before; False: look again.
     """
     for _ in attempts(path):
         fd = -1
@@ -305,7 +312,8 @@ def remove(path: str) -> None:
             # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
             if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
                 continue
-            if names(path, os.fstat(fd)):
+            info = os.fstat(fd)
+            if names(path, info) and (ready is None or ready(fd, info)):
                 os.unlink(path)
                 return
         except FileNotFoundError:
@@ -336,9 +344,17 @@ def attempts(name: str) -> Iterator[None]:
             time.sleep(0.0002)
 
 
-def is_marked(info: os.stat_result) -> bool:
-    """Whether an object lives under our rules."""
-    return bool(info.st_mode & MARK) and stat.S_ISREG(info.st_mode)
+if NAMES_ARE_FILES:
+
+    def is_marked(info: os.stat_result) -> bool:
+        """Whether an object lives under our rules."""
+        return bool(info.st_mode & MARK) and stat.S_ISREG(info.st_mode)
+
+else:
+
+    def is_marked(info: os.stat_result) -> bool:
+        """Whether an object lives under our rules."""
+        return not info.st_mode & KEEP and stat.S_ISREG(info.st_mode)
 
 
 last_rites: list[Callable[[int, os.stat_result], bool]] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import lifetime, undo
+from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.objects import DIRECTORY
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def collect() -> Iterator[tuple[str, str]]:
     What lives, persists or is not ipcio's stays.
     """
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
-    for entry in sorted(os.listdir(DIRECTORY), key=lambda entry: (entry[0] == ".", entry)):
-        path = f"{DIRECTORY}/{entry}"
+    directory = _directory()
+    for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
+        path = f"{directory}/{entry}"
         with turn:
             try:
                 info = os.lstat(path)
@@ -36,6 +38,15 @@ def collect() -> Iterator[tuple[str, str]]:
             except (FileNotFoundError, PermissionError, BlockingIOError):  # gone; somebody else's; kept locked
                 continue
         yield found
+
+
+def _directory() -> str:
+    if NAMES_ARE_FILES:
+        return DIRECTORY
+    from ipcio._posix import companions, places  # the first knows what to do about the dead
+
+    assert companions
+    return places.directory()
 
 
 def _describe(entry: str, path: str, info: os.stat_result) -> tuple[str, str]:
@@ -50,4 +61,8 @@ def _describe(entry: str, path: str, info: os.stat_result) -> tuple[str, str]:
             os.close(fd)
         if record is not None:
             return "sem", record.name
+    if not NAMES_ARE_FILES:
+        from ipcio._posix import places
+
+        return places.name_of(entry) or ("shm", entry)
     return ("sem", entry[4:]) if entry.startswith("sem.") else ("shm", entry)

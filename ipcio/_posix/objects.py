@@ -2,7 +2,8 @@
 
 That is where glibc keeps shared memory and named semaphores, and both are
 files there.  What `ipcio._posix.shm` and `ipcio._posix.sem` do to an object between
-the steps is their own; the steps are here.
+the steps is their own; the steps are here.  Where objects are no files, the same steps
+make and find the files that stand for them (`ipcio._posix.companions`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,33 @@ from typing import TYPE_CHECKING
 
 from ipcio._names import invent_name
 from ipcio._posix import lifetime
+from ipcio._posix.abilities import NAMES_ARE_FILES
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular"]
+__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "directory", "semaphore_path"]
 
 DIRECTORY = "/dev/shm"
 
-_NAMELESS = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+if NAMES_ARE_FILES:
+
+    def directory() -> str:
+        """Where the files are that ipcio makes."""
+        return DIRECTORY
+
+    def semaphore_path(name: str) -> str:
+        """Where the file of a semaphore is."""
+        return f"{DIRECTORY}/sem.{name}"
+
+else:
+    from ipcio._posix.places import directory, semaphore_path
+
+# Linux's own; 0 where there is no such thing.
+_TMPFILE: int = getattr(os, "O_TMPFILE", 0)
+_NAMELESS = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
 
 # What open(O_TMPFILE) says where there is no such thing: an old file system, an old
 # kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
@@ -103,7 +120,7 @@ class Making(InHand):
             else:
                 # Marked from the beginning, so that `gc` finds it if we are killed; which
                 # may also find it now, before it is locked.
-                self._source = self._temporary = f"{DIRECTORY}/.{invent_name()}"
+                self._source = self._temporary = f"{os.path.dirname(lives_by or self.path)}/.{invent_name()}"
                 flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
                 self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
             self.info = os.fstat(self.fd)
@@ -196,6 +213,8 @@ def check_regular(info: os.stat_result, kind: str) -> None:
 @functools.cache
 def _has_tmpfile() -> bool:
     """Whether files can be made without a name here and get one later (``open(2)``, O_TMPFILE)."""
+    if not _TMPFILE:
+        return False
     try:
         fd = os.open(DIRECTORY, _NAMELESS, 0o600)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
@@ -59,7 +60,7 @@ def _path(name: str) -> str:
 def _allocate(fd: int, size: int, *, reserve: bool) -> None:
     """Give the object its size, with memory behind every byte if `reserve`."""
     try:
-        if reserve:
+        if reserve and sys.platform != "darwin":  # which has other shared memory
             try:
                 os.posix_fallocate(fd, 0, size)
                 return

@@ -27,6 +27,8 @@ __all__ = ["MAXIMUM", "UndoSemaphore", "find", "make", "remove"]
 
 MAXIMUM = 32767  # SEMVMX; also the most that the kernel undoes for one process
 
+_FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where the kernel does not wait with a timeout
+
 _GONE = {errno.EIDRM, errno.EINVAL}
 
 _ONCE: tuple[tuple[()]] = ((),)
@@ -223,11 +225,12 @@ class UndoSemaphore:
 
     def _wait(self, timeout: float | None) -> bool:
         end = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
         call: tuple[Callable[..., int], tuple[Any, ...]]
         while True:
             if end is None:
                 call = libc.semop, self._take
-            elif timeout:
+            elif timeout and libc.semtimedop is not None:
                 call = libc.semtimedop, (*self._take, _timespec(end - time.monotonic()))
             else:
                 call = libc.semop, self._try
@@ -235,8 +238,13 @@ class UndoSemaphore:
                 if not number:
                     return True
                 if number == errno.EAGAIN:
-                    return False
-                self._fail(number)
+                    left = 0.0 if end is None or libc.semtimedop is not None else end - time.monotonic()
+                    if left <= 0:
+                        return False
+                    time.sleep(min(left, pause))
+                    pause = min(2 * pause, _LAST_PAUSE)
+                else:
+                    self._fail(number)
 
     def _operate(self, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
         """Call once; return 0 for a permit, or errno."""

@@ -22,9 +22,11 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipcio._posix import lifetime
-from ipcio._posix.objects import DIRECTORY, Making
+from ipcio._posix.objects import Making, directory, semaphore_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipcio._posix.objects import Finding
     from ipcio._posix.sysv import UndoSemaphore
 
@@ -53,11 +55,7 @@ class Record(NamedTuple):
 
 
 def _anchor(key: int) -> str:
-    return f"{DIRECTORY}/.ipcio-undo-{key:08x}"
-
-
-def _path(name: str) -> str:
-    return f"{DIRECTORY}/sem.{name}"
+    return f"{directory()}/.ipcio-undo-{key:08x}"
 
 
 def read(fd: int, info: os.stat_result) -> Record | None:
@@ -155,13 +153,19 @@ def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | No
     return sysv.UndoSemaphore(number, found.name, found.share)
 
 
-def unlink(found: Finding) -> None:
-    """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares."""
+def unlink(found: Finding, remove: Callable[[], None] | None = None) -> None:
+    """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares.
+
+    `remove` does it where a name is more than that of a file.
+    """
     persistent = _open_persistent(found)
-    lifetime.remove(found.path)
+    if remove is None:
+        lifetime.remove(found.path)
+    else:
+        remove()
     if persistent is not None:
         # Killed before this, we leave an anchor that persists: see `make_mortal`.
-        os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 | lifetime.MARK)
+        os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
         lifetime.bury(persistent.anchor, found.fd)
         found.drop()
 
@@ -193,9 +197,9 @@ def make_mortal(path: str) -> bool:
     try:
         info = os.fstat(fd)
         record = read(fd, info) if info.st_mode & lifetime.KEEP else None
-        if record is None or record.anchor != path or lifetime.names(_path(record.name), info):
+        if record is None or record.anchor != path or lifetime.names(semaphore_path(record.name), info):
             return False
-        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 | lifetime.MARK)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
         return True
     finally:
         os.close(fd)
@@ -212,7 +216,7 @@ def _last_rites(fd: int, info: os.stat_result) -> bool:
         from ipcio._posix import sysv
 
         sysv.remove(number)
-    for path in _path(record.name), record.anchor:
+    for path in semaphore_path(record.name), record.anchor:
         if lifetime.names(path, info):
             os.unlink(path)
     return True

@@ -1,0 +1,145 @@
+"""Semaphores that can only be opened, operated and unlinked, as on macOS; crash-safe ones beside.
+
+What keeps a plain one alive is its companion (`ipcio._posix.companions`).  A crash-safe one
+has its record (`ipcio._posix.undo`) in that very place, and no POSIX semaphore: a
+foreign ``sem_open`` finds none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from functools import partial
+from itertools import repeat, starmap
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+from ipcio._posix import companions, lifetime, places, undo
+from ipcio._posix.sem import PosixSemaphore
+
+if TYPE_CHECKING:
+    from ipcio._contract import Permits
+    from ipcio._posix.objects import InHand
+    from ipcio._posix.sysv import UndoSemaphore
+
+__all__ = ["attach", "create", "unlink"]
+
+_KIND = "sem"
+_MAXIMUM: int = PosixSemaphore.SEM_VALUE_MAX
+_COUNTING = 1  # SemLock's word for a semaphore that is no lock
+_PERM = 0o600  # of what SemLock makes
+_BLANK = bytes(struct.calcsize("4l"))
+_ENOUGH = 10  # looks at a record without a set
+
+
+def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+    """See `ipcio._contract.SemBackend`.  What the umask takes of `perm` cannot be given."""
+    if value > _MAXIMUM and not crash_safe:
+        raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
+    make = _create_undo if crash_safe else _create
+    with turn:
+        return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist))
+
+
+def attach(name: str) -> Permits:
+    """See `ipcio._contract.SemBackend`."""
+    with turn:
+        for attempt, _ in enumerate(lifetime.attempts(name)):
+            with companions.Finding(_KIND, name) as found:
+                permits = _attach(found, again=attempt < _ENOUGH)
+                if permits is not None:
+                    return permits
+                found.drop()
+    raise AssertionError("unreachable")
+
+
+def unlink(name: str) -> None:
+    """See `ipcio._contract.SemBackend`."""
+    with turn, companions.Finding(_KIND, name) as found:
+        undo.unlink(found, partial(companions.remove, _KIND, name))
+
+
+def _create(name: str, value: int, perm: int, *, persist: bool) -> Permits:
+    with companions.Making(_KIND, name) as new:
+        new.announce()
+        text = companions.posix_name(name)
+        if perm == _PERM:
+            raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # noqa: FBT003 -- do not unlink
+        else:
+            from ipcio._posix import libc
+
+            handle = new.make(libc.create_semaphore, text.encode(), perm, value)
+            raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
+        new.show()
+        new.settle(_PERM, persist=persist)
+        return _permits(raw, new)
+
+
+def _create_undo(name: str, value: int, perm: int, *, persist: bool) -> Permits:  # noqa: ARG001 -- see below
+    path = places.path_of(_KIND, name)
+    if lifetime.bury_dead(path) and companions.exists(_KIND, name):  # a foreign one
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    # Nobody but its user can find the record, let alone the set.
+    return _permits_undo(undo.create(name, path, _BLANK, value, perm=_PERM, persist=persist))
+
+
+def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
+    """Open what there is; None: look again."""
+    try:
+        found.open(writable=True)
+    except FileNotFoundError:
+        raw = _open(found.name)
+        # One of ours may have come since.
+        return None if os.access(found.path, os.F_OK) else _permits(raw, found)
+    record = undo.read(found.fd, found.info)
+    if record is not None:
+        joined = undo.attach(found, record, again=again)
+        return None if joined is None else _permits_undo(joined)
+    if not found.join():
+        return None
+    companion = companions.read(found.fd, found.info)
+    if companion is None or companion.state != companions.READY:
+        return None
+    raw = _open(found.name)
+    return _permits(raw, found) if lifetime.names(found.path, found.info) else None
+
+
+def _open(name: str) -> PosixSemaphore:
+    return PosixSemaphore._rebuild(0, _COUNTING, _MAXIMUM, companions.posix_name(name))
+
+
+def _permits(raw: PosixSemaphore, hand: InHand) -> Permits:
+    raw.share = hand.share
+    if hand.share is None and hand.fd >= 0:  # the companion's descriptor has done its duty
+        hand.close()
+    return raw, partial(_post, raw), partial(_value, raw), False
+
+
+def _permits_undo(raw: UndoSemaphore) -> Permits:
+    return raw, raw.post, raw.value, True
+
+
+def _value(raw: PosixSemaphore) -> int:
+    try:
+        return raw._get_value()
+    except NotImplementedError:
+        raise NotImplementedError("this system cannot tell the value of a semaphore") from None
+
+
+def _post(raw: PosixSemaphore, n: int) -> None:
+    """Release `n` times, without a chance for a signal handler in between; all or none.
+
+    Nobody says beforehand how many there is room for.  (macOS does not say it afterwards,
+    either.)
+    """
+    given: list[None] = []
+    try:
+        if n > _MAXIMUM:
+            raise OverflowError
+        given.extend(starmap(raw.release, repeat((), n)))
+    except (OverflowError, ValueError, OSError) as error:
+        any(starmap(raw.acquire, repeat((False,), len(given))))
+        if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:
+            raise
+        raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}") from None

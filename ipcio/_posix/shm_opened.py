@@ -1,0 +1,141 @@
+"""Shared memory that can only be opened, sized once, mapped and unlinked, as on macOS.
+
+What keeps it alive, and knows its size to the byte, is its companion
+(`ipcio._posix.companions`).  There is no descriptor for the user: hardly anything could be
+done with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ipcio._forklock import turn
+from ipcio._posix import companions, lifetime
+from ipcio._posix.mmap import map_descriptor
+
+if TYPE_CHECKING:
+    import mmap
+
+    from ipcio._contract import Mapping
+
+__all__ = ["attach", "create", "unlink"]
+
+_KIND = "shm"
+_LARGEST = sys.maxsize  # bytes
+_TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}  # what sizing an object says
+
+
+def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:  # noqa: ARG001
+    """See `ipcio._contract.ShmBackend`.
+
+    The system decides whether memory is set aside.  It may also leave no more of `perm` than
+    the umask does.
+    """
+    with turn:
+        return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist))
+
+
+def attach(name: str, *, writable: bool) -> Mapping:
+    """See `ipcio._contract.ShmBackend`."""
+    with turn:
+        for _ in lifetime.attempts(name):
+            with companions.Finding(_KIND, name) as found:
+                mapping = _attach(found, writable=writable)
+                if mapping is not None:
+                    return mapping
+                found.drop()
+    raise AssertionError("unreachable")
+
+
+def unlink(name: str) -> None:
+    """See `ipcio._contract.ShmBackend`."""
+    with turn, companions.Finding(_KIND, name):
+        companions.remove(_KIND, name)
+
+
+def _create(name: str, size: int, perm: int, *, persist: bool) -> Mapping:
+    if size > _LARGEST:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    with companions.Making(_KIND, name) as new:
+        new.announce(size)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+        fd = new.make(companions.shm_open, companions.posix_name(name), flags, perm)
+        try:
+            memory = _fill(fd, size, perm)
+            inode = os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+        try:
+            new.show(inode)
+            new.settle(0o600, persist=persist)
+        except BaseException:
+            memory.close()
+            raise
+        if new.share is None:  # the companion's descriptor has done its duty
+            new.close()
+        return memory, -1, new.share
+
+
+def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
+    """Give the object its permissions, as far as that can be done, and its size; map it."""
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, perm)
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno in _TOO_LARGE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
+    return map_descriptor(fd, size, writable=True)
+
+
+def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
+    """Map what there is; None: look again."""
+    try:
+        found.open(writable=False)
+    except FileNotFoundError:
+        return _attach_foreign(found, writable=writable)
+    if not found.join():
+        return None
+    record = companions.read(found.fd, found.info)
+    if record is None or record.state != companions.READY:
+        return None
+    fd = _open(found.name, writable=writable)
+    try:
+        info = os.fstat(fd)
+        if not lifetime.names(found.path, found.info):
+            return None
+        if not companions.is_the_object(info, record):  # the companion is void, and this is a foreign object
+            found.drop()
+            return _map(fd, info.st_size, writable=writable), -1, None
+        memory = _map(fd, record.size, writable=writable)
+    finally:
+        os.close(fd)
+    if found.share is None:
+        found.close()
+    return memory, -1, found.share
+
+
+def _attach_foreign(found: companions.Finding, *, writable: bool) -> Mapping | None:
+    fd = _open(found.name, writable=writable)
+    try:
+        if os.access(found.path, os.F_OK):  # one of ours, which has come since
+            return None
+        return _map(fd, os.fstat(fd).st_size, writable=writable), -1, None
+    finally:
+        os.close(fd)
+
+
+def _open(name: str, *, writable: bool) -> int:
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    return companions.shm_open(companions.posix_name(name), flags, mode=0)
+
+
+def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
+    if not size:
+        raise OSError(errno.EINVAL, "not shared memory (yet): its size is 0")
+    return map_descriptor(fd, size, writable=writable)
