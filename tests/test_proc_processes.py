@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import random
-import resource
 import select
 import signal
 import subprocess
@@ -26,6 +25,8 @@ from children import Forked
 from waiting import until_it_waits
 
 from ipcio import proc
+
+resource = pytest.importorskip("resource", reason="children by fork, and limits, are of POSIX systems only")
 
 DEADLINE = 30  # seconds until what does not happen is a failed test
 NOBODY = 65534

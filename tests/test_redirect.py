@@ -10,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
+from programs import shell
 
 from ipcio import mmap, proc, shm, strfile
 
@@ -36,7 +37,7 @@ def run(command, **streams):
     def take(name, data):
         came[name] += data if isinstance(data, bytes) else data.encode()
 
-    h = proc.spawn(command, callback=take, **streams)
+    h = proc.spawn(shell(command) if isinstance(command, str) else command, callback=take, **streams)
     status = h.wait()
     h.close()
     assert status, status
@@ -226,7 +227,7 @@ def test_in_the_middle_of_a_loop_over_text_nobody_knows_the_position(path):
     with open(path) as file:
         for _ in file:
             with pytest.raises(OSError, match="telling position"):
-                proc.spawn("cat", stdin=file)
+                proc.spawn(shell("cat"), stdin=file)
 
 
 WRITERS = {
@@ -321,7 +322,7 @@ def test_an_encoding_makes_no_text_for_who_takes_bytes():
 
 def test_what_is_no_text_is_raised_once_and_the_rest_arrives():
     text = io.StringIO()
-    with proc.spawn(r"printf 'a\377b'", stdout=text) as h:
+    with proc.spawn(shell(r"printf 'a\377b'"), stdout=text) as h:
         with pytest.raises(UnicodeDecodeError):
             h.wait()
         assert h.wait()
@@ -365,7 +366,7 @@ def test_a_source_that_raises_is_heard_of():
         def read(self, _size):
             raise ZeroDivisionError
 
-    h = proc.spawn("cat", stdin=Broken(), stdout=io.BytesIO())
+    h = proc.spawn(shell("cat"), stdin=Broken(), stdout=io.BytesIO())
     with pytest.raises(ZeroDivisionError):
         h.wait()
     h.close()
@@ -413,7 +414,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(narrowed, name):
     with shm.create(name, 4 if not narrowed else 100) as file:
         file.truncate(4)
         file.seek(1)
-        with proc.spawn("printf abcd", stdout=file) as h:
+        with proc.spawn(shell("printf abcd"), stdout=file) as h:
             with pytest.raises(OSError) as raised:
                 h.wait()
             assert raised.value.errno == errno.ENOSPC
@@ -455,25 +456,25 @@ def test_what_is_no_stream_is_refused(stream, wrong):
     make, expected = WRONG[wrong]
     others = {each: True for each in ("stdin", "stdout", "stderr") if each != stream}
     with pytest.raises(expected):
-        proc.spawn("true", **{stream: make()}, **others)
+        proc.spawn(shell("true"), **{stream: make()}, **others)
 
 
 def test_a_closed_file_is_told_as_io_does():
     for stream in "stdin", "stdout", "stderr":
         with pytest.raises(ValueError, match="closed file"):
-            proc.spawn("true", **{stream: _closed(io.BytesIO())})
+            proc.spawn(shell("true"), **{stream: _closed(io.BytesIO())})
 
 
 def test_subprocess_stdout_is_for_stderr_alone():
     for stream in "stdin", "stdout":
         with pytest.raises(ValueError):
-            proc.spawn("true", **{stream: subprocess.STDOUT})
+            proc.spawn(shell("true"), **{stream: subprocess.STDOUT})
 
 
 def test_files_that_are_open_for_something_else(path, name):
     def refuse(stream, file):
         with file, pytest.raises(io.UnsupportedOperation):
-            proc.spawn("true", **{stream: file})
+            proc.spawn(shell("true"), **{stream: file})
 
     for mode in "wb", "w", "ab":
         for buffering in (0, -1) if "b" in mode else (-1,):
@@ -493,16 +494,16 @@ def test_files_that_are_open_for_something_else(path, name):
 
 def test_a_reader_cannot_be_written_and_a_writer_not_read():
     with pytest.raises((TypeError, io.UnsupportedOperation)):
-        proc.spawn("true", stdout=Reader())
+        proc.spawn(shell("true"), stdout=Reader())
     with pytest.raises((TypeError, io.UnsupportedOperation)):
-        proc.spawn("true", stdin=Writer())
+        proc.spawn(shell("true"), stdin=Writer())
 
 
 def test_unwritten_bytes_that_cannot_be_written_are_an_error():
     file = io.BufferedWriter(io.FileIO("/dev/full", "w"))
     file.write(b"x")
     with pytest.raises(OSError) as raised:
-        proc.spawn("true", stdout=file)
+        proc.spawn(shell("true"), stdout=file)
     assert raised.value.errno == errno.ENOSPC
     with pytest.raises(OSError):
         file.close()
