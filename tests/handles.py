@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from abilities import lacks
 
 from ipcio import mmap, shm, strfile
 
@@ -57,6 +58,14 @@ def _marked(kind):
 def source_fd(request, unique, tmp_path):
     """Open a readable handle that has a descriptor."""
     yield from _opener(request, unique, tmp_path)
+
+
+@pytest.fixture
+def target_fd(request, target):
+    """As `target`, but with a descriptor."""
+    if request.node.callspec.params["target"].startswith("shm") and lacks("descriptors"):
+        pytest.skip(lacks("descriptors"))
+    return target
 
 
 @pytest.fixture(params=[kind for kind in READERS if kind.endswith("rw")])

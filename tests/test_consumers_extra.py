@@ -61,9 +61,9 @@ def test_numpy_fromfile(np, source_fd):
     assert h.read() == b""
 
 
-def test_numpy_tofile(np, target):
+def test_numpy_tofile(np, target_fd):
     numbers = np.arange(1000, dtype="<i4")
-    h = target(ROOM)
+    h = target_fd(ROOM)
     h.write(b"head")
     numbers.tofile(h)
     assert h.tell() == 4004

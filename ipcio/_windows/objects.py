@@ -21,7 +21,7 @@ from ipcio._windows import win32
 assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Handles",
-    "attempts",
+    "be_patient",
     "cannot_unlink",
     "check_length",
     "exists",
@@ -76,14 +76,11 @@ def cannot_unlink(name: str) -> NotImplementedError:
     return NotImplementedError(f"Windows cannot remove a name: {name!r} goes with the last handle")
 
 
-def attempts(name: str) -> Iterator[None]:
-    """Loop while another process is in mid-step; give up on one that stays there."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        yield
-        if time.monotonic() > end:
-            raise BlockingIOError(errno.EAGAIN, "another program keeps the object half made", name)
-        time.sleep(0.001)
+def be_patient(since: float, name: str) -> None:
+    """Sleep for a moment, while another process is in mid-step; give up on one that stays there."""
+    if time.monotonic() > since + _PATIENCE:
+        raise BlockingIOError(errno.EAGAIN, "another program keeps the object half made", name)
+    time.sleep(0.001)
 
 
 class Handles:
@@ -151,7 +148,7 @@ class Handles:
 
     def give_up(self) -> None:
         """Close them, once."""
-        if len(self._handles) > 1:
+        if len(getattr(self, "_handles", ())) > 1:  # none, if Ctrl-C came before
             deque(map(self._close, iter(self._handles.pop, None)), 0)
             self._handles.append(None)
 

@@ -19,6 +19,7 @@ import ctypes
 import errno
 import os
 import sys
+import time
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,15 @@ def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
+    start = time.monotonic()
     with turn:
-        for _ in objects.attempts(name):
+        while True:
             with objects.Handles() as share:
                 slack = share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name)
                 try:
                     mine = None if slack else _make_slack(share, name)
                 except FileExistsError:  # somebody was quicker
+                    objects.be_patient(start, name)
                     continue
                 section = share.open(win32.OpenFileMapping, access, name, _KIND)
                 if mine:  # then all that could be taken for slack is in use
@@ -85,10 +88,10 @@ def attach(name: str, *, writable: bool) -> Mapping:
                 unused = objects.value_of(slack or mine or 0) - 1
                 if unused < 0:  # in the making
                     share.give_up()
+                    objects.be_patient(start, name)
                     continue
                 memory = _map(section, name, writable=writable)
                 return memory[: max(len(memory) - unused, 1)], -1, share
-    raise AssertionError("unreachable")
 
 
 def unlink(name: str) -> None:
@@ -110,7 +113,8 @@ def _make_slack(share: objects.Handles, name: str) -> int:
 
 def _claim(share: objects.Handles, name: str) -> int:
     """Make it, in place of what goes just now; `FileExistsError` if such a segment lives."""
-    for _ in objects.attempts(name):
+    start = time.monotonic()
+    while True:
         try:
             return _make_slack(share, name)
         except FileExistsError:
@@ -118,8 +122,7 @@ def _claim(share: objects.Handles, name: str) -> int:
                 if share.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
                     raise
                 share.drop()
-            # Somebody is just making the segment, letting go of it or looking for it.
-    raise AssertionError("unreachable")
+        objects.be_patient(start, name)  # with who is making the segment, letting go of it or looking for it
 
 
 def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
