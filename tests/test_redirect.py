@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
-from programs import shell
+from programs import python, shell
 
 from ipcio import mmap, proc, shm, strfile
 
@@ -280,7 +280,7 @@ def test_temporary_files_of_all_kinds():
 
 
 def test_the_pipe_of_another_child():
-    first = subprocess.Popen(["printf", "abc"], stdout=subprocess.PIPE)
+    first = subprocess.Popen(python("os.write(1, b'abc')"), stdout=subprocess.PIPE)
     with first:
         assert run("cat", stdin=first.stdout, stdout=True)[0] == b"abc"
 
@@ -310,7 +310,7 @@ def test_bytes_and_text_in_memory_are_written_at_their_position():
     run("printf '日本'", stdout=text)
     assert text.getvalue() == "x日本"
     text = io.StringIO()
-    run(["printf", "日本".encode("shift_jis")], stdout=text, encoding="shift_jis")
+    run(python(f"os.write(1, {'日本'.encode('shift_jis')!r})"), stdout=text, encoding="shift_jis")
     assert text.getvalue() == "日本"
 
 
@@ -348,7 +348,7 @@ def test_objects_with_nothing_but_read_and_write():
 
 def test_raw_objects_that_take_a_part_are_given_the_rest():
     sink = Slow()
-    run(["printf", DATA], stdout=sink)
+    run(python(f"os.write(1, {DATA!r})"), stdout=sink)
     assert sink.data == DATA
     assert run("cat", stdin=Slow(DATA), stdout=True)[0] == DATA
 
@@ -358,7 +358,8 @@ def test_an_endless_source_ends_with_the_child():
         def read(self, size):
             return b"x" * size
 
-    assert run("head -c 1000000 | wc -c", stdin=Endless(), stdout=True)[0].strip() == b"1000000"
+    count = "left = 1000000\nwhile left: left -= len(os.read(0, min(left, 1 << 16)))\nprint('all')"
+    assert run(python(count), stdin=Endless(), stdout=True)[0].strip() == b"all"
 
 
 def test_a_source_that_raises_is_heard_of():

@@ -33,6 +33,7 @@ _LONGEST = 0x7FFFFFFF  # milliseconds that the calls of the system take at once
 _KILLED = 128  # and the number of the signal: the exit code of who was killed
 _SIGKILL = 9
 _CREATE_SUSPENDED = 4
+_LONGEST_LINE = 32766  # characters of a command
 
 
 class Child:
@@ -265,12 +266,18 @@ def _start(
 ) -> _Popen:
     """Start a child, in the job if there is one; if that fails, say why and leave none."""
     stdin, stdout, stderr = fds
+    # What is malformed is told here: where Popen tells it, the traceback would keep handles.
+    line = command if isinstance(command, str) else subprocess.list2cmdline(command)
+    if len(line.encode("utf-16-le", "surrogatepass")) // 2 > _LONGEST_LINE:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), _program(command))
+    if cwd is not None:
+        cwd = os.fsdecode(cwd)
     if env is not None:
         env = {os.fsdecode(key): os.fsdecode(value) for key, value in env.items()}
     popen = None
     try:
         popen = _Popen(
-            command,
+            line,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -297,14 +304,15 @@ def _start(
 
 
 def _explain(error: OSError, command: str | Sequence[Any], cwd: Any) -> None:
-    """Raise what the system does not tell: which file was wrong, and that the command was too long."""
+    """Raise what the system does not tell: which file was wrong."""
     if cwd is not None and not os.path.isdir(cwd):
         number = errno.ENOTDIR if os.path.exists(cwd) else errno.ENOENT
         raise OSError(number, os.strerror(number), cwd) from None
-    program = command if isinstance(command, str) else command[0]
-    if error.winerror == win32.ERROR_FILENAME_EXCED_RANGE:
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), program) from None
-    error.filename = program
+    error.filename = _program(command)
+
+
+def _program(command: str | Sequence[Any]) -> Any:
+    return command if isinstance(command, str) else command[0]
 
 
 class _Popen(subprocess.Popen[bytes]):
