@@ -15,7 +15,6 @@ import gzip
 import io
 import os
 import random
-import resource
 import sys
 import tempfile
 
@@ -24,6 +23,11 @@ import troubles
 from children import Forked
 
 from ipcio import _buffers, filelock, mmap
+
+try:
+    import resource
+except ImportError:  # there are no such limits
+    resource = None
 
 CHUNK = 8192  # what the layers of io read at once
 LINES = [f"{number:06}\n" for number in range(4000)]  # some chunks
@@ -122,11 +126,9 @@ def get(path):
 
 
 def overwrite(path, data, at=0):
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        assert os.pwrite(fd, data, at) == len(data)
-    finally:
-        os.close(fd)
+    with io.FileIO(path, "r+") as file:
+        file.seek(at)
+        assert file.write(data) == len(data)
 
 
 def is_locked(path, *span):
@@ -277,6 +279,7 @@ def test_a_position_within_the_end_of_a_line_that_is_gone(path, opened, encoding
 # -- wrappers ----------------------------------------------------------------
 
 
+@pytest.mark.needs("proc")
 @pytest.mark.parametrize("make", [tempfile.NamedTemporaryFile, tempfile.TemporaryFile, tempfile.SpooledTemporaryFile])
 @pytest.mark.parametrize("mode", ["w+b", "w+"])
 def test_temporary_files(make, mode):
@@ -344,6 +347,7 @@ def test_codecs_files_are_fresh_once_they_have_moved(path, mode):
                 assert file.read() == old.translate(OTHER)
 
 
+@pytest.mark.needs("posix")
 def test_a_pipe_keeps_what_was_read_from_it():
     for text in False, True:
         reader, writer = os.pipe()
@@ -563,6 +567,7 @@ def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
             file.close()
 
 
+@pytest.mark.needs("fork")
 def test_a_range_stays_locked_beyond_the_size_limit(path):
     """The same with the kernel's own refusal; limits belong to a process, so in one that ends."""
 
@@ -582,6 +587,7 @@ def test_a_range_stays_locked_beyond_the_size_limit(path):
         assert forked.result() == (True, False, b"x" * 200)
 
 
+@pytest.mark.needs("posix")
 @pytest.mark.parametrize("mode", ["wb", "r+b", "w", "r+"])
 def test_a_range_stays_locked_on_a_full_device(mode):
     span = 100 * os.getpid(), 10  # the device is everybody's
@@ -958,6 +964,7 @@ def text_step(rng, model, letters, width):
 
 
 @pytest.mark.parametrize("kind", ["BufferedRandom", "_pyio.BufferedRandom", "r+", "_pyio"])
+@pytest.mark.needs("fork")
 def test_two_processes_count_together(path, kind):
     rounds = 300
     put(path, b"x" * 20 + b"000000\n" + b"y" * 20)

@@ -6,7 +6,6 @@ import errno
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from ipcio import filelock
 
 if lacks("deadlines"):
     pytest.skip(lacks("deadlines"), allow_module_level=True)
+
+import resource
 
 from ipcio._posix import deadline
 from ipcio._posix import filelock as backend

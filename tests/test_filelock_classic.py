@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-
 import pytest
 from peers import PeerError
 
 from ipcio import filelock
 from ipcio.filelock import lock, query, trylock, unlock
+
+fcntl = pytest.importorskip("fcntl", reason="there are no classic locks here")
 
 HEADER = "del fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import socket
 import sys
 import types
@@ -15,7 +14,9 @@ from children import Event, Forked
 from peers import PeerError
 
 from ipcio import filelock
-from ipcio._posix import owners
+
+resource = pytest.importorskip("resource", reason="nobody tells who has locked a file here")
+owners = pytest.importorskip("ipcio._posix.owners")
 
 NOBODY = 65534
 
