@@ -10,7 +10,9 @@ HAVE_SHELL = shutil.which("sh") is not None
 
 def python(code: str, *arguments: str) -> list[str]:
     """A Python program, its standard streams without any translation."""
-    start = "import os, sys, time\nif os.name == 'nt':\n import msvcrt\n for n in 0, 1, 2: msvcrt.setmode(n, os.O_BINARY)\n"
+    start = (
+        "import os, sys, time\nif os.name == 'nt':\n import msvcrt\n for n in 0, 1, 2: msvcrt.setmode(n, os.O_BINARY)\n"
+    )
     return [sys.executable, "-S", "-E", "-c", start + code, *arguments]
 
 
@@ -23,8 +25,8 @@ def say(fd, data):
         data = data[os.write(fd, data):]
 
 def printf(form, *words):
-    text = re.sub(r"\\([0-7]{1,3})", lambda found: chr(int(found[1], 8)), form).replace(r"\n", "\n").replace(r"\r", "\r")
-    text = text.replace("%s", "".join(words))
+    text = re.sub(r"\\([0-7]{1,3})", lambda found: chr(int(found[1], 8)), form)
+    text = text.replace(r"\n", "\n").replace(r"\r", "\r").replace("%s", "".join(words))
     return b"".join(each.encode("latin-1") if ord(each) < 256 and "\\" in form else each.encode() for each in text)
 
 def run(fd, name, *words):

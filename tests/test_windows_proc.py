@@ -13,6 +13,7 @@ import sys
 import threading
 
 import pytest
+from abilities import lacks
 from leftovers import children
 from programs import CAT, python, seq
 
@@ -142,7 +143,7 @@ def test_every_kind_of_event_loop(kind):
 
 # -- on Windows ----------------------------------------------------------------------
 
-windows = pytest.mark.needs("sections")
+windows = pytest.mark.able(probe=lambda: not lacks("sections"))
 
 
 @windows
@@ -155,7 +156,7 @@ def test_exit_codes_are_told_as_they_are(code):
 
 
 @windows
-@watchdog
+@pytest.mark.timeout(150)
 def test_no_handle_is_left_by_many_children():
     count = ctypes.c_ulong()
 
@@ -209,3 +210,20 @@ def test_a_missing_program_or_directory_is_named(tmp_path):
     with pytest.raises(FileNotFoundError) as raised:
         proc.spawn(CAT, cwd=tmp_path / "none")
     assert raised.value.filename == str(tmp_path / "none")
+
+
+@windows
+@watchdog
+@pytest.mark.parametrize("piped", [False, True])
+def test_an_interrupt_reaches_a_wait_in_the_main_thread(piped):
+    with proc.spawn(python("time.sleep(1000)"), stdin=piped, stdout=piped) as h:
+        timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
+        timer.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                h.wait()
+        finally:
+            timer.join()
+        assert h.nowait() is None
+        h.kill()
+        assert h.wait() == (False, "signal", 15)

@@ -19,7 +19,7 @@ import sys
 from collections import deque
 from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 assert sys.platform == "win32" or not TYPE_CHECKING
 
@@ -27,7 +27,7 @@ __all__ = ["CHUNK", "Pipe"]
 
 CHUNK = 1 << 18  # bytes of one read or write, and that a pipe holds
 
-_OUTBOUND = 2  # these three are not in _winapi
+_OUTBOUND = 2  # not all of these are in _winapi
 _REJECT_REMOTE_CLIENTS = 8
 _NO_WAIT = 1
 _READ_ATTRIBUTES, _WRITE_ATTRIBUTES = 0x80, 0x100  # what anonymous pipes grant besides
@@ -48,9 +48,7 @@ class Pipe:
         name = rf"\\.\pipe\ipcio-{os.urandom(16).hex()}"
         ours = _OUTBOUND if to_child else _winapi.PIPE_ACCESS_INBOUND
         ours |= _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
-        theirs = (
-            _winapi.GENERIC_READ | _WRITE_ATTRIBUTES if to_child else _winapi.GENERIC_WRITE | _READ_ATTRIBUTES
-        )
+        theirs = _winapi.GENERIC_READ | _WRITE_ATTRIBUTES if to_child else _winapi.GENERIC_WRITE | _READ_ATTRIBUTES
         made = (name,), (ours,), (_REJECT_REMOTE_CLIENTS,), (1,), (CHUNK,), (CHUNK,), (0,), (0,)
         self._handles.extend(map(_winapi.CreateNamedPipe, *made))
         opened = (name,), (theirs,), (0,), (0,), (_winapi.OPEN_EXISTING,), (0,), (0,)
@@ -88,7 +86,7 @@ class Pipe:
         """Take what has come and what the pipe holds now, and no more."""
         self._cancel()
         self._take(into, wait=True)
-        left, _ = _winapi.PeekNamedPipe(self._handles[0])
+        left: Any = _winapi.PeekNamedPipe(self._handles[0])[0]
         while left > 0:
             self._pending.extend(map(_winapi.ReadFile, (self._handles[0],), (min(left, CHUNK),), (True,)))
             before = len(into)
@@ -104,7 +102,7 @@ class Pipe:
         if error == _INCOMPLETE:
             return False
         if count:
-            into.extend(map(_data, map(_the_operation, map(self._pending.pop, (0,)))))  # type: ignore[arg-type]
+            into.extend(map(_data, map(_the_operation, map(self._pending.pop, (0,)))))
         else:  # cancelled, or an empty write
             self._pending.clear()
         return True

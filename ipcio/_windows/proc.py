@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Child"]
 
 _OPERATIONS = 4  # reads or writes until somebody else has a turn
-_LONGEST = 0x7FFFFFFF  # milliseconds that the calls of the system take at once
+_LONGEST = 1e6  # seconds that the calls of the system take at once
 _KILLED = 128  # and the number of the signal: the exit code of who was killed
 _SIGKILL = 9
 _CREATE_SUSPENDED = 4
@@ -56,8 +56,10 @@ class Child:
         try:
             self._popen = _start(command, fds, cwd, env, self._job.first)
         except BaseException:
-            for held in filter(None, (*pipes, self._wake, self._job)):  # which the traceback would keep
-                held.close()
+            for pipe in filter(None, pipes):  # which the traceback would keep
+                pipe.close()
+            self._wake.close()
+            self._job.close()
             raise
         for pipe in filter(None, pipes):
             pipe.let_go()
@@ -98,12 +100,9 @@ class Child:
         happened = self._move()
         handles = [self._popen.handle, self._wake.first]
         handles += [event for pipe in self._pipes if pipe is not None and (event := pipe.event) is not None]
+        milliseconds = _winapi.INFINITE if timeout is None else ceil(min(timeout, _LONGEST) * 1000)
         if happened:
             milliseconds = 0
-        elif timeout is None:
-            milliseconds = _winapi.INFINITE
-        else:
-            milliseconds = min(ceil(timeout * 1000), _LONGEST) if timeout < _LONGEST else _LONGEST
         try:
             first = _winapi.WaitForMultipleObjects(handles, False, milliseconds)  # noqa: FBT003
         except InterruptedError:  # Ctrl-C; its handler has run, and did not raise
@@ -151,7 +150,9 @@ class Child:
                     return happened
                 self._sending = None
                 happened = True
-        except BrokenPipeError:  # the child has closed its end, and wants no more
+        except OSError as error:  # the child has closed its end, and wants no more
+            if not isinstance(error, BrokenPipeError) and error.winerror != win32.ERROR_PIPE_NOT_CONNECTED:
+                raise
             self._close_input()
         return True
 
@@ -266,10 +267,8 @@ def _start(
 ) -> _Popen:
     """Start a child, in the job if there is one; if that fails, say why and leave none."""
     stdin, stdout, stderr = fds
+    line = _line_of(command)
     # What is malformed is told here: where Popen tells it, the traceback would keep handles.
-    line = command if isinstance(command, str) else subprocess.list2cmdline(command)
-    if len(line.encode("utf-16-le", "surrogatepass")) // 2 > _LONGEST_LINE:
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), _program(command))
     if cwd is not None:
         cwd = os.fsdecode(cwd)
     if env is not None:
@@ -289,18 +288,23 @@ def _start(
         if job:
             if not win32.AssignProcessToJobObject(job, popen.handle):
                 raise win32.failure()
-            win32.NtResumeProcess(popen.handle)
-    except OSError as error:
+            if win32.NtResumeProcess(popen.handle):
+                raise OSError(errno.EPERM, "the system does not let it begin")
+    except BaseException as error:
         if popen is not None:
             popen.end()
-        if error.filename is None:
+        if isinstance(error, OSError) and error.filename is None:
             _explain(error, command, cwd)
         raise
-    except BaseException:
-        if popen is not None:
-            popen.end()
-        raise
     return popen
+
+
+def _line_of(command: str | Sequence[Any]) -> str:
+    """What Windows takes for a command."""
+    line = command if isinstance(command, str) else subprocess.list2cmdline(command)
+    if len(line.encode("utf-16-le", "surrogatepass")) // 2 > _LONGEST_LINE:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), _program(command))
+    return line
 
 
 def _explain(error: OSError, command: str | Sequence[Any], cwd: Any) -> None:

@@ -28,6 +28,7 @@ ERROR_OUTOFMEMORY = 14
 ERROR_DISK_FULL = 112
 ERROR_ALREADY_EXISTS = 183
 ERROR_FILENAME_EXCED_RANGE = 206
+ERROR_PIPE_NOT_CONNECTED = 233
 ERROR_TOO_MANY_POSTS = 298
 ERROR_NO_SYSTEM_RESOURCES = 1450
 ERROR_COMMITMENT_LIMIT = 1455
@@ -208,9 +209,7 @@ CreateEvent = _declare(
 )
 SetEvent = _declare(_kernel32.SetEvent, wintypes.BOOL, wintypes.HANDLE)
 CreateJobObject = _declare(_kernel32.CreateJobObjectW, wintypes.HANDLE, ctypes.c_void_p, wintypes.LPCWSTR)
-AssignProcessToJobObject = _declare(
-    _kernel32.AssignProcessToJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.HANDLE
-)
+AssignProcessToJobObject = _declare(_kernel32.AssignProcessToJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.HANDLE)
 TerminateJobObject = _declare(_kernel32.TerminateJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.UINT)
 NtResumeProcess = _declare(_ntdll.NtResumeProcess, _STATUS, wintypes.HANDLE)
 
