@@ -22,6 +22,8 @@ from children import Forked, leave_dead, watch_calls
 
 from ipcio import shm
 
+pytestmark = pytest.mark.needs("fork", "files")
+
 MADE, GOT, EXISTS, ABSENT, DONE, PENDING = "made", "got", "exists", "absent", "done", "pending"
 
 
