@@ -1,0 +1,316 @@
+"""What is done where a system has less than Linux; `lesser` has the whole suite run so, and macOS is so."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from waiting import until_it_waits
+
+pytest.importorskip("fcntl", reason="a test of what POSIX systems have")
+
+from ipcio import mmap, proc
+from ipcio._posix import filelock, spawn
+from ipcio._posix import mmap as mapping
+from ipcio._posix import proc as backend
+
+LESSER = os.path.join(os.path.dirname(__file__), "lesser")
+
+
+class OtherError(Exception):
+    pass
+
+
+# -- that there is less ------------------------------------------------------
+
+LOOK = """
+import os, select, subprocess, sys
+from ipcio import filelock, mmap
+from ipcio._posix import proc, spawn
+print(filelock.semantics, hasattr(proc.select, "epoll"), hasattr(spawn.os, "pidfd_open"), spawn._children())
+print(hasattr(select, "poll"), os.stat in (spawn.os.stat,), sys.modules["os"] is os)
+if len(sys.argv) == 1:
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-c", sys.orig_argv[2], "grandchild"], check=True, cwd="/")
+"""
+
+
+def test_a_python_that_is_to_see_less_does_and_so_do_its_children():
+    ours = os.path.dirname(os.path.dirname(proc.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.relpath(LESSER), ours])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == 2 * "process False False None\nTrue False True\n"
+
+
+# -- struct flock --------------------------------------------------------------
+
+
+class Flock(ctypes.Structure):
+    """As in <sys/fcntl.h> of macOS."""
+
+    _fields_ = (
+        ("start", ctypes.c_int64),
+        ("length", ctypes.c_int64),
+        ("pid", ctypes.c_int32),
+        ("type", ctypes.c_short),
+        ("whence", ctypes.c_short),
+    )
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The module as it is where struct flock is another one."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    spec = importlib.util.spec_from_file_location("ipcio._posix.filelock_elsewhere", filelock.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_request_is_the_struct_of_macos(elsewhere):
+    request = elsewhere.request(elsewhere.EXCLUDE, 2**40, 2**33)
+    assert request == bytes(Flock(2**40, 2**33, 0, elsewhere.EXCLUDE, 0))
+
+
+@pytest.mark.parametrize("pid", [4711, 0, -1])
+@pytest.mark.parametrize("kind", ["SHARE", "EXCLUDE"])
+def test_an_answer_is_the_struct_of_macos(elsewhere, monkeypatch, pid, kind):
+    asked = []
+
+    def answer(fd, _, request):
+        asked.append((fd, request))
+        return bytes(Flock(2**40, 5, pid, getattr(elsewhere, kind), 0))
+
+    monkeypatch.setattr(elsewhere, "ask", answer)
+    request = elsewhere.request(elsewhere.SHARE, 0, 0)
+    assert elsewhere.conflict(3, request) == (2**40, 5, kind == "EXCLUDE", pid if pid > 0 else None)
+    assert asked == [(3, request)]
+
+
+def test_nobody_in_the_way_is_the_struct_of_macos(elsewhere, monkeypatch):
+    monkeypatch.setattr(elsewhere, "ask", lambda *_: bytes(Flock(0, 0, 0, elsewhere.UNLOCK, 0)))
+    assert elsewhere.conflict(3, elsewhere.request(elsewhere.SHARE, 0, 0)) is None
+
+
+# -- children, with poll -----------------------------------------------------
+
+
+@pytest.fixture(params=["exit is an event", "exit is none"])
+def polling(request, monkeypatch):
+    """No epoll; and, as on macOS, no descriptor of a process."""
+    monkeypatch.setattr(backend, "_Watch", backend._Poll)
+    if request.param == "exit is none":
+        monkeypatch.setattr(spawn.Popen, "pidfd", -1)
+
+
+@pytest.mark.usefixtures("polling")
+def test_data_goes_both_ways():
+    data = os.urandom(1 << 20)
+    received = []
+    with proc.spawn(["cat"], stdin=True, stdout=True, callback=lambda _, piece: received.append(piece)) as h:
+        h.write(data, proc.EOF)
+        assert h.wait().ok
+    assert b"".join(received) == data
+
+
+@pytest.mark.usefixtures("polling")
+@pytest.mark.needs("proc")
+def test_what_another_thread_writes_reaches_who_waits():
+    with proc.spawn(["cat"], stdin=True, stdout=True) as h:
+        waiter = threading.get_native_id()
+
+        def write():
+            until_it_waits(os.getpid(), waiter)
+            h.write(b"x")
+
+        for _ in range(3):
+            thread = threading.Thread(target=write)
+            thread.start()
+            assert next(h) == ("stdout", b"x")
+            thread.join()
+        h.write(proc.EOF)
+
+
+@pytest.mark.usefixtures("polling")
+def test_a_bell_that_is_full_rings_all_the_same():
+    watched = backend._Poll()
+    ends = os.pipe()
+    try:
+        for _ in range(1 << 17):  # more than a pipe holds
+            watched.register(ends[1], backend.select.POLLOUT)
+            watched.unregister(ends[1])
+        assert watched.poll(None) == []
+        watched.register(ends[1], backend.select.POLLOUT)
+        with pytest.raises(FileExistsError):
+            watched.register(ends[1], backend.select.POLLOUT)
+        while (ready := watched.poll(None)) == []:
+            pass
+        assert ready == [(ends[1], backend.select.POLLOUT)]
+    finally:
+        watched.close()
+        for fd in ends:
+            os.close(fd)
+
+
+@pytest.mark.usefixtures("polling")
+def test_an_event_loop_looks_now_and_then():
+    async def converse():
+        h = proc.spawn(["cat"], stdin=True, stdout=True)
+        assert h._child.open_event() == -1
+        h.write(b"x")
+        async for stream, data in h:
+            assert (stream, data) == ("stdout", b"x")
+            h.write(proc.EOF)
+        return await h.wait_async()
+
+    assert asyncio.run(converse()).ok
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_exit_is_looked_for_without_waitid(monkeypatch, code):
+    monkeypatch.setattr(backend, "_waitid", None)
+    assert proc.spawn(["sh", "-c", f"sleep 0.01; exit {code}"]).wait() == (code == 0, "exit", code)
+    h = proc.spawn(["sleep", "90"])
+    h.close()
+    assert h.wait() == (False, "signal", signal.SIGKILL)
+
+
+def test_a_pipe_need_not_grow(monkeypatch):
+    monkeypatch.setattr(backend, "_SETPIPE_SZ", None)
+    with proc.spawn(["head", "-c", "300000", "/dev/zero"], stdout=True) as h:
+        assert sum(len(data) for _, data in h) == 300000
+
+
+# -- children, of whom nobody tells ------------------------------------------
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    """No list of a thread's children."""
+    monkeypatch.setattr(spawn, "_children", lambda: None)
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_child_that_is_started_by_a_thread():
+    with proc.spawn(["echo", "x"], stdout=True) as h:
+        assert list(h) == [("stdout", b"x\n")]
+    with pytest.raises(FileNotFoundError) as caught:
+        proc.spawn(["/no/such/program"], stdout=True)
+    assert caught.value.filename == "/no/such/program"
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_child_where_there_are_no_more_threads(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(spawn, "start_new_thread", refuse)
+    assert proc.spawn(["true"]).wait().ok
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_child_whose_start_is_interrupted(monkeypatch, moment):
+    made = []
+
+    class Interrupting(spawn.Popen):
+        def __init__(self, *arguments, **options):
+            if moment == "before":
+                self.interrupt()
+            super().__init__(*arguments, **options)
+            made.append(self.pid)
+            if moment == "after":
+                self.interrupt()
+
+        def interrupt(self):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            raised.wait()
+
+    def handler(*_):
+        raised.set()
+        raise OtherError
+
+    raised = threading.Event()
+    monkeypatch.setattr(spawn, "Popen", Interrupting)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(OtherError):
+            proc.spawn(["sleep", "90"], stdin=True, stdout=True)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(made[0], 0)
+
+
+@pytest.mark.usefixtures("untold")
+def test_an_interrupt_where_a_thread_is_started():
+    """It is no failure to start one, whatever it looks like."""
+
+    def interrupt(frame, event, _):
+        if frame.f_code is not spawn._undisturbed.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_locals.get("started"):
+            sys.settrace(before)
+            raise RuntimeError("a signal handler's")
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(RuntimeError, match="handler"):
+            proc.spawn(["true"])
+    finally:
+        sys.settrace(before)
+
+
+# -- files without /proc -----------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    return str(path)
+
+
+def no_path(*_):
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def test_a_descriptor_without_a_path_shares_its_offset(monkeypatch, path):
+    monkeypatch.setattr(mapping, "_open_again", no_path)
+    with open(path, "r+b") as file, mmap.open(file, "rw") as h:
+        assert h.read() == b"0123456789"
+        os.lseek(h.fileno(), 3, os.SEEK_SET)
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 3
+
+
+def test_a_path_at_which_another_file_is_by_now(monkeypatch, tmp_path, path):
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    monkeypatch.setattr(mapping, "_GETPATH", 50)
+    monkeypatch.setattr(mapping, "_path", lambda _: str(other))
+    with open(path, "rb") as file, mmap.open(file) as h:
+        assert h.read() == b"0123456789"
+        with pytest.raises(TypeError, match="no path"):
+            mapping.path_of(file.fileno())
+
+
+def test_the_map_of_a_descriptor_whose_path_nobody_tells_is_not_pickled(monkeypatch, path):
+    monkeypatch.setattr(mapping, "_path", no_path)
+    with open(path, "rb") as file, mmap.open(file.fileno()) as h, pytest.raises(TypeError, match="no path"):
+        h.__reduce__()
