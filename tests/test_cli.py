@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
+from abilities import lacks
 from children import leave_dead
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 from waiting import until_it_waits
 
 import ipcio
 from ipcio import _cli, filelock, sem, shm
-from ipcio._posix import litter
 
 
 def test_version():
@@ -70,6 +70,7 @@ def test_a_reader_that_is_gone_is_no_news(arguments):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo"]])
+@pytest.mark.needs("posix")
 def test_a_full_disk_is_an_error(arguments):
     with open("/dev/full", "w") as full:
         status, _, errors = run(*arguments, stdout=full)
@@ -77,6 +78,7 @@ def test_a_full_disk_is_an_error(arguments):
 
 
 @pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.needs("posix")
 def test_without_stdout_or_stderr(closed, tmp_path):
     (tmp_path / "words").write_text("some words")
     status, _, errors = run("demo", tmp_path / "words", preexec_fn=lambda: os.close(closed), stdin=subprocess.DEVNULL)
@@ -96,6 +98,8 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A directory for `gc` where nobody else's dead are; make objects there with ``place(name, mode)``."""
+    from ipcio._posix import litter
+
     monkeypatch.setattr(litter, "DIRECTORY", str(tmp_path))
 
     def make(name, mode):
@@ -108,7 +112,10 @@ def place(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.needs("files")
 def test_gc_names_what_it_removed(place, capsys):
+    import fcntl
+
     for name in [b"prices", b"sem.printers", b"two\nlines", b"z\xffrich", "größe".encode()]:
         place(name, 0o1600)
     place(b"persistent", 0o2600)
@@ -125,6 +132,7 @@ def test_gc_names_what_it_removed(place, capsys):
 @pytest.mark.parametrize(
     "create", [lambda name: shm.create(name, 1), sem.create, lambda name: sem.create(name, undo=True)]
 )
+@pytest.mark.needs("fork", "files")
 def test_gc(name, create):
     """The program itself.  It may come upon what the dead of others left, and others upon ours."""
     leave_dead(lambda: create(name))
@@ -134,12 +142,31 @@ def test_gc(name, create):
     assert not [entry for entry in os.listdir("/dev/shm") if entry.endswith(name)]
 
 
+@pytest.mark.parametrize("make", ["shm.create({!r}, 1)", "sem.create({!r})"])
+def test_gc_leaves_the_living_alone(name, peer, make):
+    peer().run(f"kept = {make.format(name)}")
+    status, output, errors = run("gc")
+    assert (status, errors) == (0, "")
+    assert name not in output
+    with pytest.raises(FileExistsError):
+        shm.create(name, 1) if make.startswith("shm") else sem.create(name)
+
+
 # -- lock --------------------------------------------------------------------
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "file")
+
+
+# A command that says so when it runs, waits for the end of its standard input, and ends with status 5.
+if os.name == "posix":
+    HOLD = "sh", "-c", "echo in; read line; exit 5"
+    SAY = "echo", "had"
+else:
+    HOLD = sys.executable, "-c", "import sys; print('in', flush=True); sys.stdin.read(); sys.exit(5)"
+    SAY = sys.executable, "-c", "print('had')"
 
 
 @contextlib.contextmanager
@@ -152,7 +179,7 @@ def holding(path, *options):
 
 @contextlib.contextmanager
 def started(path, *options):
-    arguments = "lock", *options, path, "--", "sh", "-c", "echo in; read line; exit 5"
+    arguments = "lock", *options, path, "--", *HOLD
     with start(*arguments, stdin=subprocess.PIPE) as process:
         try:
             yield process
@@ -165,7 +192,7 @@ def waiting(path, *options):
     """The same, while somebody else has it."""
     with started(path, *options) as process:
         end = time.monotonic() + DEADLINE
-        while path not in files_of(process.pid):  # from then on, it sleeps for nothing else
+        while not lacks("proc") and path not in files_of(process.pid):  # from then on, it sleeps for nothing else
             assert process.poll() is None, finish(process)
             assert time.monotonic() < end, "it does not open the file"
             time.sleep(0.001)
@@ -182,22 +209,27 @@ def files_of(pid):
 
 
 def try_lock(path, *options):
-    return run("lock", path, "--timeout", 0, *options, "--", "echo", "had")
+    return run("lock", path, "--timeout", 0, *options, "--", *SAY)
 
 
 HAD = 0, "had\n", ""
 
 
 def refused(holder, does, span, path):
+    """Windows tells neither who has a lock nor whether he shares it, and all that is asked for is in the way."""
+    if lacks("holders"):
+        return 1, "", f"ipcio: locked by another process, {span}: {path!r}\n"
     return 1, "", f"ipcio: {does} by process {holder.pid} (sh), {span}: {path!r}\n"
 
 
 @pytest.mark.parametrize("status", [0, 1, 77, 255])
 def test_lock_gives_the_commands_own_status(path, status):
-    assert run("lock", path, "--", "sh", "-c", f"echo out; echo err >&2; exit {status}") == (status, "out\n", "err\n")
+    code = f"import sys; print('out'); print('err', file=sys.stderr); sys.exit({status})"
+    assert run("lock", path, "--", sys.executable, "-c", code) == (status, "out\n", "err\n")
     assert os.path.getsize(path) == 0
 
 
+@pytest.mark.needs("posix")
 def test_lock_becomes_the_command(path):
     with start("lock", path, "--", "sh", "-c", "echo $$") as process:
         assert finish(process) == (0, f"{process.pid}\n", "")
@@ -205,8 +237,9 @@ def test_lock_becomes_the_command(path):
 
 def test_lock_leaves_the_commands_words_alone(path):
     words = ["", "--", "-x", "--shared", "two words", "new\nline", "größe", "--"]
-    status, output, _ = run("lock", path, "--", "printf", "%s|", *words)
-    assert (status, output) == (0, "".join(f"{word}|" for word in words))
+    code = "import sys; print(ascii(sys.argv[1:]))"
+    status, output, _ = run("lock", path, "--", sys.executable, "-c", code, *words)
+    assert (status, output) == (0, f"{words!a}\n")
 
 
 def test_lock_excludes(path):
@@ -239,7 +272,10 @@ def test_lock_may_be_shared(path):
         assert try_lock(path, "--shared") == refused(holder, "locked", "all bytes from 0 on", path)
 
 
+@pytest.mark.needs("posix")
 def test_lock_and_other_programs_exclude_one_another(path):
+    import fcntl
+
     with holding(path, "--range", "5:2"), open(path, "r+b") as file:
         with pytest.raises(BlockingIOError):
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 6)
@@ -248,14 +284,17 @@ def test_lock_and_other_programs_exclude_one_another(path):
         assert try_lock(path, "--range", "7")[2].startswith(told)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.needs("posix")
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_the_end_of_the_command_is_the_end_of_the_lock(path, number):
+    number = signal.Signals[number]
     with holding(path) as holder:
         holder.send_signal(number)
         assert finish(holder) == (-number, "", "")
         assert try_lock(path) == HAD
 
 
+@pytest.mark.needs("posix")
 def test_children_of_the_command_keep_the_lock(path):
     with start("lock", path, "--", "sh", "-c", "exec 8<&0; cat <&8 & exit 5", stdin=subprocess.PIPE) as process:
         assert process.wait(DEADLINE) == 5
@@ -265,6 +304,7 @@ def test_children_of_the_command_keep_the_lock(path):
             assert filelock.lock(file, timeout=DEADLINE)
 
 
+@pytest.mark.needs("posix", "proc")
 def test_lock_ignores_no_signal_in_the_commands_name(path):
     status, output, _ = run("lock", path, "--", "cat", "/proc/self/status")
     (ignored,) = [int(line.split()[1], 16) for line in output.splitlines() if line.startswith("SigIgn:")]
@@ -272,17 +312,20 @@ def test_lock_ignores_no_signal_in_the_commands_name(path):
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
 
 
+@pytest.mark.needs("posix", "proc")
 def test_the_locked_file_is_not_the_commands_stdin(path):
     command = "lock", path, "--", "readlink", "/proc/self/fd/0"
     assert run(*command, stdin=None, preexec_fn=lambda: os.close(0)) == (1, "", "")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])
+@pytest.mark.needs("permissions")
 def test_lock_makes_the_file(path, umask, mode):
     assert run("lock", path, "--", "true", umask=umask) == (0, "", "")
     assert os.stat(path).st_mode & 0o7777 == mode
 
 
+@pytest.mark.needs("posix", "proc")
 def test_lock_of_a_file_that_cannot_be_written(path):
     """Not by root either: a program that runs."""
     shutil.copy(shutil.which("cat"), path)
@@ -295,6 +338,7 @@ def test_lock_of_a_file_that_cannot_be_written(path):
             assert path in files_of(holder.pid)
 
 
+@pytest.mark.needs("posix")
 def test_lock_of_a_file_that_cannot_be_opened(tmp_path):
     for bad, complaint in [
         (str(tmp_path), "Is a directory"),
@@ -315,17 +359,34 @@ def test_lock_of_a_file_that_cannot_be_opened(tmp_path):
         ("/dev/null/below", 126, "Not a directory"),
     ],
 )
+@pytest.mark.needs("posix")
 def test_lock_with_a_command_that_cannot_be_run(path, command, status, complaint):
     environment = {**ENVIRONMENT, "PATH": os.defpath}  # where all may look
     assert run("lock", path, "--", command, env=environment) == (status, "", f"ipcio: {complaint}: {command!r}\n")
 
 
+def test_lock_of_a_file_and_with_a_command_that_are_not_there(path, tmp_path):
+    """In the words of any system."""
+    for arguments, expected, named in [
+        (["lock", tmp_path / "missing" / "file", "--", *SAY], 1, str(tmp_path / "missing" / "file")),
+        (["lock", tmp_path, "--", *SAY], 1, str(tmp_path)),
+        (["lock", path, "--", "no-such-command"], 127, "no-such-command"),
+    ]:
+        status, output, errors = run(*arguments)
+        assert (status, output) == (expected, "")
+        assert errors.startswith("ipcio: ")
+        assert errors.endswith(f": {named!r}\n")
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.needs("signals")
 def test_lock_interrupted_while_it_waits(path):
     with holding(path), waiting(path) as waiter:
         waiter.send_signal(signal.SIGINT)
         assert finish(waiter) == (130, "", "")
 
 
+@pytest.mark.needs("posix")
 def test_a_holder_with_a_strange_name_is_still_one_line(path, tmp_path):
     program = tmp_path / "a\nb"
     os.symlink(shutil.which("sh"), program)

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import glob
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 
 from ipcio import _demo, filelock, proc, sem, shm
-from ipcio._posix import undo
 
 
 @pytest.fixture
@@ -171,6 +169,8 @@ def records_of(name):
     for entry in os.listdir("/dev/shm"):
         if entry.startswith(".ipcio-undo-"):
             with contextlib.suppress(OSError), open(f"/dev/shm/{entry}", "rb") as file:
+                from ipcio._posix import undo
+
                 record = undo.read(file.fileno(), os.fstat(file.fileno()))
                 if record is not None and name in record.name:
                     found[entry] = record
@@ -220,6 +220,7 @@ def test_the_same_file_twice_counts_twice(files):
     assert parse(output)[2] == [("three", 600), ("two", 400), ("one", 200)]
 
 
+@pytest.mark.needs("posix")
 @pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"-j", b"quote\"'\\", "größe".encode()])
 def test_strange_and_relative_file_names(tmp_path, name):
     with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
@@ -259,6 +260,7 @@ def test_a_bad_file_stops_the_demo_before_anything_is_started(files, tmp_path):
         _demo.run([*files, str(tmp_path)], 2, 10)
 
 
+@pytest.mark.needs("posix")
 def test_bad_files_are_one_line(files, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for bad, complaint in [
@@ -272,6 +274,7 @@ def test_bad_files_are_one_line(files, tmp_path):
 
 
 @pytest.mark.usefixtures("no_workers")
+@pytest.mark.needs("permissions")
 def test_an_unreadable_file_too(tmp_path):
     path = tmp_path / "secret"
     path.write_text("secret")
@@ -318,6 +321,7 @@ def value(name):
 
 
 @pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_no_more_count_at_once_than_were_admitted(hold, slow, workers):
     """And who is killed in his turn does not strand the others."""
     with hold(workers, *[slow] * (2 * workers)) as held:
@@ -345,6 +349,7 @@ def test_no_more_count_at_once_than_were_admitted(hold, slow, workers):
         (errno.ENOSYS, "ipcio: the kernel has no System V semaphores"),
     ],
 )
+@pytest.mark.needs("undo")
 def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
     code = (
         "import ctypes, sys; from ipcio import _cli; from ipcio._posix import libc\n"
@@ -362,6 +367,7 @@ def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
 # -- the report --------------------------------------------------------------
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_nobody_writes_into_the_report_while_somebody_else_does(hold, files):
     with hold(3, *files) as held, shm.attach(f"{held.name}-report") as report, filelock.locked(report):
         go_on(held.pids)
@@ -374,6 +380,7 @@ def test_nobody_writes_into_the_report_while_somebody_else_does(hold, files):
         assert held.finish() == (1, "", complaint)
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_who_waits_for_the_report_writes_it_later(hold, files):
     with hold(3, *files) as held:
         with shm.attach(f"{held.name}-report") as report, filelock.locked(report):
@@ -394,6 +401,7 @@ def waiters(report):
 # -- death -------------------------------------------------------------------
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_a_killed_worker_is_one_line(hold, slow, files):
     with hold(2, slow, *files) as held:
         go_on(held.pids)
@@ -401,12 +409,14 @@ def test_a_killed_worker_is_one_line(hold, slow, files):
         assert held.finish() == (1, "", f"ipcio: worker 1 (process {held.pids[0]}) was killed by SIGKILL\n")
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_a_worker_that_hangs_does_not_hide_the_death_of_another(hold, slow, files):
     with hold(2, slow, *files) as held:
         os.kill(held.pids[1], signal.SIGKILL)
         assert held.finish() == (1, "", f"ipcio: worker 2 (process {held.pids[1]}) was killed by SIGKILL\n")
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_a_worker_killed_when_its_result_is_there(hold, files):
     """The name is in sight, but its only holder is dead: it does not live."""
     with hold(1, *files) as held:
@@ -417,6 +427,7 @@ def test_a_worker_killed_when_its_result_is_there(hold, files):
         assert held.finish() == (1, "", f"ipcio: worker 1 (process {pid}) was killed by SIGKILL\n")
 
 
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_what_a_worker_fails_of_is_told(hold, slow):
     with hold(1, slow) as held:
         os.unlink(slow)
@@ -427,6 +438,7 @@ def test_what_a_worker_fails_of_is_told(hold, slow):
 
 
 @pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_interrupt(hold, slow, files, stopped):
     """Ctrl-C ends it quietly, whatever state the workers are in."""
     with hold(2, slow, *files) as held:
@@ -435,9 +447,11 @@ def test_interrupt(hold, slow, files, stopped):
         assert held.finish() == (130, "", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+@pytest.mark.needs("posix", "proc", "files", "undo")
 def test_workers_outlive_the_parent_and_leave(hold, slow, files, number):
     """They hold the names when the parent is gone, and the last of them takes the names along."""
+    number = signal.Signals[number]
     with hold(2, slow, *files) as held:
         go_on(held.pids)
         wait_until(lambda: f"{held.name}-2" in left_of(held.name), "no result")
@@ -450,7 +464,10 @@ def test_workers_outlive_the_parent_and_leave(hold, slow, files, number):
 # -- progress ----------------------------------------------------------------
 
 
+@pytest.mark.needs("posix")
 def test_progress_on_a_terminal_only(slow, files):
+    import pty
+
     ours, terminal = pty.openpty()
     try:
         with start("demo", "-j2", slow, *files, stderr=terminal) as demo:

@@ -34,11 +34,17 @@ def with_name(name, text):
     return re.sub(r"([\"'])(?:prices|printers)\1", rf"\1{name}\1", text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def page_of(path):
+    """These show programs and promises of POSIX systems, each example what those before it left."""
+    marks = [pytest.mark.needs("posix", "undo", "persistence")] if path.name in {"README.md", "guide.md"} else []
+    return pytest.param(path, marks=marks, id=path.name)
+
+
+@pytest.mark.parametrize("page", [page_of(path) for path in PAGES])
 def test_pages(page, name, tmp_path, monkeypatch):
     """The examples of a page, in their order, in one namespace."""
     monkeypatch.chdir(tmp_path)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     blocks, at = [], 0
     for block in BLOCK.finditer(text):  # the lines between them blank, so that the numbers are right
         blocks += ["\n" * text.count("\n", at, block.start(1)), block[1]]
@@ -50,7 +56,7 @@ def test_pages(page, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docstrings(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = module.read_text()
+    text = module.read_text(encoding="utf-8")
     if ">>>" in text:
         assert run(with_name(name, text), module, {})
 
@@ -61,7 +67,7 @@ def test_two_programs(name):
         [sys.executable, EXAMPLES / "feed.py", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
     with feed:
-        assert feed.stdout.readline() == b"offered\n"
+        assert feed.stdout.readline().rstrip() == b"offered"
         assert output("follow.py", name) == "gold 2650.0\nsilver 31.0\n"
         feed.stdin.write(b"\n")
     assert feed.returncode == 0
@@ -80,6 +86,7 @@ def test_crash(name):
     assert output("crash.py", name) == "gone with its holder\nmade anew, 100 bytes\n"
 
 
+@pytest.mark.needs("undo")
 def test_permits(name):
     assert output("permits.py", name) == "plain: the permit is lost\ncrash-safe: the permit is back\n"
 
@@ -88,6 +95,7 @@ def test_pool():
     assert output("pool.py") == f"{sum(range(250)) * 4000}\n"
 
 
+@pytest.mark.needs("descriptors")
 def test_arrays(name):
     pytest.importorskip("numpy")
     assert output("arrays.py", name) == "[0.0, 2.0, 4.0, 6.0] 999000.0\n[2.0, 4.0, 6.0] 32\n"
@@ -101,8 +109,8 @@ def test_from_c(name):
 
 def test_every_example_is_tested_and_shown():
     examples = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"}
-    code = Path(__file__).read_text()
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    code = Path(__file__).read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     assert {name for name in examples if f'"{name}"' in code} == examples
     assert {name for name in examples if f"examples/{name}\n" in guide} == examples
 
@@ -110,7 +118,7 @@ def test_every_example_is_tested_and_shown():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_pages_name_exists(page):
     """Files that a page links to or names, relative to it or to the root."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert not [link for link in links if not (page.parent / link).exists()]
     named = re.findall(r"`((?:ipcio|tests|docs|benchmarks)/[\w/.-]*)`", text)

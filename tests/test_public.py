@@ -77,7 +77,7 @@ LAYERS = [
         "ipcio._posix.sem": {"ipcio._posix.undo"},
         "ipcio._posix.litter": {"ipcio._posix.undo", "ipcio._posix.companions"},
         "ipcio._posix.shm_opened": {"ipcio._posix.companions", "ipcio._posix.shm"},
-        "ipcio._posix.sem_opened": {"ipcio._posix.companions", "ipcio._posix.sem"},
+        "ipcio._posix.sem_opened": {"ipcio._posix.companions", "ipcio._posix.sem", "ipcio._posix.undo"},
         "ipcio._posix.companions": {"ipcio._posix.sem"},
         "ipcio._posix.undo": set(),
         "ipcio._posix.command": set(),
