@@ -269,6 +269,7 @@ def test_an_interrupt_where_a_thread_is_started():
         return interrupt
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that here
     sys.settrace(interrupt)
     try:
         with pytest.raises(RuntimeError, match="handler"):
