@@ -79,7 +79,6 @@ ABILITIES = {
     "sh": (lambda: shutil.which("sh") is not None, "there is no POSIX shell"),
     "open file locks": (_open_file_locks, "locks belong to the process here, not to the open file"),
     "deadlines": (_deadlines, "no timer can end a wait of the kernel's here"),
-    "LockFileEx": (lambda: hasattr(ctypes, "WinDLL"), "locks here know parts of ranges by themselves"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

@@ -655,7 +655,7 @@ def test_unlock_in_the_middle_of_an_iteration_makes_no_position_up(path, opened,
 
 def test_unlock_in_the_middle_of_an_iteration_writes_what_was_written(path):
     put(path, b"0\n1\n2\n")
-    with open(path, "r+") as file:
+    with open(path, "r+", newline="\n") as file:
         filelock.lock(file)
         assert next(file) == "0\n"
         file.write("3\n")  # goes behind what was read ahead, as ever
