@@ -47,7 +47,7 @@ def _links() -> bool:
 def _deadlines() -> bool:
     try:
         from ipcio._posix import deadline  # noqa: F401
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, OSError, TypeError):
         return False
     return True
 
