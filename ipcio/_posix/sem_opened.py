@@ -15,7 +15,7 @@ from itertools import repeat, starmap
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
-from ipcio._posix import companions, lifetime, places, undo
+from ipcio._posix import companions, lifetime, undo
 from ipcio._posix.sem import PosixSemaphore
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def _create(name: str, value: int, perm: int, *, persist: bool) -> Permits:
 
 
 def _create_undo(name: str, value: int, perm: int, *, persist: bool) -> Permits:  # noqa: ARG001 -- see below
-    path = places.path_of(_KIND, name)
-    if lifetime.bury_dead(path) and companions.exists(_KIND, name):  # a foreign one
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    with companions.Finding(_KIND, name) as old:
+        if lifetime.bury_dead(old.path) and companions.exists(_KIND, name):  # a foreign one
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Nobody but its user can find the record, let alone the set.
-    return _permits_undo(undo.create(name, path, _BLANK, value, perm=_PERM, persist=persist))
+    return _permits_undo(undo.create(name, old.path, _BLANK, value, perm=_PERM, persist=persist))
 
 
 def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
