@@ -221,9 +221,9 @@ HAD = 0, "had\n", ""
 
 
 def refused(holder, does, span, path):
-    """Where nobody tells who has a lock, neither is it known whether he shares it, nor all that he has."""
+    """Where nobody tells who has a lock, neither is all known that he has."""
     if lacks("holders"):
-        return 1, "", f"ipcio: locked by another process: {path!r}\n"
+        return 1, "", f"ipcio: {does} by another process: {path!r}\n"
     return 1, "", f"ipcio: {does} by process {holder.pid} (sh), {span}: {path!r}\n"
 
 
