@@ -400,7 +400,7 @@ class FileContract:
         assert os.get_inheritable(fd) is False
         assert os.fstat(fd).st_size >= h.size()
         h.close()
-        with pytest.raises(OSError, match="Bad file|[Ii]nvalid handle|handle is invalid"):
+        with pytest.raises(OSError, match=r"Bad file|[Ii]nvalid handle|handle is invalid"):
             os.fstat(fd)
 
     def test_position_and_offset_of_the_descriptor_are_one(self, open_file):
@@ -535,7 +535,7 @@ class FileContract:
             with pytest.raises(ValueError, match=CLOSED):
                 call()
         if fd is not None:
-            with pytest.raises(OSError, match="Bad file|[Ii]nvalid handle|handle is invalid"):
+            with pytest.raises(OSError, match=r"Bad file|[Ii]nvalid handle|handle is invalid"):
                 os.fstat(fd)
         del h
         gc.collect()
@@ -556,7 +556,7 @@ class FileContract:
         assert gone() is None
         assert bytes(view[:3]) == LINES[:3]
         if fd is not None:
-            with pytest.raises(OSError, match="Bad file|[Ii]nvalid handle|handle is invalid"):
+            with pytest.raises(OSError, match=r"Bad file|[Ii]nvalid handle|handle is invalid"):
                 os.fstat(fd)
 
     def test_flush_returns_none_and_moves_nothing(self, open_file):

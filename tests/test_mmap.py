@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import mmap as stdlib_mmap
 import os
 import pathlib
@@ -27,10 +28,11 @@ PAGE = mmap.pagesize
 
 @pytest.fixture
 def file(tmp_path):
-    """Return a function from bytes to the path of a file with them."""
+    """Return a function from bytes to the path of a new file with them: what is mapped cannot be cut everywhere."""
+    numbers = itertools.count()
 
-    def make(content, name="file"):
-        path = tmp_path / name
+    def make(content):
+        path = tmp_path / f"file-{next(numbers)}"
         path.write_bytes(content)
         return path
 
