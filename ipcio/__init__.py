@@ -30,7 +30,7 @@ How the package is layered, imports running downwards only::
     _process                    the handle of a child process
     _streams                    what flows between a process and its child
     _buffers                    what Python's file objects keep to themselves
-    _posix/                     system calls; one module per public module
+    _posix/  _windows/          system calls; one module per public module in each
     _names  _timeouts  _forklock    small shared rules
 """
 
