@@ -360,6 +360,7 @@ def test_a_pipe_keeps_what_was_read_from_it():
             assert (rest if text else rest.decode()) == "".join(LINES[:9])
 
 
+@pytest.mark.needs("open file locks")
 def test_files_that_are_not_of_io(path):
     put(path, b"0123456789")
 
@@ -491,6 +492,7 @@ class Full(io.FileIO):
         lambda raw: io.TextIOWrapper(io.BufferedRandom(raw)),
     ],
 )
+@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
     put(path, b"0123456789")
     raw = Full(path, "r+")
@@ -518,6 +520,7 @@ def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
 
 @pytest.mark.parametrize("layers", [io.BufferedRandom, lambda raw: io.TextIOWrapper(io.BufferedRandom(raw))])
 @pytest.mark.parametrize("take", [filelock.lock, filelock.trylock])
+@pytest.mark.needs("open file locks")
 def test_others_may_share_only_once_what_was_written_is_out(path, layers, take):
     """Sharing what was exclusive lets others in, as `unlock` does."""
 
@@ -547,6 +550,7 @@ def test_others_may_share_only_once_what_was_written_is_out(path, layers, take):
 
 
 @pytest.mark.parametrize("error", [OSError("in its own words"), OSError(errno.EBADF, "in its own words")])
+@pytest.mark.needs("open file locks")
 def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
     class Broken(io.FileIO):
         def write(self, _):
@@ -568,6 +572,7 @@ def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
 
 
 @pytest.mark.needs("fork")
+@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_beyond_the_size_limit(path):
     """The same with the kernel's own refusal; limits belong to a process, so in one that ends."""
 
@@ -589,6 +594,7 @@ def test_a_range_stays_locked_beyond_the_size_limit(path):
 
 @pytest.mark.needs("posix")
 @pytest.mark.parametrize("mode", ["wb", "r+b", "w", "r+"])
+@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_on_a_full_device(mode):
     span = 100 * os.getpid(), 10  # the device is everybody's
     file = open("/dev/full", mode)

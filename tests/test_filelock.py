@@ -94,6 +94,7 @@ def command(pid):
 # -- arguments and answers ---------------------------------------------------
 
 
+@pytest.mark.needs("open file locks")
 def test_every_form_of_the_arguments(one, other):
     assert lock(one) is True
     assert seen(other) == "wwwwwwww w"
@@ -133,6 +134,7 @@ def test_semantics_is_what_the_locks_do(one, other):
     assert filelock.semantics == ("process" if trylock(other) else "open file")
 
 
+@pytest.mark.needs("open file locks")
 def test_the_default_is_exclusive_and_all(one, other):
     trylock(one)
     assert seen(other) == "wwwwwwww w"
@@ -141,6 +143,7 @@ def test_the_default_is_exclusive_and_all(one, other):
 
 
 @pytest.mark.parametrize("number", [int, bool, "uint8", "int64", "uint64"])
+@pytest.mark.needs("open file locks")
 def test_any_integer_will_do(one, other, number):
     if isinstance(number, str):
         number = getattr(pytest.importorskip("numpy"), number)
@@ -161,6 +164,7 @@ each_kind = pytest.mark.parametrize("mode", ["r", pytest.param("rw", marks=cutti
 
 
 @pytest.mark.parametrize("mode", ["w", "rw"])
+@pytest.mark.needs("open file locks")
 def test_who_excludes_is_alone(one, other, mode):
     lock(one, mode, 0, 4)
     for theirs in "r", "w", "rw":
@@ -171,6 +175,7 @@ def test_who_excludes_is_alone(one, other, mode):
     assert trylock(other, mode, 4, 1)
 
 
+@pytest.mark.needs("open file locks")
 def test_who_shares_lets_others_share(one, other, opened):
     third = opened()
     assert trylock(one, "r", 0, 4)
@@ -193,6 +198,7 @@ def test_a_lock_of_ones_own_is_never_in_the_way(one):
         assert lock(one, mode, offset, nbytes)
 
 
+@pytest.mark.needs("open file locks")
 def test_upgrade_and_downgrade(one, other):
     lock(one, "r", 0, 4)
     assert seen(other) == "rrrr---- -"
@@ -209,6 +215,7 @@ def test_upgrade_and_downgrade(one, other):
 
 
 @cutting
+@pytest.mark.needs("open file locks")
 def test_downgrade_of_a_part(one, other):
     lock(one, "rw", 0, 4)
     assert trylock(one, "r", 1, 2)
@@ -217,6 +224,7 @@ def test_downgrade_of_a_part(one, other):
     assert seen(other) == "-------- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_a_refused_upgrade_keeps_what_is_shared(one, other, opened):
     third = opened()
     lock(one, "r", 0, 4)
@@ -234,6 +242,7 @@ def test_a_refused_upgrade_keeps_what_is_shared(one, other, opened):
 # -- ranges ------------------------------------------------------------------
 
 
+@pytest.mark.needs("open file locks")
 def test_neighbours_do_not_meet(one, other, opened):
     assert trylock(one, "rw", 2, 2)
     assert trylock(other, "rw", 0, 2)
@@ -245,6 +254,7 @@ def test_neighbours_do_not_meet(one, other, opened):
     assert seen(one) == "ww--wwww w"
 
 
+@pytest.mark.needs("open file locks")
 def test_ranges_beyond_the_end_and_of_an_empty_file(one, other):
     assert trylock(one, "rw", 10**6, 5)
     assert not trylock(other, "r", 0, 0)
@@ -254,6 +264,7 @@ def test_ranges_beyond_the_end_and_of_an_empty_file(one, other):
     assert os.path.getsize(one.name) == 0
 
 
+@pytest.mark.needs("open file locks")
 def test_the_very_last_byte(one, other):
     assert trylock(one, "rw", LAST, 1)
     assert in_the_way((LAST, 0, "rw", ME), other, "rw", LAST, 1)  # from there, there is nothing but infinity
@@ -268,6 +279,7 @@ def test_the_very_last_byte(one, other):
 
 
 @each_kind
+@pytest.mark.needs("open file locks")
 def test_no_bytes_are_all_bytes_to_infinity(one, other, mode):
     lock(one, mode, 4)
     letter = mode[-1]
@@ -278,6 +290,7 @@ def test_no_bytes_are_all_bytes_to_infinity(one, other, mode):
     assert in_the_way((4, 2, mode, ME), other, "w")
 
 
+@pytest.mark.needs("open file locks")
 def test_split_and_join_what_is_shared(one, other):
     lock(one, "r", 0, 8)
     unlock(one, 3, 2)
@@ -298,6 +311,7 @@ def test_split_and_join_what_is_shared(one, other):
 
 
 @cutting
+@pytest.mark.needs("open file locks")
 def test_split_and_join(one, other):
     lock(one, "rw", 0, 8)
     unlock(one, 3, 2)
@@ -315,6 +329,7 @@ def test_split_and_join(one, other):
 
 
 @each_kind
+@pytest.mark.needs("open file locks")
 def test_a_lock_is_one_however_often_it_was_had(one, other, mode):
     for _ in range(3):
         lock(one, mode, 0, 8)
@@ -325,6 +340,7 @@ def test_a_lock_is_one_however_often_it_was_had(one, other, mode):
     assert seen(other) == "-------- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_unlocking_what_is_not_locked(one, other):
     lock(other, "rw", 0, 4)
     for offset, nbytes in (0, 0), (2, 4), (6, 1), (LAST, 1), (0, LAST):
@@ -332,6 +348,7 @@ def test_unlocking_what_is_not_locked(one, other):
     assert seen(one) == "wwww---- -"  # nobody unlocks what is another's
 
 
+@pytest.mark.needs("open file locks")
 def test_unlock_takes_whatever_is_there(one, other):
     lock(one, "r", 1, 1)
     lock(one, "rw", 3, 1)
@@ -394,6 +411,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.needs("open file locks")
 def test_files_open_for_both(path, other, kind):
     with BOTH[kind](path) as file:
         assert lock(file, "r", 0, 2) is True
@@ -415,6 +433,7 @@ def test_files_open_for_both(path, other, kind):
 
 
 @pytest.mark.parametrize("kind", READERS)
+@pytest.mark.needs("open file locks")
 def test_files_open_for_reading(path, opened, other, kind):
     probe = opened()
     with READERS[kind](path) as file:
@@ -437,6 +456,7 @@ def test_files_open_for_reading(path, opened, other, kind):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.needs("open file locks")
 def test_files_open_for_writing(path, other, kind):
     with WRITERS[kind](path) as file:
         assert trylock(file, "w", 0, 2)
@@ -454,6 +474,7 @@ def test_files_open_for_writing(path, other, kind):
 
 
 @pytest.mark.needs("descriptors")
+@pytest.mark.needs("open file locks")
 def test_shared_memory(name):
     with shm.create(name, 100) as handle, shm.attach(name) as guest, pickle.loads(pickle.dumps(guest)) as third:
         lock(handle, "rw", 10, 10)
@@ -493,6 +514,7 @@ def once_more(file):
         lambda: tempfile.NamedTemporaryFile(buffering=0),
     ],
 )
+@pytest.mark.needs("open file locks")
 def test_temporary_files(make):
     with make() as file:
         lock(file, "rw", 0, 2)
@@ -519,6 +541,7 @@ def test_files_without_a_descriptor(file):
 
 
 @pytest.mark.needs("posix")
+@pytest.mark.needs("open file locks")
 def test_pipes_sockets_and_directories(tmp_path):
     reader, writer = os.pipe()
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -542,6 +565,7 @@ def test_pipes_sockets_and_directories(tmp_path):
 
 @pytest.mark.needs("posix")
 @pytest.mark.parametrize("text", [False, True])
+@pytest.mark.needs("open file locks")
 def test_ends_of_pipes_with_buffers(text):
     """What has been read ahead of a pipe is nowhere else: it must not be lost."""
     reader, writer = os.pipe()
@@ -558,6 +582,7 @@ def test_ends_of_pipes_with_buffers(text):
         assert [first.strip(), ours.readline().strip()] == (["one", "two"] if text else [b"one", b"two"])
 
 
+@pytest.mark.needs("open file locks")
 def test_a_wrapper_that_contains_itself(one, other):
     """Looking for the file inside, as in those of `tempfile`, comes to an end."""
 
@@ -597,6 +622,7 @@ def locking(*, timeout=0):
 
 
 @pytest.mark.parametrize("mode", ["", "x", "R", "wr", "r+", "rb", b"r", None, 1, True, math.nan, ("r",)])
+@pytest.mark.needs("open file locks")
 def test_unknown_modes(unchanged, mode):
     for call in locking():
         with pytest.raises(ValueError, match="mode must be 'r'"):
@@ -604,6 +630,7 @@ def test_unknown_modes(unchanged, mode):
 
 
 @pytest.mark.parametrize("mode", [[], {}, {"r"}, bytearray(b"r")])
+@pytest.mark.needs("open file locks")
 def test_modes_that_nothing_can_be_found_by(unchanged, mode):
     for call in locking():
         with pytest.raises((TypeError, ValueError)):
@@ -633,6 +660,7 @@ def test_modes_that_nothing_can_be_found_by(unchanged, mode):
         (10**100, -1),
     ],
 )
+@pytest.mark.needs("open file locks")
 def test_ranges_that_no_file_has(unchanged, offset, nbytes):
     calls = [lambda file, _, *span: unlock(file, *span), *locking()]
     for call, mode in itertools.product(calls, ("r", "rw")):
@@ -641,6 +669,7 @@ def test_ranges_that_no_file_has(unchanged, offset, nbytes):
 
 
 @pytest.mark.parametrize("number", [1.0, 1.5, math.nan, math.inf, "1", b"1", None, [], 1j, fractions.Fraction(1)])
+@pytest.mark.needs("open file locks")
 def test_ranges_that_are_no_integers(unchanged, number):
     calls = [lambda file, _, *span: unlock(file, *span), *locking()]
     for call, span in itertools.product(calls, ((number, 0), (0, number), (number, number))):
@@ -649,6 +678,7 @@ def test_ranges_that_are_no_integers(unchanged, number):
 
 
 @pytest.mark.parametrize("mode", ["r", "rw"])
+@pytest.mark.needs("open file locks")
 def test_timeouts_that_are_none(unchanged, opened, mode):
     third = opened()
     for file in unchanged, third:  # also where there would be nothing to wait for
@@ -666,6 +696,7 @@ def test_timeouts_that_are_none(unchanged, opened, mode):
 @pytest.mark.parametrize(
     "what", [None, True, False, "file", b"file", 1.0, object(), [], Duck(None), Duck("1"), Duck(1.0)]
 )
+@pytest.mark.needs("open file locks")
 def test_what_is_no_file(unchanged, what):
     assert unchanged
     for call in (unlock, *locking()):
@@ -680,6 +711,7 @@ def test_things_without_a_descriptor_are_told_what_is_wanted():
 
 
 @pytest.mark.parametrize("wrap", [int, Duck])
+@pytest.mark.needs("open file locks")
 def test_numbers_that_no_descriptor_has(unchanged, wrap):
     assert unchanged
     for call in (unlock, *locking()):
@@ -690,6 +722,7 @@ def test_numbers_that_no_descriptor_has(unchanged, wrap):
 
 
 @pytest.mark.parametrize("wrap", [int, Duck])
+@pytest.mark.needs("open file locks")
 def test_a_descriptor_that_is_closed(unchanged, path, wrap):
     assert unchanged
     fd = os.open(path, os.O_RDWR)
@@ -703,6 +736,7 @@ def test_a_descriptor_that_is_closed(unchanged, path, wrap):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BOTH if kind not in {"descriptor", "duck"}])
+@pytest.mark.needs("open file locks")
 def test_a_file_that_is_closed(unchanged, path, kind):
     assert unchanged
     file = BOTH[kind](path)
@@ -757,6 +791,7 @@ class OurOwnError(OSError):
     ],
     ids=repr,
 )
+@pytest.mark.needs("open file locks")
 def test_what_a_file_says_when_it_cannot_be_written_is_heard(one, other, error):
     raw = Unwritable(one.fileno(), error)
     file = io.BufferedWriter(raw)
@@ -776,6 +811,7 @@ def test_what_a_file_says_when_it_cannot_be_written_is_heard(one, other, error):
 # -- whose a lock is ---------------------------------------------------------
 
 
+@pytest.mark.needs("open file locks")
 def test_two_open_files_of_one_process_exclude_each_other(one, other):
     lock(one)
     assert not trylock(other)
@@ -786,6 +822,7 @@ def test_two_open_files_of_one_process_exclude_each_other(one, other):
     assert not trylock(one)
 
 
+@pytest.mark.needs("open file locks")
 def test_threads_exclude_each_other(path, opened):
     total = [0]
     inside = []
@@ -810,6 +847,7 @@ def test_threads_exclude_each_other(path, opened):
     assert seen(opened()) == "-------- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_a_thread_that_waits_lets_others_run_and_is_served(one, other):
     lock(one, "rw", 0, 2)
     lock(one, "rw", 2)
@@ -827,6 +865,7 @@ def test_a_thread_that_waits_lets_others_run_and_is_served(one, other):
     assert in_the_way((2, 1, "rw", ME), one)
 
 
+@pytest.mark.needs("open file locks")
 def test_the_close_of_another_descriptor_loses_nothing(path, one, other):
     lock(one, "rw", 0, 4)
     with open(path, "rb") as third:
@@ -838,6 +877,7 @@ def test_the_close_of_another_descriptor_loses_nothing(path, one, other):
     assert seen(other) == "wwww---- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_locks_go_with_the_last_close(path, other):
     file = open(path, "r+b")
     lock(file, "rw", 0, 2)
@@ -851,6 +891,7 @@ def test_locks_go_with_the_last_close(path, other):
     assert seen(other) == "-------- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_duplicates_share(one, other):
     copy = os.dup(one.fileno())
     try:
@@ -867,6 +908,7 @@ def test_duplicates_share(one, other):
 
 
 @pytest.mark.needs("fork")
+@pytest.mark.needs("open file locks")
 def test_a_forked_child_shares(one, other):
     lock(one, "rw", 0, 4)
 
@@ -880,6 +922,7 @@ def test_a_forked_child_shares(one, other):
 
 
 @pytest.mark.needs("fork")
+@pytest.mark.needs("open file locks")
 def test_a_child_that_lives_keeps_the_locks(path, other):
     file = open(path, "r+b", 0)
     lock(file, "rw", 0, 4)
@@ -935,6 +978,7 @@ def classic(fd, kind, start, length):
 
 @pytest.mark.needs("classic locks")
 @pytest.mark.parametrize("mode", ["r", "w", "rw"])
+@pytest.mark.needs("open file locks")
 def test_classic_locks_are_excluded(one, other, locker, mode):
     lock(one, mode, 2, 2)
     assert not classic(other, fcntl.LOCK_EX, 0, 0)
@@ -948,6 +992,7 @@ def test_classic_locks_are_excluded(one, other, locker, mode):
 
 
 @pytest.mark.needs("classic locks")
+@pytest.mark.needs("open file locks")
 def test_classic_locks_exclude(one, other, locker):
     locker.run("fcntl.lockf(f, fcntl.LOCK_EX, 2, 2)")
     locker.run("fcntl.lockf(f, fcntl.LOCK_SH, 2, 6)")
@@ -975,6 +1020,7 @@ def test_locks_of_whole_files_are_another_thing(one, other, locker):
     assert trylock(other)
 
 
+@pytest.mark.needs("open file locks")
 def test_hard_links_are_one_file_and_copies_two(path, tmp_path, one):
     os.link(path, tmp_path / "link")
     (tmp_path / "copy").write_bytes(b"")
@@ -988,6 +1034,7 @@ def test_hard_links_are_one_file_and_copies_two(path, tmp_path, one):
 
 
 @pytest.mark.parametrize("timeout", [None, -1, -0.001, -math.inf, 0, 0.0, -0.0, 1, math.inf, 10**400, True, 2**-1074])
+@pytest.mark.needs("open file locks")
 def test_no_timeout_keeps_from_what_is_free(one, other, timeout):
     assert lock(one, "rw", 0, 4, timeout=timeout) is True
     unlock(one)
@@ -998,6 +1045,7 @@ def test_no_timeout_keeps_from_what_is_free(one, other, timeout):
 @pytest.mark.parametrize(
     "timeout", [0, 0.0, -0.0, 2**-1074, 0.001, 0.03, fractions.Fraction(1, 50), decimal.Decimal("0.02")]
 )
+@pytest.mark.needs("open file locks")
 def test_a_timeout_is_never_early(one, other, timeout):
     if fcntl is None:
         lock(other, "rw", 2, 2)
@@ -1021,6 +1069,7 @@ def test_a_timeout_is_never_early(one, other, timeout):
 @pytest.mark.parametrize(
     "timeout", [None, -1, -math.inf, math.inf, 1e300, 10**400, 1e8 + 1, 60, fractions.Fraction(99, 2)]
 )
+@pytest.mark.needs("open file locks")
 def test_a_wait_ends_when_the_lock_is_free(one, other, timeout):
     lock(one)
     got = []
@@ -1034,6 +1083,7 @@ def test_a_wait_ends_when_the_lock_is_free(one, other, timeout):
     assert in_the_way((2, 2, "rw", ME), one)
 
 
+@pytest.mark.needs("open file locks")
 def test_many_wait_for_one_with_and_without_timeout(one, opened):
     lock(one)
     files = [opened() for _ in range(8)]
@@ -1075,6 +1125,7 @@ HOLDERS = {
 @pytest.mark.parametrize("kind", HOLDERS)
 @pytest.mark.parametrize(("mode", "does"), [("r", "shared"), ("rw", "locked")])
 @pytest.mark.parametrize(("start", "length", "span"), [(2, 3, "bytes 2 to 4"), (5, 0, "all bytes from 5 on")])
+@pytest.mark.needs("open file locks")
 def test_another_process_is_named(locker, one, kind, mode, does, start, length, span):
     call, *modes = HOLDERS[kind]
     locker.run(call.format(modes[mode == "rw"], start, length))
@@ -1095,6 +1146,7 @@ def test_another_process_is_named(locker, one, kind, mode, does, start, length, 
 @pytest.mark.parametrize(
     "take", [lambda file: lock(file, "r", 2, 3), lambda file: fcntl.lockf(file, fcntl.LOCK_SH, 3, 2)]
 )
+@pytest.mark.needs("open file locks")
 def test_ones_own_process_is_named(one, other, take):
     take(other)
     assert in_the_way((2, 3, "r", ME), one)
@@ -1135,6 +1187,7 @@ def test_our_own_child_is_not_named_for_what_another_has(peer, path, one):
 
 
 @pytest.mark.needs("holders", "proc")
+@pytest.mark.needs("open file locks")
 def test_a_command_of_any_name(peer, path, one):
     text = "a (b) c\\u00e9"
     holder = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b', 0)")
@@ -1150,6 +1203,7 @@ def test_a_command_of_any_name(peer, path, one):
     not lacks("users") and os.geteuid() != 0, reason="needs the super-user, to have a process of another user"
 )
 @pytest.mark.root
+@pytest.mark.needs("open file locks")
 def test_who_may_not_look_does_not_guess():
     """The other process is hidden from this user, and the same lock of one's own is in nobody's way."""
 
@@ -1170,6 +1224,7 @@ def test_who_may_not_look_does_not_guess():
         os.close(fd)
 
 
+@pytest.mark.needs("open file locks")
 def test_a_query_changes_nothing(one, other):
     lock(one, "r", 0, 2)
     for mode, file in itertools.product(("r", "w", "rw"), (one, other)):
@@ -1194,6 +1249,7 @@ def test_an_exception_in_the_block_passes_and_unlocks(one, other):
 
 
 @each_kind
+@pytest.mark.needs("open file locks")
 def test_a_block_unlocks_its_own_range_only(one, other, mode):
     letter = mode[-1]
     lock(one, "rw", 6, 2)
@@ -1204,6 +1260,7 @@ def test_a_block_unlocks_its_own_range_only(one, other, mode):
     assert seen(other) == "------ww -"
 
 
+@pytest.mark.needs("open file locks")
 def test_locked_can_be_used_again(one, other):
     record = locked(one, "rw", 0, 4)
     assert seen(other) == "-------- -"  # not before the block
@@ -1214,6 +1271,7 @@ def test_locked_can_be_used_again(one, other):
         assert seen(other) == "-------- -"
 
 
+@pytest.mark.needs("open file locks")
 def test_locked_leaves_the_block_by_any_way(one, other):
     def leave():
         with locked(one):
@@ -1260,6 +1318,7 @@ class Model:
 @pytest.mark.needs("classic locks", "cutting", "holders")
 @pytest.mark.parametrize("base", [0, 2**31 - 6, 2**32 - 6, LAST - 12], ids=["zero", "31 bits", "32 bits", "last byte"])
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.needs("open file locks")
 def test_random_operations_against_a_model(opened, base, seed):
     size = 13  # the last one is all from there to infinity
     choose = random.Random(f"{base} {seed}")

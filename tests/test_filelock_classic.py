@@ -79,6 +79,7 @@ def test_it_waits(old, ours, timeout):
     assert not trylock(ours)
 
 
+@pytest.mark.needs("deadlines")
 def test_two_that_wait_for_each_other_are_told(old, path):
     """Which the kernel only finds out of classic locks."""
     old.run("filelock.lock(f, 'rw', 0, 1)")

@@ -174,6 +174,7 @@ def test_many_processes_lose_no_count(records, peer, kinds):
     assert total(records) == many * times
 
 
+@pytest.mark.needs("open file locks")
 def test_threads_with_a_handle_each_lose_no_count(records, peer):
     """Two processes of four threads."""
     times = 25 if lacks("fork") else 100
@@ -306,6 +307,7 @@ def test_a_killed_waiter_leaves_nothing(path, peer, timeout):
     assert free(path)
 
 
+@pytest.mark.needs("open file locks")
 def test_the_holders_own_other_files_may_be_closed(path, peer):
     """What loses a classic lock."""
     holder = holding(peer, path)
@@ -321,6 +323,7 @@ def test_the_holders_own_other_files_may_be_closed(path, peer):
 
 
 @needs_fork
+@pytest.mark.needs("open file locks")
 def test_a_child_shares_its_parents_lock_and_what_it_opens_itself_does_not(path):
     with opened(path) as file:
         filelock.lock(file, "rw", 0, 10)
@@ -337,6 +340,7 @@ def test_a_child_shares_its_parents_lock_and_what_it_opens_itself_does_not(path)
 
 @needs_fork
 @pytest.mark.parametrize("who", ["parent", "child"])
+@pytest.mark.needs("open file locks")
 def test_parent_or_child_may_unlock(path, who):
     with opened(path) as file, Event() as go, Event() as done:
         filelock.lock(file)
@@ -363,6 +367,7 @@ def test_parent_or_child_may_unlock(path, who):
 
 @needs_fork
 @pytest.mark.parametrize("first", ["parent", "child"])
+@pytest.mark.needs("open file locks")
 def test_a_lock_lasts_until_the_last_of_a_forked_pair_is_gone(path, first):
     file = opened(path)
     filelock.lock(file)
@@ -407,6 +412,7 @@ def switches(pid):
 @needs_fork
 @pytest.mark.able(probe=tells_system_calls)
 @pytest.mark.parametrize("arguments", [{}, {"timeout": None}, {"timeout": -1}, {"timeout": float("inf")}], ids=str)
+@pytest.mark.needs("open file locks")
 def test_a_wait_for_ever_is_the_kernels(path, arguments):
     with opened(path) as holder, opened(path) as file:
         filelock.lock(holder)
@@ -420,6 +426,7 @@ def test_a_wait_for_ever_is_the_kernels(path, arguments):
 
 
 @waits
+@pytest.mark.needs("open file locks")
 def test_other_threads_run_while_one_waits(path, timeout):
     """Only this very process can let the waiter in."""
     with opened(path) as holder, opened(path) as file:
@@ -471,6 +478,7 @@ def test_all_of_many_waiters_are_served(path, timeout):
 
 
 @waits
+@pytest.mark.needs("open file locks")
 def test_waiters_for_other_bytes_do_not_wait_for_one_another(path, timeout):
     with opened(path) as holder:
         filelock.lock(holder, "rw", 0, 1)
@@ -499,6 +507,7 @@ def test_a_writer_that_becomes_a_reader_lets_readers_in(path, peer, timeout):
 
 
 @waits
+@pytest.mark.needs("open file locks")
 def test_a_reader_becomes_a_writer_when_the_other_readers_are_gone(path, peer, timeout):
     other = holding(peer, path, ", 'r'")
 
@@ -515,6 +524,7 @@ def test_a_reader_becomes_a_writer_when_the_other_readers_are_gone(path, peer, t
 
 
 @pytest.mark.needs("holders")
+@pytest.mark.needs("open file locks")
 def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer):
     """Each waits for the other to stop reading; nobody loses what he has."""
     readers = [holding(peer, path, ", 'r'") for _ in range(2)]
@@ -537,6 +547,7 @@ def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer)
 
 
 @pytest.mark.needs("signals")
+@pytest.mark.needs("open file locks")
 def test_of_two_that_want_to_write_one_can_when_the_other_gives_up(path, peer):
     stubborn, patient = holding(peer, path, ", 'r'"), holding(peer, path, ", 'r'")
     stubborn.send("run", "filelock.lock(f, 'rw')")
@@ -598,6 +609,7 @@ def test_a_wait_goes_on_after_a_signal_whose_handler_does_not_raise(path, timeou
 
 
 @pytest.mark.needs("signals")
+@pytest.mark.needs("open file locks")
 def test_signals_do_not_make_a_timeout_longer(path):
     """Each signal cuts one sleep short; the end stays where it was."""
     with opened(path) as holder, opened(path) as file:
@@ -681,6 +693,7 @@ def told(path, pid, mode="rw", start=0, length=0):
 
 @pytest.mark.needs("holders")
 @pytest.mark.parametrize("mode", ["r", "rw"])
+@pytest.mark.needs("open file locks")
 def test_the_holder_is_named(path, peer, mode):
     bystander = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b'); filelock.lock(f, 'rw', 90, 5)")
     holder = holding(peer, path, f", {mode!r}, 5, 10")
@@ -689,12 +702,14 @@ def test_the_holder_is_named(path, peer, mode):
 
 
 @pytest.mark.needs("holders")
+@pytest.mark.needs("open file locks")
 def test_the_holder_of_a_classic_lock_is_named(path, peer):
     holder = peer(f"import fcntl; f = open({path!r}, 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 10, 5)")
     assert told(path, holder.pid, "rw", 5, 10)
 
 
 @needs_fork
+@pytest.mark.needs("open file locks")
 def test_one_of_a_forked_pair_is_named_and_then_the_one_that_is_left(path, peer):
     asking = peer("from ipcio import filelock", f"f = open({path!r}, 'r+b')")
     with opened(path) as file, Event() as never:
@@ -707,6 +722,7 @@ def test_one_of_a_forked_pair_is_named_and_then_the_one_that_is_left(path, peer)
 
 
 @pytest.mark.needs("holders")
+@pytest.mark.needs("open file locks")
 def test_a_holder_in_this_very_process_is_named(path):
     with opened(path) as holder:
         filelock.lock(holder, "r", 3, 0)
@@ -716,6 +732,7 @@ def test_a_holder_in_this_very_process_is_named(path):
 @pytest.mark.needs("holders")
 @pytest.mark.needs("users")
 @pytest.mark.skipif(not lacks("users") and os.geteuid() != 0, reason="becoming another user takes the super-user")
+@pytest.mark.needs("open file locks")
 def test_another_users_process_is_named_to_who_may_look(unique, peer):
     path = f"/dev/shm/{unique()}"
     with open(path, "xb") as file:
@@ -910,6 +927,7 @@ def test_others_wait_for_ipcio(path, other, end):
 
 
 @pytest.mark.needs("classic locks")
+@pytest.mark.needs("open file locks")
 def test_c_is_told_of_ipcios_locks(path, c):
     """The system has no process to name for a lock of an open file."""
     with opened(path) as file:
@@ -924,6 +942,7 @@ def test_c_is_told_of_ipcios_locks(path, c):
 
 
 @pytest.mark.needs("holders")
+@pytest.mark.needs("open file locks")
 def test_ipcio_tells_of_cs_locks(path, c):
     assert c.ask("try rw 10 5") == "done"
     assert told(path, c.pid, "rw", 10, 5)
@@ -932,6 +951,7 @@ def test_ipcio_tells_of_cs_locks(path, c):
 
 
 @pytest.mark.needs("classic locks")
+@pytest.mark.needs("open file locks")
 def test_a_waiter_in_c_does_not_count_as_a_holder(path, c):
     """Nor does it hold up who asks for what it waits for."""
     with opened(path) as file:
@@ -972,6 +992,7 @@ class Party:
 
 @pytest.mark.needs("classic locks")
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.needs("open file locks")
 def test_random_ranges_of_several_processes_against_a_model(path, peer, start, seed):
     """Each party has some bytes, or the last of them and all to infinity, shared or for itself."""
     size, base = 12, [40, 2**63 - 12][seed]
