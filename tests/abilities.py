@@ -79,6 +79,7 @@ ABILITIES = {
     "sh": (lambda: shutil.which("sh") is not None, "there is no POSIX shell"),
     "open file locks": (_open_file_locks, "locks belong to the process here, not to the open file"),
     "deadlines": (_deadlines, "no timer can end a wait of the kernel's here"),
+    "witness": (lambda: _is_directory("/dev/shm"), "objects cannot be looked at from outside here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

@@ -139,7 +139,7 @@ def _post(raw: PosixSemaphore, n: int) -> None:
             raise OverflowError
         given.extend(starmap(raw.release, repeat((), n)))
     except (OverflowError, ValueError, OSError) as error:
-        any(starmap(raw.acquire, repeat((False,), len(given))))
+        all(starmap(raw.acquire, repeat((False,), len(given))))  # or as many as others have left
         if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:
             raise
         raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}") from None

@@ -1,0 +1,345 @@
+"""Named objects that are no files (macOS): what keeps them alive, and what is left of them after every kind of end.
+
+The processes here see Linux as `lesser` shows it, whatever this one sees.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+from peers import Peer, PeerError
+
+pytest.importorskip("fcntl")
+pytestmark = [pytest.mark.needs("fork", "witness"), pytest.mark.usefixtures("root")]
+
+LESSER = os.path.join(os.path.dirname(__file__), "lesser")
+KINDS = {
+    "shm": ("shm.create({!r}, 5000{})", "shm.attach({!r})", "shm.unlink({!r})"),
+    "sem": ("sem.create({!r}, 3{})", "sem.attach({!r})", "sem.unlink({!r})"),
+    "undo": ("sem.create({!r}, 3, undo=True{})", "sem.attach({!r})", "sem.unlink({!r})"),
+}
+ROUNDS = 25
+
+
+class Kind:
+    """How to say to a peer what is to be done, and what there is to see of it from outside."""
+
+    def __init__(self, kind: str, name: str, root) -> None:
+        self.kind, self.name = kind, name
+        self.create, self.attach, self.unlink = (call.format(name, "{}") for call in KINDS[kind])
+        self.object = f"/dev/shm/{name if kind == 'shm' else f'sem.{name}'}"
+        self.directory = f"{root}/ipcio-{os.geteuid()}"
+
+    def make(self, options: str = "") -> str:
+        return f"h = {self.create.format(options)}"
+
+    def is_there(self) -> bool:
+        """Whether the real thing is; a crash-safe semaphore is its companion."""
+        return bool(self.companions()) if self.kind == "undo" else os.path.exists(self.object)
+
+    def companions(self) -> list[str]:
+        return os.listdir(self.directory) if os.path.isdir(self.directory) else []
+
+    def nothing(self) -> bool:
+        return not os.path.exists(self.object) and not self.companions()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Have peers see the lesser system, and a directory of this test's for companions."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        f"import sys\nsys.path.insert(0, {LESSER!r})\nimport calls, objects, view\nview.install()\n"
+        f"import ipcio._posix.places as places\nplaces.ROOT = {str(tmp_path)!r}\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    return tmp_path
+
+
+def new_kind(kind: str, root):
+    found = Kind(kind, new_name(), root)
+    yield found
+    assert not os.path.exists(found.object)
+
+
+def new_name() -> str:
+    return f"ipcio-{os.getpid()}-{random.getrandbits(48):012x}"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, root):
+    yield from new_kind(request.param, root)
+
+
+@pytest.fixture(params=["shm", "sem"])
+def plain(request, root):
+    """One behind which there is a POSIX object, which a crash-safe semaphore has none of."""
+    yield from new_kind(request.param, root)
+
+
+@pytest.fixture
+def name():
+    """Short enough, and nothing is left under it."""
+    made = new_name()
+    yield made
+    assert not [entry for entry in os.listdir("/dev/shm") if made in entry]
+
+
+def refusal(peer: Peer, code: str) -> tuple[str, int | None]:
+    with pytest.raises(PeerError) as caught:
+        peer.run(code)
+    return caught.value.kind, caught.value.errno
+
+
+def test_the_last_handle_takes_all_along(kind, peer):
+    a, b = peer(kind.make()), peer()
+    b.run(f"h = {kind.attach}")
+    a.run("h.close()")
+    assert kind.is_there()
+    b.run(f"again = {kind.attach}")
+    b.run("again.close(); h.close()")
+    assert kind.nothing()
+    assert refusal(a, kind.attach) == ("FileNotFoundError", errno.ENOENT)
+
+
+def test_a_name_is_had_once(kind, peer):
+    a, b = peer(kind.make()), peer()
+    assert refusal(b, kind.make()) == ("FileExistsError", errno.EEXIST)
+    b.run(kind.make(", exist_ok=True"))
+    assert b.ask("h.created") is False
+    a.run("h.close()")
+    b.run("h.close()")
+    assert kind.nothing()
+
+
+def test_the_dead_hold_nothing(kind, peer):
+    a, b = peer(kind.make()), peer()
+    a.kill()
+    assert kind.is_there()
+    assert refusal(b, kind.attach) == ("FileNotFoundError", errno.ENOENT)
+    assert kind.nothing()
+    b.run(kind.make())
+    b.run("h.close()")
+
+
+def test_gc_finds_the_dead_and_no_others(kind, peer):
+    a, b = peer(kind.make()), peer("from ipcio._posix import litter")
+    assert b.ask("list(litter.collect())") == []
+    a.kill()
+    assert b.ask("list(litter.collect())") == [("shm" if kind.kind == "shm" else "sem", kind.name)]
+    assert kind.nothing()
+
+
+def test_a_child_goes_on(kind, peer):
+    a = peer(kind.make(), "r, w = os.pipe()", "pid = os.fork()\nif not pid: os.read(r, 1); os._exit(0)")
+    b = peer()
+    a.run("h.close()")
+    b.run(f"h = {kind.attach}")
+    b.run("h.close()")
+    a.run("os.write(w, b'!'); os.waitpid(pid, 0)")
+    assert refusal(b, kind.attach) == ("FileNotFoundError", errno.ENOENT)
+    assert kind.nothing()
+
+
+def test_persistent_ones_stay_until_they_are_unlinked(kind, peer):
+    a = peer(kind.make(", persist=True"), "h.close()")
+    assert kind.is_there()
+    a.kill()
+    b = peer("from ipcio._posix import litter")
+    assert b.ask("list(litter.collect())") == []
+    b.run(f"h = {kind.attach}")
+    b.run(kind.unlink)
+    assert refusal(b, kind.attach) == ("FileNotFoundError", errno.ENOENT)
+    assert refusal(b, kind.unlink) == ("FileNotFoundError", errno.ENOENT)
+    b.run("h.close()")
+    assert kind.nothing()
+
+
+def test_unlink_frees_the_name_at_once(kind, peer):
+    a, b = peer(kind.make()), peer()
+    b.run(kind.unlink)
+    b.run(kind.make())
+    a.run("h.close()")  # takes nothing of the new one along
+    assert kind.is_there()
+    a.run(f"h = {kind.attach}")
+    b.run("h.close()")
+    a.run("h.close()")
+    assert kind.nothing()
+
+
+def test_a_foreign_one_has_the_name(plain, peer):
+    """Foreign objects are attached and never removed, but by `unlink`."""
+    b = peer()
+    make = (
+        f"import _posixshmem; os.ftruncate(fd := _posixshmem.shm_open('/{plain.name}', os.O_CREAT | os.O_RDWR), 7)"
+        "; os.close(fd)"
+        if plain.kind == "shm"
+        else f"import _multiprocessing; _multiprocessing.SemLock(1, 3, 9, '/{plain.name}', False)"
+    )
+    b.run(make)
+    assert refusal(b, plain.make()) == ("FileExistsError", errno.EEXIST)
+    assert plain.companions() == []
+    if plain.kind == "sem":
+        assert refusal(b, plain.make(", undo=True")) == ("FileExistsError", errno.EEXIST)
+    b.run(f"h = {plain.attach}")
+    b.run("h.close()")
+    assert plain.is_there()
+    b.run(plain.unlink)
+    assert plain.nothing()
+
+
+def test_who_unlinks_it_from_outside_leaves_nothing_in_the_way(plain, peer):
+    a, b = peer(plain.make()), peer()
+    os.unlink(plain.object)
+    assert refusal(b, plain.attach) == ("FileNotFoundError", errno.ENOENT)
+    b.run(plain.make())
+    a.run("h.close()")
+    assert plain.is_there()
+    b.run("h.close()")
+    assert plain.nothing()
+
+
+def test_a_persistent_one_that_is_gone_is_not_in_the_way(plain, peer):
+    a = peer(plain.make(", persist=True"))
+    os.unlink(plain.object)
+    assert refusal(a, plain.attach) == ("FileNotFoundError", errno.ENOENT)
+    a.run(plain.make())
+    a.run("h.close()")
+    assert plain.nothing()
+
+
+def test_what_was_before_the_system_started_is_no_object_of_now(plain, peer):
+    """Companions outlast the system, objects do not; what has the name now is somebody else's."""
+    a, b = peer(plain.make()), peer()
+    a.kill()
+    (companion,) = plain.companions()
+    os.utime(f"{plain.directory}/{companion}", (1, 1))
+    assert refusal(b, plain.make()) == ("FileExistsError", errno.EEXIST)
+    assert plain.is_there()
+    assert plain.companions() == []
+    b.run(plain.unlink)
+
+
+def test_who_dies_over_it_leaves_nothing_for_good(kind):
+    """SIGKILL at any moment of create, attach, close and unlink; `gc` finds all there is."""
+    program = (
+        "import sys; from ipcio import sem, shm\nprint(flush=True)\n"
+        "while True:\n"
+        f"    h = {kind.create.format('')}\n    o = {kind.attach}\n    o.close(); h.close()\n"
+        f"    h = {kind.create.format(', persist=True')}\n    {kind.unlink}\n    h.close()\n"
+    )
+    gc = "from ipcio._posix import litter; print(list(litter.collect()))"
+    path = os.pathsep.join([entry for entry in sys.path if entry])
+    options = {"env": {**os.environ, "PYTHONPATH": path}, "stdout": subprocess.PIPE}
+    for _ in range(ROUNDS):
+        with subprocess.Popen([sys.executable, "-c", program], **options) as victim:
+            victim.stdout.readline()
+            time.sleep(random.uniform(0, 0.01))
+            victim.kill()
+        subprocess.run([sys.executable, "-c", gc], check=True, **options)
+        if not kind.nothing():  # killed with a persistent one
+            subprocess.run([sys.executable, "-c", f"from ipcio import sem, shm; {kind.unlink}"], check=True, **options)
+        assert kind.nothing(), (kind.companions(), os.path.exists(kind.object))
+
+
+def test_create_or_attach_from_all_sides(kind, peer):
+    """Two processes at once, again and again: each gets one that is whole, never an error."""
+    loop = (
+        "def go():\n    made = 0\n    for _ in range(200):\n"
+        f"        h = {kind.create.format(', exist_ok=True')}\n"
+        "        made += h.created\n        h.close()\n    return made"
+    )
+    peers = [peer(loop), peer(loop)]
+    for each in peers:
+        each.send("ask", "go()")
+    assert sum(each.answer() for each in peers) >= 200 // 2
+    assert kind.nothing()
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 5000])
+def test_sizes_are_those_that_were_asked_for(name, peer, size):
+    a, b = peer(f"h = shm.create({name!r}, {size})"), peer(f"h = shm.attach({name!r})")
+    assert b.ask("h.size()") == size
+    assert os.stat(f"/dev/shm/{name}").st_size % 4096 == 0
+    assert refusal(a, "h.fileno()")[0] == "UnsupportedOperation"
+    assert refusal(b, "h.write(bytes(h.size() + 1))") == ("OSError", errno.ENOSPC)
+
+
+def test_names_that_a_file_system_may_take_for_one(root, name, peer):
+    a = peer(f"n = {name!r}; a, b, c = [shm.create(n + end, at + 1) for at, end in enumerate(['Ab', 'aB', '%c3'])]")
+    assert a.ask("shm.attach(n + 'Ab').size(), shm.attach(n + 'aB').size()") == (1, 2)
+    entries = os.listdir(f"{root}/ipcio-{os.geteuid()}")
+    assert len({entry.lower() for entry in entries}) == 3
+    a.kill()
+    b = peer("from ipcio._posix import litter")
+    found = [("shm", name + end) for end in ("%c3", "Ab", "aB")]
+    assert sorted(b.ask("list(litter.collect())")) == found
+
+
+def test_too_long_a_name_tells_what_would_not_be(peer):
+    a = peer()
+    for call in ("shm.create(n, 1)", "shm.attach(n)", "shm.unlink(n)", "sem.create(n, undo=True)", "sem.attach(n)"):
+        with pytest.raises(PeerError, match="30 bytes here, not 31") as caught:
+            a.run(f"n = 'x' * 31; {call}")
+        assert caught.value.errno == errno.ENAMETOOLONG
+
+
+@pytest.mark.parametrize("spoil", ["mode", "link", "file"])
+def test_the_directory_is_the_users_alone(root, peer, spoil):
+    path = f"{root}/ipcio-{os.geteuid()}"
+    if spoil == "file":
+        open(path, "x").close()
+    else:
+        os.mkdir(path if spoil == "mode" else f"{root}/other", 0o700)
+        os.chmod(path, 0o750) if spoil == "mode" else os.symlink(f"{root}/other", path)
+    a = peer()
+    for call in ("shm.create(None, 1)", "sem.create(None)", "sem.attach('ipcio-x')"):
+        with pytest.raises(PeerError, match="must be a directory that belongs to this user") as caught:
+            a.run(call)
+        assert caught.value.kind == "PermissionError"
+        assert path in str(caught.value)
+
+
+def test_the_directory_is_made_again(root, name, peer):
+    a = peer("os.umask(0o777)", f"shm.create({name!r}, 1).close()")
+    path = f"{root}/ipcio-{os.geteuid()}"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    os.rmdir(path)
+    a.run(f"sem.create({name!r}).close()")
+    assert os.listdir(path) == []
+
+
+def test_permits_of_the_dead_come_back(name, peer):
+    a, b = peer(f"h = sem.create({name!r}, 2, undo=True)"), peer(f"h = sem.attach({name!r})")
+    b.run("h.dec(); h.dec()")
+    assert a.ask("h.dec(0.001)") is False
+    a.send("ask", "h.dec(30)")
+    b.kill()
+    assert a.answer() is True
+    assert a.ask("h.value") == 1
+
+
+def test_no_more_permits_than_the_maximum(name, peer):
+    a = peer(f"h = sem.create({name!r}, 32760)")
+    assert refusal(a, "h.value")[0] == "NotImplementedError"
+    assert refusal(a, "h.inc(8)")[0] == "OverflowError"
+    assert refusal(a, "h.inc(40000)")[0] == "OverflowError"
+    a.run("h.inc(7)")
+    assert a.ask("sum(h.dec(0) for _ in range(40000))") == 32767
+
+
+@pytest.mark.parametrize("perm", [0o600, 0o400, 0o640])
+@pytest.mark.parametrize("module", ["shm", "sem"])
+def test_permissions_are_what_is_left_by_the_umask(name, peer, module, perm):
+    entry = name if module == "shm" else f"sem.{name}"
+    a = peer("os.umask(0o002)", f"h = {module}.create({name!r}, 1, perm={perm})")
+    assert stat.S_IMODE(os.stat(f"/dev/shm/{entry}").st_mode) == perm
+    a.run("h.close()")
