@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Child",
     "Conflict",
+    "FileMapping",
     "LockBackend",
     "Mapping",
     "MmapBackend",
@@ -75,10 +76,14 @@ class ShmBackend(Protocol):
         ...
 
 
+FileMapping: TypeAlias = "tuple[mmap.mmap | None, int, None]"
+"""The same of a file, whose memory is a map everywhere, and which has no share in a name."""
+
+
 class MmapBackend(Protocol):
     """Files mapped into memory."""
 
-    def open(self, file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
+    def open(self, file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
         ...
 

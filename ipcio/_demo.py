@@ -162,7 +162,7 @@ class Worker:
         )
 
     def _hear(self, _: str, line: str) -> None:
-        if line != "ready\n":
+        if line.rstrip() != "ready":  # whatever ends a line here
             self._said = f": {line.strip()}"
             return
         self._said = ""

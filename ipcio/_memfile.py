@@ -365,7 +365,9 @@ class MemoryFile(io.RawIOBase):
                     self._name,
                 )
             # A map takes any contiguous buffer; a memoryview insists on its own format.
-            plain = not isinstance(memory, memoryview) or (source.format == "B" and source.ndim == 1)
+            plain = not isinstance(memory, memoryview) or (
+                source.format == "B" and source.ndim == 1 and source.contiguous
+            )
             memory[start : start + count] = source if plain else raw_bytes(source)
             self._go(start + count)
             return count

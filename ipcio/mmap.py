@@ -90,7 +90,6 @@ def open(
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     if memory is None:
         return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
-    assert isinstance(memory, _mmap.mmap)  # of a file, every platform has one
     return DirectFile(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
 

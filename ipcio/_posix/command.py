@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
 __all__ = ["become", "open_inherited"]
@@ -25,7 +24,7 @@ def open_inherited(path: str, access: int) -> int:
     return inherited
 
 
-def become(command: Sequence[str]) -> NoReturn:
+def become(command: list[str]) -> NoReturn:
     """Have this very process run the command."""
     # What Python ignores, the command would ignore, too.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -15,7 +15,7 @@ from ipcio._forklock import turn
 assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipcio._contract import Mapping
+    from ipcio._contract import FileMapping
 
 __all__ = ["map_descriptor", "open", "path_of"]
 
@@ -28,7 +28,7 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
     return mmap.mmap(fd, size, access=access, offset=offset)
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
+def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
     """See `ipcio._contract.MmapBackend`."""
     with turn:
         fd = _open_descriptor(file, writable=writable)

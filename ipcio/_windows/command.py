@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
 __all__ = ["become", "open_inherited"]
@@ -21,7 +20,7 @@ def open_inherited(path: str, access: int) -> int:
     return os.open(path, access | os.O_BINARY | os.O_NOINHERIT, 0o666)
 
 
-def become(command: Sequence[str]) -> NoReturn:
+def become(command: list[str]) -> NoReturn:
     """Run the command, and end as it ends."""
     code = subprocess.call(command)  # noqa: S603
     sys.exit((code + (1 << 31)) % (1 << 32) - (1 << 31))  # sys.exit takes no more than a C int

@@ -17,7 +17,7 @@ from ipcio._windows import win32
 assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipcio._contract import Mapping
+    from ipcio._contract import FileMapping
 
 __all__ = ["open", "path_of"]
 
@@ -26,7 +26,7 @@ _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_D
 _PREFIX = "\\\\?\\"
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int) -> Mapping:
+def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
     """See `ipcio._contract.MmapBackend`."""
     with turn:
         fd = _open_descriptor(file, writable=writable)

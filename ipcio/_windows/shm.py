@@ -20,7 +20,6 @@ import errno
 import os
 import sys
 import time
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
@@ -131,6 +130,8 @@ def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
     Not by Python's `mmap`: that has a handle on the section of its own, and keeps it, and
     with it the name, as long as there are views.
     """
+    from pickle import PickleBuffer  # which importing this module need not wait for
+
     access = win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     with objects.Handles(win32.UnmapViewOfFile) as view:
         address = view.call(win32.MapViewOfFile, section, access, 0, 0, 0)
