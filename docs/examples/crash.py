@@ -1,6 +1,5 @@
 """A process is killed; the name that only it held is free."""
 
-import signal
 import subprocess
 import sys
 
@@ -19,7 +18,7 @@ sys.stdin.read()
 with subprocess.Popen([sys.executable, "-c", CHILD, NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
     child.stdout.readline()
     shm.attach(NAME).close()  # it lives
-    child.send_signal(signal.SIGKILL)
+    child.kill()
 
 try:
     shm.attach(NAME)

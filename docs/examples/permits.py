@@ -1,6 +1,5 @@
 """A process is killed while it holds the only permit: what becomes of the permit?"""
 
-import signal
 import subprocess
 import sys
 
@@ -20,6 +19,6 @@ for undo in False, True:
     s = sem.create(NAME, 1, undo=undo)
     with subprocess.Popen([sys.executable, "-c", CHILD, NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
+        child.kill()
     print("crash-safe:" if undo else "plain:", "the permit is back" if s.dec(0) else "the permit is lost")
     s.close()
