@@ -50,9 +50,9 @@ class Share(Protocol):
 Mapping: TypeAlias = "tuple[mmap.mmap | memoryview[int] | None, int, Share | None]"
 """What a back end opened, for the handle to give back at its end.
 
-The memory, bytes that can be written if they may (None where there is nothing to map: an empty file); a descriptor of the
-object with an offset of its own, or -1 where the platform has none; the share in
-the name, or None for what ipcio does not keep alive.
+The memory, bytes that can be written if they may (None where there is nothing to map: an
+empty file); a descriptor of the object with an offset of its own, or -1 where the
+platform has none; the share in the name, or None for what ipcio does not keep alive.
 """
 
 

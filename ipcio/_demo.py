@@ -272,9 +272,9 @@ def work(name: str, number: int) -> None:
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
             _post(board, number, Tally(files, size, words))
-        with open(todo["gate"], "r+b") if todo["gate"] else contextlib.nullcontext(report) as gate:
-            with filelock.locked(gate):
-                _append(report, _row(number, os.getpid(), files, size, words))
+        gate = open(todo["gate"], "r+b") if todo["gate"] else contextlib.nullcontext(report)
+        with gate as lockable, filelock.locked(lockable):
+            _append(report, _row(number, os.getpid(), files, size, words))
         with _publish(f"{name}-{number}", counts):
             print("ready", flush=True)
             sys.stdin.read()

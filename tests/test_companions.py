@@ -16,7 +16,7 @@ import time
 import pytest
 from peers import Peer, PeerError
 
-pytest.importorskip("fcntl")
+fcntl = pytest.importorskip("fcntl")
 pytestmark = [pytest.mark.needs("fork", "witness"), pytest.mark.usefixtures("root")]
 
 LESSER = os.path.join(os.path.dirname(__file__), "lesser")
@@ -205,6 +205,19 @@ def test_who_unlinks_it_from_outside_leaves_nothing_in_the_way(plain, peer):
     assert plain.is_there()
     b.run("h.close()")
     assert plain.nothing()
+
+
+def test_who_is_stopped_in_mid_step_is_not_waited_for(kind, peer):
+    a = peer(kind.make())
+    gate = os.open(kind.directory, os.O_RDONLY)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        assert refusal(a, kind.unlink) == ("BlockingIOError", errno.EAGAIN)
+    finally:
+        os.close(gate)
+    a.run(kind.unlink)
+    a.run("h.close()")
+    assert kind.nothing()
 
 
 def test_a_persistent_one_that_is_gone_is_not_in_the_way(plain, peer):

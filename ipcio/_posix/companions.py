@@ -199,10 +199,14 @@ def _unlink_ours(record: Record | None, info: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def gate() -> Iterator[None]:
-    """The lock of the directory."""
-    fd = os.open(places.directory(), os.O_RDONLY | os.O_CLOEXEC)
+    """The lock of the directory; `BlockingIOError` if somebody keeps it, who was stopped in here."""
+    path = places.directory()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        for _ in lifetime.attempts(path):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
         yield
     finally:
         os.close(fd)

@@ -1,11 +1,20 @@
-"""What ``ipcio lock`` does on Windows, where no process becomes another and locks are not inherited."""
+"""What ``ipcio lock`` does on Windows, where no process becomes another and locks are not inherited.
+
+The command is a child, and this process has the lock.  So the command must not outlive it:
+it is in a job that ends with its last handle, which is this process's.  What the command
+starts itself is not: it may go on, without the lock.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+from ipcio._windows import win32
 
 assert sys.platform == "win32" or not TYPE_CHECKING
 
@@ -22,5 +31,20 @@ def open_inherited(path: str, access: int) -> int:
 
 def become(command: list[str]) -> NoReturn:
     """Run the command, and end as it ends."""
-    code = subprocess.call(command)  # noqa: S603
-    sys.exit((code + (1 << 31)) % (1 << 32) - (1 << 31))  # sys.exit takes no more than a C int
+    job = win32.CreateJobObject(None, None)
+    limits = win32.JOBOBJECT_EXTENDED_LIMIT_INFORMATION()
+    limits.LimitFlags = win32.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | win32.JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK
+    if not job or not win32.SetInformationJobObject(
+        job, win32.JOB_OBJECT_EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), ctypes.sizeof(limits)
+    ):
+        raise win32.failure()
+    with subprocess.Popen(command, creationflags=win32.CREATE_SUSPENDED) as child:  # noqa: S603
+        handle = int(child._handle)  # type: ignore[attr-defined]
+        if not win32.AssignProcessToJobObject(job, handle):
+            child.kill()
+            raise win32.failure()
+        win32.NtResumeProcess(handle)
+        while child.returncode is None:
+            with contextlib.suppress(KeyboardInterrupt):  # which the command has heard, too
+                child.wait()
+    sys.exit((child.returncode + (1 << 31)) % (1 << 32) - (1 << 31))  # it takes no more than a C int

@@ -32,7 +32,6 @@ _OPERATIONS = 4  # reads or writes until somebody else has a turn
 _LONGEST = 1e6  # seconds that the calls of the system take at once
 _KILLED = 128  # and the number of the signal: the exit code of who was killed
 _SIGKILL = 9
-_CREATE_SUSPENDED = 4
 _LONGEST_LINE = 32766  # characters of a command
 
 
@@ -283,7 +282,7 @@ def _start(
             shell=isinstance(command, str),
             cwd=cwd,
             env=env,
-            creationflags=_CREATE_SUSPENDED | subprocess.CREATE_NEW_PROCESS_GROUP if job else 0,
+            creationflags=win32.CREATE_SUSPENDED | subprocess.CREATE_NEW_PROCESS_GROUP if job else 0,
         )
         if job:
             if not win32.AssignProcessToJobObject(job, popen.handle):

@@ -208,7 +208,37 @@ CreateEvent = _declare(
     _kernel32.CreateEventW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR
 )
 SetEvent = _declare(_kernel32.SetEvent, wintypes.BOOL, wintypes.HANDLE)
+CREATE_SUSPENDED = 0x00000004
+JOB_OBJECT_EXTENDED_LIMIT_INFORMATION = 9  # a JOBOBJECTINFOCLASS
+JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK = 0x1000
+JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
+
+
+class JOBOBJECT_EXTENDED_LIMIT_INFORMATION(ctypes.Structure):  # noqa: N801
+    """What a job does to its processes; the parts of the original are in line here."""
+
+    _fields_ = (
+        ("PerProcessUserTimeLimit", wintypes.LARGE_INTEGER),
+        ("PerJobUserTimeLimit", wintypes.LARGE_INTEGER),
+        ("LimitFlags", wintypes.DWORD),
+        ("MinimumWorkingSetSize", _SIZE),
+        ("MaximumWorkingSetSize", _SIZE),
+        ("ActiveProcessLimit", wintypes.DWORD),
+        ("Affinity", _SIZE),
+        ("PriorityClass", wintypes.DWORD),
+        ("SchedulingClass", wintypes.DWORD),
+        ("IoInfo", ctypes.c_ulonglong * 6),
+        ("ProcessMemoryLimit", _SIZE),
+        ("JobMemoryLimit", _SIZE),
+        ("PeakProcessMemoryUsed", _SIZE),
+        ("PeakJobMemoryUsed", _SIZE),
+    )
+
+
 CreateJobObject = _declare(_kernel32.CreateJobObjectW, wintypes.HANDLE, ctypes.c_void_p, wintypes.LPCWSTR)
+SetInformationJobObject = _declare(
+    _kernel32.SetInformationJobObject, wintypes.BOOL, wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD
+)
 AssignProcessToJobObject = _declare(_kernel32.AssignProcessToJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.HANDLE)
 TerminateJobObject = _declare(_kernel32.TerminateJobObject, wintypes.BOOL, wintypes.HANDLE, wintypes.UINT)
 NtResumeProcess = _declare(_ntdll.NtResumeProcess, _STATUS, wintypes.HANDLE)
