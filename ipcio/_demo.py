@@ -272,7 +272,7 @@ def work(name: str, number: int) -> None:
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
             _post(board, number, Tally(files, size, words))
-        gate = open(todo["gate"], "r+b") if todo["gate"] else contextlib.nullcontext(report)
+        gate = mmap.open(todo["gate"], "rw") if todo["gate"] else contextlib.nullcontext(report)
         with gate as lockable, filelock.locked(lockable):
             _append(report, _row(number, os.getpid(), files, size, words))
         with _publish(f"{name}-{number}", counts):
