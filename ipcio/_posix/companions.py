@@ -11,7 +11,7 @@ that tells.  Its content is a record:
 ``READY``
     it was there, complete, of exactly the size that the record tells
 ``FOREIGN``
-    a foreign program made one under the name right after we had looked; the companion goes
+    what is there is a foreign program's; the companion, which keeps the name for a moment, goes
 
 A name may lie under the companion of an object that is gone: a foreign program unlinked
 it, or the machine was started anew.  Such a companion is *void* and in nobody's way.
@@ -60,6 +60,7 @@ __all__ = [
     "clear_void",
     "exists",
     "is_the_object",
+    "open_foreign",
     "posix_name",
     "read",
     "remove",
@@ -241,7 +242,10 @@ class Making(objects.Making):
         self.begin(0o600)
         if exists(self._kind, self.name):  # a foreign one: ours would have a companion, and the dead are gone
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        os.write(self.fd, _RECORD.pack(_MAGIC, MAKING, size, 0, self._kind.encode(), os.fsencode(self.name)))
+        self._appear(MAKING, size)
+
+    def _appear(self, state: int, size: int) -> None:
+        os.write(self.fd, _RECORD.pack(_MAGIC, state, size, 0, self._kind.encode(), os.fsencode(self.name)))
         self._announced = True
         self.appear()
 
@@ -268,6 +272,27 @@ class Making(objects.Making):
                     _unlink_ours(read(self.fd, info), info)
                     os.unlink(self.path)
         super().drop()
+
+
+def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
+    """Return what the function gives that opens the object, which has no companion; None: look again.
+
+    One of ours may have come since we looked, and gone.  While the name has a companion of
+    this call, what is there is no object of ours.
+    """
+    if not exists(kind, name):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    with Making(kind, name) as look:
+        try:
+            look.begin(0o600)
+            look._appear(FOREIGN, 0)
+        except FileExistsError:
+            look.drop()
+            return None
+        try:
+            return function()
+        finally:
+            look.drop()
 
 
 def retrying(kind: str, name: str, create: Callable[[], T]) -> T:

@@ -89,9 +89,8 @@ def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
     try:
         found.open(writable=True)
     except FileNotFoundError:
-        raw = _open(found.name)
-        # One of ours may have come since.
-        return None if os.access(found.path, os.F_OK) else _permits(raw, found)
+        foreign = companions.open_foreign(_KIND, found.name, lambda: _open(found.name))
+        return None if foreign is None else _permits(foreign, found)
     record = undo.read(found.fd, found.info)
     if record is not None:
         joined = undo.attach(found, record, again=again)

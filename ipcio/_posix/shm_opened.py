@@ -98,7 +98,7 @@ def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
     try:
         found.open(writable=False)
     except FileNotFoundError:
-        return _attach_foreign(found, writable=writable)
+        return companions.open_foreign(_KIND, found.name, lambda: _attach_foreign(found.name, writable=writable))
     if not found.join():
         return None
     record = companions.read(found.fd, found.info)
@@ -120,11 +120,9 @@ def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
     return memory, -1, found.share
 
 
-def _attach_foreign(found: companions.Finding, *, writable: bool) -> Mapping | None:
-    fd = _open(found.name, writable=writable)
+def _attach_foreign(name: str, *, writable: bool) -> Mapping:
+    fd = _open(name, writable=writable)
     try:
-        if os.access(found.path, os.F_OK):  # one of ours, which has come since
-            return None
         return _map(fd, os.fstat(fd).st_size, writable=writable), -1, None
     finally:
         os.close(fd)
