@@ -100,6 +100,13 @@ def _text(handle: int, what: int) -> str:
 _kinds: dict[int, str] = {}
 """What the numbers of types mean."""
 
+_locks: set[tuple[int, int]] = set()
+"""Handles that were of semaphores without a name when last looked at: Python has one for each of its locks.
+
+To ask for the names of some hundred, twice for each test, took most of the run.  If one of these values is a
+named semaphore's by now, `named` still finds the name.
+"""
+
 
 def descriptors() -> dict[tuple[str, int], int]:
     """The handles on what ipcio makes and uses: sections, named semaphores, files, pipes, processes, jobs.
@@ -108,7 +115,9 @@ def descriptors() -> dict[tuple[str, int], int]:
     it puts standard output aside.  Not those that Python and Windows make when they need them, and keep.
     """
     found: dict[tuple[str, int], int] = {}
-    for handle, number in _handles():
+    handles = _handles()
+    _locks.intersection_update(handles)
+    for handle, number in set(handles) - _locks:
         kind = _kinds.get(number)
         if not kind:
             kind = _kinds[number] = _text(handle, OBJECT_TYPE)
@@ -117,7 +126,8 @@ def descriptors() -> dict[tuple[str, int], int]:
             what = f"file {_text(handle, OBJECT_NAME)}" if is_file else "pipe or device"
         elif kind in {"Section", "Semaphore"}:
             name = _text(handle, OBJECT_NAME)
-            if not name and kind == "Semaphore":  # a lock's
+            if not name and kind == "Semaphore":
+                _locks.add((handle, number))
                 continue
             what = f"{kind} {name}"
         elif kind in {"Process", "Job"}:
