@@ -240,6 +240,14 @@ def test_lock_becomes_the_command(path):
         assert finish(process) == (0, f"{process.pid}\n", "")
 
 
+def test_the_end_of_lock_is_the_end_of_the_command(path):
+    code = "import sys; print('up', flush=True); sys.stdin.read()"
+    with start("lock", path, "--", sys.executable, "-c", code, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+        assert process.stdout.read() == ""  # nobody has it open any more, though nothing ended the command's input
+
+
 def test_lock_leaves_the_commands_words_alone(path):
     words = ["", "--", "-x", "--shared", "two words", "new\nline", "größe", "--"]
     code = "import sys; print(ascii(sys.argv[1:]))"

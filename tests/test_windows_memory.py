@@ -19,7 +19,7 @@ from campaigns import campaign, rounds
 from leftovers import descriptors
 from test_processes import work
 
-from ipcio import shm
+from ipcio import mmap, shm
 
 # Left out elsewhere, not skipped: there is nothing to be installed that would run them.
 pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
@@ -490,3 +490,15 @@ def test_of_many_creates_at_once_exactly_one_wins(name, peer):
             for other in others:
                 other.run("h = h and h.close()")
             assert_free(name)
+
+
+def test_a_mapped_file_cannot_be_removed(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with mmap.open(path) as h:
+        with pytest.raises(PermissionError):
+            path.unlink()
+        with pytest.raises(PermissionError):
+            path.replace(tmp_path / "other")
+        assert h.read() == b"abc"
+    path.unlink()
