@@ -29,7 +29,12 @@ PUBLIC = [module for module in MODULES if "._" not in module]
 BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.", "ipcio._windows."))]
 NAMES_OF_OTHERS = {"ipcio._windows.win32"}  # a copy of the system's own: nothing to document, nothing to hide
 FOREIGN = "ipcio._posix." if sys.platform == "win32" else "ipcio._windows."
-IMPORTABLE = ["ipcio", *(module for module in MODULES if not module.startswith(FOREIGN))]
+ABILITIES = {"ipcio._posix.deadline": "deadlines"}  # that an import needs
+IMPORTABLE = [
+    pytest.param(module, marks=pytest.mark.needs(ABILITIES[module]) if module in ABILITIES else ())
+    for module in ["ipcio", *MODULES]
+    if not module.startswith(FOREIGN)
+]
 
 SIGNATURES = {
     "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True)",
@@ -76,7 +81,7 @@ LAYERS = [
         "ipcio._posix.shm": set(),
         "ipcio._posix.sem": {"ipcio._posix.undo"},
         "ipcio._posix.litter": {"ipcio._posix.undo", "ipcio._posix.companions"},
-        "ipcio._posix.shm_opened": {"ipcio._posix.companions", "ipcio._posix.shm"},
+        "ipcio._posix.shm_opened": {"ipcio._posix.companions"},
         "ipcio._posix.sem_opened": {"ipcio._posix.companions", "ipcio._posix.sem", "ipcio._posix.undo"},
         "ipcio._posix.companions": {"ipcio._posix.sem"},
         "ipcio._posix.undo": set(),
@@ -105,7 +110,7 @@ LAYERS = [
         "ipcio._windows.mmap": {"ipcio._windows.win32"},
         "ipcio._windows.filelock": {"ipcio._windows.win32"},
         "ipcio._windows.proc": {"ipcio._windows.pipes", "ipcio._windows.win32"},
-        "ipcio._windows.pipes": {"ipcio._windows.win32"},
+        "ipcio._windows.pipes": set(),
         "ipcio._windows.win32": set(),
     },
     {"ipcio._names": set(), "ipcio._timeouts": set(), "ipcio._forklock": set(), "ipcio._contract": set()},
@@ -353,6 +358,17 @@ def test_imports_run_downwards_only(module):
     layer = next(number for number, modules in enumerate(LAYERS) if module in modules)
     allowed = LAYERS[layer][module].union(*LAYERS[layer + 1 :])
     assert imports(source(module), module) <= allowed
+
+
+def test_the_layers_name_what_is_there():
+    """And what stands behind a module is imported by it: no leave is left over."""
+    assert sorted(module for layer in LAYERS for module in layer) == sorted(["ipcio", *MODULES])
+    assert not {
+        f"{module}: {beside}"
+        for layer in LAYERS
+        for module, besides in layer.items()
+        for beside in besides - imports(source(module), module)
+    }
 
 
 def test_the_layers_are_documented():
