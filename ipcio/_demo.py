@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ipcio import filelock, mmap, proc, sem, shm, strfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from ipcio import MemoryFile, Semaphore
 
@@ -116,7 +116,7 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
 
 
 @contextlib.contextmanager
-def _gate() -> Iterator[str]:
+def _gate() -> Generator[str, None, None]:
     """Give the path of what is locked while somebody writes into the report; empty if it is the report itself."""
     if _memory_has_descriptors():
         yield ""

@@ -13,6 +13,7 @@ Re-entrant for the same reason.
 from __future__ import annotations
 
 import os
+import sys
 from _thread import RLock  # threading's own, without importing threading
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def _before() -> None:
         prepare()
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(
         before=_before,
         after_in_parent=turn.release,

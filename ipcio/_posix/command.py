@@ -5,10 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
-
-assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -36,7 +36,7 @@ from ipcio._posix import lifetime, objects, places
 from ipcio._posix.sem import PosixSemaphore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import TypeVar
 
@@ -199,7 +199,7 @@ def _unlink_ours(record: Record | None, info: os.stat_result) -> None:
 
 
 @contextlib.contextmanager
-def gate() -> Iterator[None]:
+def gate() -> Generator[None, None, None]:
     """The lock of the directory; `BlockingIOError` if somebody keeps it, who was stopped in here."""
     path = places.directory()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

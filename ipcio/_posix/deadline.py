@@ -18,12 +18,9 @@ import ctypes
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
-
-assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

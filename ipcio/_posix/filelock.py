@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from ipcio._posix.owners import search as owners
 from ipcio._timeouts import poll
 
-assert sys.platform != "win32" or not TYPE_CHECKING
-
 if TYPE_CHECKING:
     from typing import Literal
 

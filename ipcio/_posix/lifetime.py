@@ -54,10 +54,7 @@ __all__ = [
 # On an object that lives as long as its shares, and on a persistent one: made by ipcio,
 # removed by unlink only.  In a directory of our own everything is ours, so there the first
 # has no mark; bits that any file system lets anybody set serve for the second.
-if NAMES_ARE_FILES:
-    MARK, KEEP = stat.S_ISVTX, stat.S_ISGID
-else:
-    MARK, KEEP = 0, stat.S_IXUSR
+MARK, KEEP = (stat.S_ISVTX, stat.S_ISGID) if NAMES_ARE_FILES else (0, stat.S_IXUSR)
 
 # Opening must not follow a link, wait for a FIFO's other end or reach a child.
 PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

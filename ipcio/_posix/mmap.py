@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipcio._forklock import turn
 
-assert sys.platform != "win32" or not TYPE_CHECKING
-
 if TYPE_CHECKING:
     from ipcio._contract import FileMapping
 

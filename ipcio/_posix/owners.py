@@ -8,10 +8,7 @@ look at the process (``/proc/PID/fdinfo``, proc(5)).
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
-
-assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

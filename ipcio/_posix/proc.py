@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipcio._posix.spawn import Pipe, start
 
-assert sys.platform != "win32" or not TYPE_CHECKING
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from _thread import allocate_lock, start_new_thread
 from collections import deque
@@ -15,8 +14,6 @@ from functools import partial
 from itertools import chain, repeat, starmap
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-assert sys.platform != "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

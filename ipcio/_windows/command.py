@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 
 from ipcio._windows import win32
 
-assert sys.platform == "win32" or not TYPE_CHECKING
-
 if TYPE_CHECKING:
     from typing import NoReturn
 

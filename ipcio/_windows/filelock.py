@@ -32,7 +32,6 @@ import errno
 import msvcrt
 import os
 import random
-import sys
 from contextlib import suppress
 from functools import partial
 from operator import index, methodcaller
@@ -41,8 +40,6 @@ from typing import TYPE_CHECKING
 from ipcio._forklock import turn
 from ipcio._timeouts import poll
 from ipcio._windows import win32
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,8 +65,10 @@ __all__ = [
 ]
 
 SEMANTICS: Literal["open file", "process"] = "open file"
-SHARE, EXCLUDE, UNLOCK = 0, 1, 2
-AT_ONCE = 0  # the only command
+SHARE: int = 0
+EXCLUDE: int = 1
+UNLOCK: int = 2
+AT_ONCE: int = 0  # the only command
 BUSY: tuple[type[OSError], ...] = (BlockingIOError,)
 
 _END = 2**63  # behind the last byte that a file can have
@@ -172,7 +171,7 @@ class _OpenFile:
 
     def gaps(self, start: int, stop: int, *, exclusive: bool = False) -> list[Piece]:
         """The parts of a range in which there is no piece, or no exclusive one."""
-        found = []
+        found: list[Piece] = []
         for first, behind in self.within(start, stop):
             if self.pieces[first, behind] or not exclusive:
                 if start < first:
@@ -342,7 +341,7 @@ def _forget(fd: int, file: _OpenFile) -> None:
 
 def _sweep() -> None:
     """Forget the files that no descriptor has open any more."""
-    alive = set()
+    alive: set[tuple[int, int]] = set()
     for fd in range(_MOST_DESCRIPTORS):
         with suppress(OSError):
             alive.add(_identity(fd))

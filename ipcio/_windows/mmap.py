@@ -8,13 +8,10 @@ import mmap
 import msvcrt
 import os
 import stat
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ipcio._forklock import turn
 from ipcio._windows import win32
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipcio._contract import FileMapping

@@ -10,15 +10,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 import time
 from collections import deque
 from itertools import islice, starmap
 from typing import TYPE_CHECKING
 
 from ipcio._windows import win32
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,13 +15,10 @@ import _winapi
 import contextlib
 import msvcrt
 import os
-import sys
 from collections import deque
 from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import TYPE_CHECKING, Any
-
-assert sys.platform == "win32" or not TYPE_CHECKING
+from typing import Any
 
 __all__ = ["CHUNK", "Pipe"]
 

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from itertools import repeat
@@ -18,8 +17,6 @@ from weakref import WeakSet
 
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

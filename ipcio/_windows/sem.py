@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import partial
 from itertools import starmap
 from time import perf_counter
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._windows import objects, win32
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

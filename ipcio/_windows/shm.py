@@ -18,14 +18,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._windows import objects, win32
-
-assert sys.platform == "win32" or not TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

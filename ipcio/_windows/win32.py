@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import sys
 from ctypes import wintypes
 from typing import TYPE_CHECKING
 
-assert sys.platform == "win32" or not TYPE_CHECKING
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -39,10 +37,11 @@ _SIZE = ctypes.c_size_t
 _STATUS = ctypes.c_long
 
 
-def _declare(function: Any, result: Any, *arguments: Any) -> Any:
+def _declare(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
     function.restype = result
     function.argtypes = arguments
-    return function
+    made: Callable[..., Any] = function
+    return made
 
 
 CloseHandle = _declare(_kernel32.CloseHandle, wintypes.BOOL, wintypes.HANDLE)
