@@ -58,6 +58,12 @@ def _open_file_locks() -> bool:
     return filelock.semantics == "open file"
 
 
+def _descriptors_of_memory() -> bool:
+    from ipcio._posix.abilities import NAMES_ARE_FILES
+
+    return NAMES_ARE_FILES and hasattr(os, "fchmod")
+
+
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
@@ -69,7 +75,7 @@ ABILITIES = {
     "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
     "namespaces": (lambda: os.name == "posix", "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
-    "descriptors": (lambda: hasattr(os, "fchmod"), "shared memory has no descriptor here"),
+    "descriptors": (_descriptors_of_memory, "shared memory has no descriptor here"),
     "classic locks": (_has_fcntl, "there are no locks of processes here"),
     "holders": (_has_fcntl, "nobody tells who has locked a file here"),
     "cutting": (_has_fcntl, "what was locked exclusively is let go as a whole here"),

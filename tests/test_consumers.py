@@ -534,9 +534,9 @@ def test_sendfile_to_a_socket(source_fd):
 
 
 @pytest.mark.needs("posix")
-def test_sendfile_into_memory(target, tmp_path):
+def test_sendfile_into_memory(target_fd, tmp_path):
     (tmp_path / "in").write_bytes(TEXT)
-    h = target(ROOM)
+    h = target_fd(ROOM)
     h.write(b"head")
     with open(tmp_path / "in", "rb") as real:
         assert os.sendfile(h.fileno(), real.fileno(), 0, len(TEXT)) == len(TEXT)
@@ -591,8 +591,8 @@ def test_pread_and_readv(source_fd):
 
 
 @pytest.mark.needs("posix")
-def test_pwrite_and_writev(target):
-    h = target(100)
+def test_pwrite_and_writev(target_fd):
+    h = target_fd(100)
     assert os.writev(h.fileno(), [b"abc", b"de"]) == 5
     assert h.tell() == 5
     h.write(b"f")
@@ -621,10 +621,10 @@ def test_another_map_of_the_descriptor(target_fd):
 
 
 @pytest.mark.needs("posix")
-def test_fcntl_locks_take_the_handle(target):
+def test_fcntl_locks_take_the_handle(target_fd):
     import fcntl
 
-    h = target(100)
+    h = target_fd(100)
     fcntl.lockf(h, fcntl.LOCK_EX | fcntl.LOCK_NB, 10)
     fcntl.lockf(h, fcntl.LOCK_UN, 10)
     fcntl.flock(h, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -71,7 +71,7 @@ def test_narrowing_is_this_handle_s_alone(name):
             assert third.size() == 100
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("posix", "descriptors")
 def test_a_user_s_lock_on_the_descriptor_does_not_touch_the_name_s_life(name):
     """Neither taking and dropping a `flock` nor a `lockf` on `fileno` takes the name away or keeps it."""
     import fcntl

@@ -15,6 +15,8 @@ hide("select", *(name for name in dir(view("select")._real) if name.lower().star
 hide("os", "pidfd_open", "waitid", "posix_fallocate")
 hide("fcntl", "F_OFD_GETLK", "F_OFD_SETLK", "F_OFD_SETLKW", "F_SETPIPE_SZ", "F_GETPIPE_SZ")
 hide("signal", "pidfd_send_signal")
+for name in ("read", "write"):  # no Python in what is to be one call of C: an interrupt in it would lose what it did
+    put("os", name, getattr(os, name))
 
 # -- the C library -----------------------------------------------------------
 
