@@ -9,6 +9,7 @@ exit status 2.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -36,13 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(end="", flush=True)  # noqa: T201  # a full disk or a closed pipe shows here, not at exit
     except KeyboardInterrupt:
         return 130  # as a shell says that SIGINT ended a command
-    except BrokenPipeError:  # ``ipcio ... | head``
-        _forget_output()
-        return 1
     except OSError as error:
         _forget_output()
-        sys.exit(_line(error))
+        if not _is_of_reader(error):
+            sys.exit(_line(error))
+        return 1
     return 0
+
+
+def _is_of_reader(error: OSError) -> bool:
+    """Whether nobody reads what we print any more, as in ``ipcio ... | head``."""
+    if sys.platform == "win32":  # which has no word of its own for that
+        return error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError)
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

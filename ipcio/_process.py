@@ -10,10 +10,9 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from ipcio._timeouts import check_timeout
+from ipcio._timeouts import check_timeout, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +34,8 @@ _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to w
 
 
 class _End:
+    """The type of `EOF`, of which there is one, pickled or not."""
+
     def __repr__(self) -> str:
         return "ipcio.proc.EOF"
 
@@ -175,17 +176,17 @@ class Process(Generic[_Piece]):
         self._check_ours()
         if self._status is None and _is_coroutine_function(self._callback):
             raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
-        end = None if seconds is None else monotonic() + seconds
+        end = None if seconds is None else now() + seconds
         if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
             return None
         try:
             if not self._pass_on(end if seconds else None):
                 return None
             while (status := self._ended()) is None:
-                self._child.turn(None if end is None else max(end - monotonic(), 0))
+                self._child.turn(None if end is None else max(end - now(), 0))
                 if not self._pass_on(end if seconds else None):
                     return None
-                if end is not None and monotonic() >= end:
+                if end is not None and now() >= end:
                     return self._ended()
             return status
         finally:
@@ -260,14 +261,14 @@ class Process(Generic[_Piece]):
         """As `wait`, while other tasks run.  The callback may be a coroutine function."""
         seconds = check_timeout(timeout)
         self._check_ours()
-        end = None if seconds is None else monotonic() + seconds
+        end = None if seconds is None else now() + seconds
         if not await self._pass_on_async(end if seconds else None):
             return None
         while (status := self._ended()) is None:
-            await self._turn_async(None if end is None else max(end - monotonic(), 0))
+            await self._turn_async(None if end is None else max(end - now(), 0))
             if not await self._pass_on_async(end if seconds else None):
                 return None
-            if end is not None and monotonic() >= end:
+            if end is not None and now() >= end:
                 return self._ended()
         return status
 
@@ -292,7 +293,7 @@ class Process(Generic[_Piece]):
 
         if not self._feed_sinks(end):
             return False
-        others = monotonic() + _TURN
+        others = now() + _TURN
         for output in self._pipes:
             if self._callback is None:
                 if output.waiting:
@@ -302,12 +303,12 @@ class Process(Generic[_Piece]):
             for result in results:
                 if hasattr(result, "__await__"):
                     await result
-                now = monotonic()
-                if end is not None and now >= end:
+                time = now()
+                if end is not None and time >= end:
                     return False
-                if now >= others:
+                if time >= others:
                     await asyncio.sleep(0)
-                    others = monotonic() + _TURN
+                    others = now() + _TURN
         return True
 
     async def _turn_async(self, left: float | None) -> None:
@@ -343,7 +344,7 @@ def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
     for calls in batches:
         if end is None:
             deque(calls, maxlen=0)  # no Python between them
-        elif not all(monotonic() < end for _ in calls):
+        elif not all(now() < end for _ in calls):
             return False
     return True
 

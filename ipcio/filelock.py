@@ -54,11 +54,10 @@ import os
 import struct
 import sys
 from operator import index
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ipcio._buffers import PLAIN, flush, refresh
-from ipcio._timeouts import check_timeout
+from ipcio._timeouts import check_timeout, now
 
 if sys.platform == "win32":
     from ipcio._windows import filelock as _chosen
@@ -281,7 +280,7 @@ def _wait(fd: int, request: Any, seconds: float | None, offset: int, nbytes: int
         if seconds is None:
             _backend.wait(fd, request, None)
         else:
-            _wait_until(monotonic() + seconds, fd, request, seconds)
+            _wait_until(now() + seconds, fd, request, seconds)
     except BaseException as error:
         if not isinstance(error, OSError) or _is_foreign(error):  # there are no others here
             _let_go(fd, offset, nbytes)
@@ -301,7 +300,7 @@ def _wait_until(end: float, fd: int, request: Any, seconds: float) -> None:
             return
         if holder is not None:
             break
-    if not _backend.wait(fd, request, max(end - monotonic(), 0)):
+    if not _backend.wait(fd, request, max(end - now(), 0)):
         raise _timed_out(fd, request, found, holder)
 
 
