@@ -52,6 +52,27 @@ def _deadlines() -> bool:
     return True
 
 
+def _names_are_files() -> bool:
+    """As ipcio sees it."""
+    if not _has_fcntl():
+        return False
+    from ipcio._posix.abilities import NAMES_ARE_FILES
+
+    return NAMES_ARE_FILES and _is_directory("/dev/shm")
+
+
+def _values() -> bool:
+    from ipcio import sem
+
+    s = sem.create(None, 1)
+    try:
+        return s.value == 1
+    except NotImplementedError:
+        return False
+    finally:
+        s.close()
+
+
 def _open_file_locks() -> bool:
     from ipcio import filelock
 
@@ -64,14 +85,35 @@ def _descriptors_of_memory() -> bool:
     return NAMES_ARE_FILES and hasattr(os, "fchmod")
 
 
+def _commands() -> bool:
+    from ipcio.filelock import _backend
+
+    return bool(_backend.describe(os.getpid()))
+
+
+def _pipe_locks() -> bool:
+    from ipcio import filelock
+
+    reader, writer = os.pipe()
+    try:
+        return filelock.trylock(reader, "r")
+    except OSError:
+        return False
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
     "proc": (lambda: _is_directory("/proc/self/fd"), "there is no /proc to look at processes"),
-    "files": (lambda: _is_directory("/dev/shm"), "named objects are not files here"),
+    "files": (_names_are_files, "named objects are not files here"),
     "persistence": (lambda: hasattr(os, "fork"), "nothing outlives its last handle here"),
     "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while somebody has a handle"),
     "undo": (lambda: hasattr(os, "fork"), "no permits come back from the dead here"),
+    "value": (_values, "nobody tells the value of a semaphore here"),
+    "guests": (_names_are_files, "what a user makes is kept by that user alone here"),
     "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
     "namespaces": (lambda: os.name == "posix", "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
@@ -86,6 +128,9 @@ ABILITIES = {
     "open file locks": (_open_file_locks, "locks belong to the process here, not to the open file"),
     "deadlines": (_deadlines, "no timer can end a wait of the kernel's here"),
     "witness": (lambda: _is_directory("/dev/shm"), "objects cannot be looked at from outside here"),
+    "commands": (_commands, "nobody tells what a process runs here"),
+    "pipe locks": (_pipe_locks, "pipes cannot be locked here"),
+    "full": (lambda: os.path.exists("/dev/full") and os.path.realpath("/dev/full") == "/dev/full", "no device is full"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

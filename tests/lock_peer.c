@@ -16,6 +16,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifndef F_OFD_SETLK
+#define F_OFD_SETLK -1
+#define F_OFD_SETLKW -1
+#define F_OFD_GETLK -1
+#endif
+
 static int
 say (const char *answer)
 {

@@ -21,6 +21,7 @@ import tempfile
 import pytest
 import troubles
 from children import Forked
+from strangers import apart, trylock
 
 from ipcio import _buffers, filelock, mmap
 
@@ -133,8 +134,8 @@ def overwrite(path, data, at=0):
 
 def is_locked(path, *span):
     """Whether somebody else is kept out."""
-    with open(path, "r+b", buffering=0) as other:
-        return not filelock.trylock(other, "rw", *span)
+    with apart(lambda: open(path, "r+b", buffering=0)) as other:
+        return not trylock(other, "rw", *span)
 
 
 def lock_and_unlock(file):
@@ -347,7 +348,7 @@ def test_codecs_files_are_fresh_once_they_have_moved(path, mode):
                 assert file.read() == old.translate(OTHER)
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("pipe locks")
 def test_a_pipe_keeps_what_was_read_from_it():
     for text in False, True:
         reader, writer = os.pipe()
@@ -360,7 +361,6 @@ def test_a_pipe_keeps_what_was_read_from_it():
             assert (rest if text else rest.decode()) == "".join(LINES[:9])
 
 
-@pytest.mark.needs("open file locks")
 def test_files_that_are_not_of_io(path):
     put(path, b"0123456789")
 
@@ -492,7 +492,6 @@ class Full(io.FileIO):
         lambda raw: io.TextIOWrapper(io.BufferedRandom(raw)),
     ],
 )
-@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
     put(path, b"0123456789")
     raw = Full(path, "r+")
@@ -520,13 +519,12 @@ def test_a_range_stays_locked_while_its_bytes_cannot_be_written(path, layers):
 
 @pytest.mark.parametrize("layers", [io.BufferedRandom, lambda raw: io.TextIOWrapper(io.BufferedRandom(raw))])
 @pytest.mark.parametrize("take", [filelock.lock, filelock.trylock])
-@pytest.mark.needs("open file locks")
 def test_others_may_share_only_once_what_was_written_is_out(path, layers, take):
     """Sharing what was exclusive lets others in, as `unlock` does."""
 
     def others_may_share():
-        with open(path, "rb", 0) as other:
-            return filelock.trylock(other, "r")
+        with apart(lambda: open(path, "rb", 0)) as other:
+            return trylock(other, "r")
 
     class Watched(Full):
         def write(self, data):
@@ -550,7 +548,6 @@ def test_others_may_share_only_once_what_was_written_is_out(path, layers, take):
 
 
 @pytest.mark.parametrize("error", [OSError("in its own words"), OSError(errno.EBADF, "in its own words")])
-@pytest.mark.needs("open file locks")
 def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
     class Broken(io.FileIO):
         def write(self, _):
@@ -572,7 +569,6 @@ def test_the_error_of_a_file_that_cannot_write_is_raised_as_it_is(path, error):
 
 
 @pytest.mark.needs("fork")
-@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_beyond_the_size_limit(path):
     """The same with the kernel's own refusal; limits belong to a process, so in one that ends."""
 
@@ -592,9 +588,8 @@ def test_a_range_stays_locked_beyond_the_size_limit(path):
         assert forked.result() == (True, False, b"x" * 200)
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("full")
 @pytest.mark.parametrize("mode", ["wb", "r+b", "w", "r+"])
-@pytest.mark.needs("open file locks")
 def test_a_range_stays_locked_on_a_full_device(mode):
     span = 100 * os.getpid(), 10  # the device is everybody's
     file = open("/dev/full", mode)
