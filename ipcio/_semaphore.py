@@ -244,7 +244,11 @@ class Semaphore:
         """What `release` should have said."""
         if self.closed or (isinstance(error, OSError) and error.errno != errno.EOVERFLOW):
             return error
-        return OverflowError(f"semaphore {self._name!r} is at its maximum, which {self._value()} is")
+        try:
+            maximum = f", which {self._value()} is"
+        except NotImplementedError:
+            maximum = ""
+        return OverflowError(f"semaphore {self._name!r} is at its maximum{maximum}")
 
 
 def _refuse(name: str, *_: object) -> NoReturn:

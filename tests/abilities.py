@@ -104,6 +104,14 @@ def _pipe_locks() -> bool:
         os.close(writer)
 
 
+def _sendfile() -> bool:
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
+        try:
+            return os.sendfile(target.fileno(), source.fileno(), None, 1) == 0
+        except (AttributeError, OSError, TypeError):
+            return False
+
+
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
@@ -131,6 +139,8 @@ ABILITIES = {
     "commands": (_commands, "nobody tells what a process runs here"),
     "pipe locks": (_pipe_locks, "pipes cannot be locked here"),
     "full": (lambda: os.path.exists("/dev/full") and os.path.realpath("/dev/full") == "/dev/full", "no device is full"),
+    "sendfile": (_sendfile, "no system call copies from where one file is to where another one is"),
+    "waitid": (lambda: hasattr(os, "waitid"), "nobody can wait for an exit and leave the status where it is here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

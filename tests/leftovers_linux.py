@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
+from ipcio._posix import places
+
 SHM = "/dev/shm"
+COMPANIONS = re.compile(r"/var/tmp/ipcio-[0-9]+")  # where ipcio has files that stand for objects
 
 
-def shm_names() -> set[str]:
-    return set(os.listdir(SHM))
+def paths() -> set[str]:
+    """All that there is in `SHM`, and of companions what this user may see."""
+    found = {f"{SHM}/{entry}" for entry in os.listdir(SHM)}
+    for entry in os.scandir("/var/tmp"):
+        if COMPANIONS.fullmatch(entry.path) and os.access(entry.path, os.R_OK):
+            found.update(f"{entry.path}/{name}" for name in os.listdir(entry.path))
+    return found
 
 
-def semaphore_name(entry: str) -> str:
-    """What stands for a crash-safe semaphore in /dev/shm under a hidden name says whose it is."""
+def names_of(path: str) -> set[str]:
+    """The names that an object there, or the one that a companion stands for, may have been made by."""
+    directory, entry = os.path.split(path)
+    if entry.startswith(".ipcio-undo-"):
+        return {semaphore_name(entry, directory)[4:]}
+    if directory == SHM:
+        return {entry, entry.removeprefix("sem.")}
+    found = places.name_of(entry)
+    return {found[1] if found else entry}
+
+
+def semaphore_name(entry: str, directory: str = SHM) -> str:
+    """What stands for a crash-safe semaphore under a hidden name says whose it is."""
     if entry.startswith(".ipcio-undo-"):
         try:
-            with open(f"{SHM}/{entry}", "rb") as record:
+            with open(f"{directory}/{entry}", "rb") as record:
                 return "sem." + os.fsdecode(record.read()[88:].rstrip(b"\0"))
         except OSError:
             pass
@@ -31,9 +51,9 @@ def sets() -> set[int]:
 
 
 def nameless_sets() -> set[int]:
-    """Those that nothing in /dev/shm stands for, so that nobody will ever find them."""
+    """Those that no file stands for, so that nobody will ever find them."""
     found = sets()
-    names = shm_names()  # the hidden name is there before the set and after it
+    names = {os.path.basename(path) for path in paths()}  # the hidden name is there before the set and after it
     return {key for key in found if f".ipcio-undo-{key:08x}" not in names} & sets()
 
 
@@ -62,35 +82,47 @@ def children() -> set[int]:
 
 def named(made: list[str]) -> set[str]:
     """What is left under these names; it is removed."""
-    ours = {*made, *(f"sem.{name}" for name in made)}
-    left = {entry for entry in shm_names() if semaphore_name(entry) in ours}
-    for name in left:
-        os.unlink(f"{SHM}/{name}") if not os.path.isdir(f"{SHM}/{name}") else os.rmdir(f"{SHM}/{name}")
+    left = {path for path in paths() if not names_of(path).isdisjoint(made)}
+    for path in left:
+        os.unlink(path) if not os.path.isdir(path) else os.rmdir(path)
     return left
 
 
 def survey() -> tuple[set[str], set[int]]:
-    """The names and the nameless sets there are."""
-    return shm_names(), nameless_sets()
+    """The files and the nameless sets there are."""
+    return paths(), nameless_sets()
 
 
 def left_since(before: tuple[set[str], set[int]]) -> str:
-    """What a run left.  Names that are held belong to another run on this machine; ours has no process left."""
-    new = shm_names() - before[0]
-    left = {name for name in new if name.lstrip(".").startswith(("ipcio-", "sem.ipcio-")) and not held(name)}
-    left = {name for name in left if not of_another_run(semaphore_name(name))}
+    """What a run left.  What is held belongs to another run on this machine; ours has no process left."""
+    remove_abandoned()
+    new = {path for path in paths() - before[0] if any(name.startswith("ipcio-") for name in names_of(path))}
+    left = {path for path in new if not of_another_run(path) and not held(path)}
     nameless = nameless_sets() - before[1]
     if not left and not nameless:
         return ""
-    return f"names left in {SHM}: {sorted(left)}; keys of System V semaphores left: {sorted(nameless)}"
+    return f"left: {sorted(left)}; keys of System V semaphores left: {sorted(nameless)}"
 
 
-def held(name: str) -> bool:
-    """Whether some process has a share in a name, by the same lock that ipcio asks."""
+def held(path: str) -> bool:
+    """Whether some process has a share in it, or in its companion, by the same lock that ipcio asks."""
+    if _locked(path):
+        return True
+    directory, entry = os.path.split(path)
+    try:
+        user = os.lstat(path).st_uid
+    except FileNotFoundError:
+        return True  # gone meanwhile
+    kind, name = ("sem", entry[4:]) if entry.startswith("sem.") else ("shm", entry)
+    companion = places.path_of(kind, name, user)
+    return directory == SHM and os.path.lexists(companion) and _locked(companion)
+
+
+def _locked(path: str) -> bool:
     import fcntl  # not above: tests that run elsewhere, too, ask this module for names
 
     try:
-        fd = os.open(f"{SHM}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return True  # somebody else's, or gone meanwhile
     try:
@@ -102,7 +134,28 @@ def held(name: str) -> bool:
     return False
 
 
-def of_another_run(name: str) -> bool:
+def of_another_run(path: str) -> bool:
     """Whether the process that invented a test's name goes on, and is not this one."""
-    found = re.match(r"(?:sem\.)?ipcio-test-(\d+)-", name)
-    return found is not None and int(found[1]) != os.getpid() and os.path.exists(f"/proc/{found[1]}")
+    pids = [re.match(r"ipcio-(?:test-)?(\d+)-", name) for name in names_of(path)]
+    return any(int(pid[1]) != os.getpid() and os.path.exists(f"/proc/{pid[1]}") for pid in pids if pid)
+
+
+def remove_abandoned() -> None:
+    """Remove what the C library leaves of a semaphore whose maker is killed in the midst: it has a name of its own."""
+    for path in (path for path in paths() if re.fullmatch(rf"{SHM}/sem\.[0-9A-Za-z]{{6}}", path)):
+        with contextlib.suppress(OSError):
+            if os.lstat(path).st_uid == os.geteuid() and os.path.getsize(path) in {0, 32} and not _is_in_use(path):
+                os.unlink(path)
+
+
+def _is_in_use(path: str) -> bool:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as maps:
+            if path in maps.read():
+                return True
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                        return True
+    return False

@@ -26,6 +26,7 @@ from ipcio import mmap, shm
 
 resource = pytest.importorskip("resource", reason="system calls can be failed in forked children only")
 objects = pytest.importorskip("ipcio._posix.objects")
+pytestmark = pytest.mark.needs("files")  # for the others, see test_companions
 
 
 class Plan:

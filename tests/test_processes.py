@@ -152,7 +152,7 @@ def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
             board.meet(me, everybody)
             with shm.create(name, 100, exist_ok=True) as h:
                 board[players + 1 + 2 * me] = h.created
-                board[players + 2 + 2 * me] = os.fstat(h.fileno()).st_ino
+                board[players + 2 + 2 * me] = os.fstat(h.fileno()).st_ino if not lacks("descriptors") else 0
                 if h.created:
                     h.write(struct.pack("Q", turn + 1))
                 board.meet(me, everybody)

@@ -39,6 +39,8 @@ import ipcio._posix.objects
 from ipcio._posix import libc, litter, sysv
 from ipcio._posix.sem import PosixSemaphore
 
+pytestmark = pytest.mark.needs("files")  # for the others, see test_companions
+
 SHM = "/dev/shm"
 SYSTEM_V = ("semget", "semctl", "semop", "semtimedop")
 

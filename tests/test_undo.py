@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, suppress
 import pytest
 from campaigns import campaign, rounds
 from children import Event, Forked
+from permits import permits_of
 from waiting import until_it_waits
 
 from ipcio import sem
@@ -27,7 +28,7 @@ pytest.importorskip("fcntl", reason="no permits come back from the dead here")
 
 import fcntl
 
-from ipcio._posix import lifetime, litter, sysv
+from ipcio._posix import lifetime, litter, objects, sysv
 
 PERMITS = 5
 MAXIMUM = 32767
@@ -41,11 +42,12 @@ def s(name):
 
 
 def keys_of(name):
-    """The keys of the System V sets that hidden names in /dev/shm say are this semaphore's."""
+    """The keys of the System V sets that hidden names say are this semaphore's."""
     found = set()
-    for entry in os.listdir("/dev/shm"):
+    for entry in os.listdir(objects.directory()):
         if entry.startswith(HIDDEN):
-            with suppress(FileNotFoundError, PermissionError), open(f"/dev/shm/{entry}", "rb") as record:
+            path = f"{objects.directory()}/{entry}"
+            with suppress(FileNotFoundError, PermissionError), open(path, "rb") as record:
                 if record.read()[88:].rstrip(b"\0") == os.fsencode(name):
                     found.add(int(entry[len(HIDDEN) :], 16))
     return found
@@ -64,7 +66,7 @@ def the_key_of(name):
 
 
 def assert_nothing_left(name, *keys):
-    assert not os.path.lexists(f"/dev/shm/sem.{name}")
+    assert not os.path.lexists(objects.semaphore_path(name))
     assert not keys_of(name)
     assert not existing(set(keys))
 
@@ -671,7 +673,7 @@ def test_what_the_killed_held_is_reclaimed_with_its_set(name, reclaim):
     else:
         with closing(sem.create(name, 1, exist_ok=reclaim == "exist_ok", undo=reclaim != "create plain")) as s:
             assert s.created
-            assert s.value == 1
+            assert permits_of(s) == 1
             assert not existing({key})
     assert_nothing_left(name, key)
 
@@ -698,7 +700,7 @@ def dead_and_locked(name):
     with Living() as creator:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
-        fd = os.open(f"/dev/shm/sem.{name}", os.O_RDONLY)
+        fd = os.open(objects.semaphore_path(name), os.O_RDONLY)
         fcntl.flock(fd, fcntl.LOCK_SH)  # another run's gc would come and take it
     fcntl.flock(fd, fcntl.LOCK_EX)
     return key, fd
@@ -754,7 +756,7 @@ def test_exist_ok_attaches_either_kind(name, first, second):
         assert (s.created, t.created) == (True, False)
         assert s.undo == t.undo == first
         t.inc()
-        assert s.value == 3
+        assert permits_of(s) == 3
         with pytest.raises(FileExistsError):
             sem.create(name, 7, undo=second)
     assert_nothing_left(name)

@@ -26,7 +26,7 @@ __all__ = ["attach", "create", "unlink"]
 
 _KIND = "shm"
 _LARGEST = sys.maxsize  # bytes
-_TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}  # what sizing an object says
+_TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}  # what sizing or mapping a new object says
 
 
 def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:  # noqa: ARG001
@@ -86,11 +86,11 @@ def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
         os.fchmod(fd, perm)
     try:
         os.ftruncate(fd, size)
+        return map_descriptor(fd, size, writable=True)
     except OSError as error:
         if error.errno in _TOO_LARGE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
         raise
-    return map_descriptor(fd, size, writable=True)
 
 
 def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:

@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import stat
+import sys
 
 from view import hide, put, view
 
@@ -92,6 +93,8 @@ def ftruncate(fd, length):
         if os.fstat(fd).st_size or not length:
             raise failure(errno.EINVAL)
         length = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+        if length > sys.maxsize:
+            raise failure(errno.EINVAL)
     os.ftruncate(fd, length)
 
 
