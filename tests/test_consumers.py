@@ -519,7 +519,7 @@ def test_copyfileobj_to_a_real_file(source, tmp_path):
     assert (tmp_path / "out").read_bytes() == TEXT
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("sendfile")
 def test_sendfile_to_a_socket(source_fd):
     h = source_fd(TEXT)
     h.seek(10)
@@ -533,7 +533,7 @@ def test_sendfile_to_a_socket(source_fd):
         assert h.tell() == 60  # with an offset it does not
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("sendfile")
 def test_sendfile_into_memory(target_fd, tmp_path):
     (tmp_path / "in").write_bytes(TEXT)
     h = target_fd(ROOM)

@@ -399,7 +399,7 @@ def test_the_descriptor_stands_where_the_handle_does(file, offset):
         assert h.read(3) == b"one"
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("sendfile")
 @pytest.mark.parametrize("offset", [0, PAGE])
 def test_sendfile_takes_the_handle(file, offset):
     """From the position on, and with an explicit place without moving it."""

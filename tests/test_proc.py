@@ -184,7 +184,7 @@ def test_a_callback_that_is_none():
 def test_without_a_descriptor_left():
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
+    highest = max(descriptors())
     with Forked(lambda: _spawn_with_few(resource, highest, hard)) as child:
         child.result()
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft
@@ -193,7 +193,7 @@ def test_without_a_descriptor_left():
 def _spawn_with_few(resource, highest, hard):
     """For every limit: it can be started and works, or OSError and nothing is left."""
     for more in range(1, 20):
-        before = sorted(os.listdir("/proc/self/fd"))
+        before = descriptors()
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, hard))
         calls, seen = Calls(), []
         try:
@@ -208,7 +208,7 @@ def _spawn_with_few(resource, highest, hard):
             seen.append(error.errno)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         gc.collect()
-        assert sorted(os.listdir("/proc/self/fd")) == before, more
+        assert descriptors() == before, more
         assert seen in ([], [errno.EMFILE])
     assert calls.of() == b"abc"
 
@@ -263,7 +263,7 @@ def test_close_kills_and_wait_tells_so():
     assert list(h) == []
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("waitid")
 def test_close_forgets_output_and_keeps_how_it_ended():
     with spawn(shell("echo abc; exit 5"), stdout=True) as h:
         os.waitid(os.P_PID, h.pid, os.WEXITED | os.WNOWAIT)
@@ -1045,7 +1045,7 @@ def test_a_loop_that_the_handle_has_used_is_clean():
 # -- nothing of the program is touched ------------------------------------------------------------------------
 
 
-@pytest.mark.needs("posix")
+@pytest.mark.needs("posix", "waitid")
 def test_signals_and_other_children_are_let_be():
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     other = subprocess.Popen(["sh", "-c", "exit 6"])

@@ -27,6 +27,7 @@ from waiting import until_it_waits
 from ipcio import proc
 
 resource = pytest.importorskip("resource", reason="children by fork, and limits, are of POSIX systems only")
+pytestmark = pytest.mark.needs("proc", "waitid")  # by which this module looks at them
 
 DEADLINE = 30  # seconds until what does not happen is a failed test
 NOBODY = 65534
