@@ -342,9 +342,14 @@ OTHER = getattr(signal, "SIGUSR1", signal.SIGABRT)
 @pytest.mark.parametrize(
     ("arguments", "number"),
     [
-        ((), 15), (("term",), 15), (("kill",), 9), ((9,), 9), ((OTHER,), OTHER), ((signal.SIGINT,), 2),
+        ((), 15),
+        (("term",), 15),
+        (("kill",), 9),
+        ((9,), 9),
+        ((OTHER,), OTHER),
+        ((signal.SIGINT,), 2),
         *([((1,), 1)] if hasattr(signal, "SIGHUP") else []),
-    ],  # fmt: skip
+    ],
 )
 def test_signals_by_name_and_number(arguments, number):
     with spawn(SLEEP) as h:
