@@ -36,8 +36,9 @@ def with_name(name, text):
 
 def page_of(path):
     """These show programs and promises of POSIX systems, each example what those before it left."""
-    marks = [pytest.mark.needs("posix", "undo", "persistence")] if path.name in {"README.md", "guide.md"} else []
-    return pytest.param(path, marks=marks, id=path.name)
+    needs = ["posix", "undo", "persistence", "open file locks"] if path.name in {"README.md", "guide.md"} else []
+    needs += ["value", "descriptors"] if path.name == "guide.md" else []
+    return pytest.param(path, marks=[pytest.mark.needs(*needs)], id=path.name)
 
 
 @pytest.mark.parametrize("page", [page_of(path) for path in PAGES])

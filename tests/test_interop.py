@@ -184,7 +184,7 @@ def test_multiprocessing_makes_what_ipcio_attaches_and_never_removes(name):
         other.buf[:10] = b"from there"
         with shm.attach(name) as h, shm.attach(name, "r") as reader:
             assert other.size == 1001
-            assert h.size() == reader.size() == (1001 if FILES else PAGESIZE)
+            assert h.size() == reader.size() == (PAGESIZE if lacks("witness") else 1001)
             assert h.read(10) == reader.read(10) == b"from there"
             h.seek(1000)
             h.write(b"!")
@@ -213,7 +213,7 @@ def test_posix_ipc_attaches_what_ipcio_made(name):
     with shm.create(name, 1001) as h:
         other = posix_ipc.SharedMemory(f"/{name}")
         with open(other.fd, "rb+", buffering=0) as file:
-            assert other.size == 1001
+            assert other.size == (1001 if FILES else PAGESIZE)
             h.write(b"from here")
             assert file.read(9) == b"from here"
             file.write(b", there")

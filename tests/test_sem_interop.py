@@ -17,11 +17,15 @@ from contextlib import closing
 import pytest
 from children import Forked
 from conftest import semaphore_name
+from named_contract import FILES
+from permits import permits_of
 from waiting import blocked, until_it_waits
 
 from ipcio import sem
 
 pytest.importorskip("fcntl", reason="there is no sem_open here")
+
+from ipcio._posix import objects
 
 HERE = os.path.dirname(__file__)
 SHM = "/dev/shm"
@@ -261,14 +265,14 @@ def test_others_open_what_ipcio_made(name, others):
     with closing(sem.create(name, 2)) as s:
         other = others.open(name)
         assert other.ask("try") == "done"
-        assert s.value == 1
+        assert permits_of(s) == 1
         assert s.dec(0)
         assert other.ask("try") == "again"
         assert other.ask("post") == "done"
-        assert s.value == 1
+        assert permits_of(s) == 1
         s.inc(2)
         assert [other.ask("try") for _ in range(4)] == ["done"] * 3 + ["again"]
-        assert s.value == 0
+        assert permits_of(s) == 0
 
 
 def test_others_time_out_and_do_not(name, others):
@@ -278,7 +282,7 @@ def test_others_time_out_and_do_not(name, others):
         assert other.answer() == "done"
         assert other.ask("timed 1") == "waiting"
         assert other.answer() == "again"
-        assert s.value == 0
+        assert permits_of(s) == 0
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["made here", "made there"])
@@ -300,7 +304,7 @@ def test_whoever_waits_is_woken_by_the_other_side(name, others, ours, how):
         with blocked(s.dec, None if how == "wait" else 30) as waiting:
             assert other.ask("post") == "done"
             assert waiting.result() is True
-        assert s.value == 0
+        assert permits_of(s) == 0
     if maker:
         if maker.process.poll() is None:
             maker.end()
@@ -319,7 +323,7 @@ def test_each_side_wakes_the_other_in_turn(unique, others):
             for _ in range(50):
                 back.dec()
                 to.inc()
-            return back.value
+            return permits_of(back)
 
         with Forked(serve) as forked:
             for _ in range(50):
@@ -327,14 +331,14 @@ def test_each_side_wakes_the_other_in_turn(unique, others):
                 assert reading.ask("wait") == "waiting"
                 assert reading.answer() == "done"
             assert forked.result() == 0
-        assert (to.value, back.value) == (0, 0)
+        assert (permits_of(to), permits_of(back)) == (0, 0)
 
 
 def test_others_may_not_create_over_what_lives_here(name, others):
-    for options in ({}, {"persist": True}, {"undo": True}):
+    for options in ({}, {"persist": True}, {"undo": True}) if FILES else ({}, {"persist": True}):
         with closing(sem.create(name, 3, **options)) as s:
             assert others("create", name, 1).said == f"errno {errno.EEXIST}"
-            assert s.value == 3
+            assert permits_of(s) == 3
             if "persist" in options:
                 sem.unlink(name)
     others.create(name, 1).end()
@@ -359,9 +363,9 @@ def test_the_end_of_others_removes_nothing_of_ours(name, others, end):
             assert other.ask("try") == "done"
             other.end(end)
             assert there(name)
-        assert s.value == 1  # what they took is gone, as with every such semaphore
+        assert permits_of(s) == 1  # what they took is gone, as with every such semaphore
         with closing(sem.attach(name)) as again:
-            assert again.value == 1
+            assert permits_of(again) == 1
     assert not there(name)
 
 
@@ -376,12 +380,21 @@ def test_others_hold_no_share_and_keep_their_semaphore(name, others):
         two.block("wait")
         assert one.ask("post") == "done"
         assert two.answer() == "done"
-        assert new.value == 5
+        assert permits_of(new) == 5
         assert others.open(name).ask("try") == "done"
-        assert new.value == 4
+        assert permits_of(new) == 4
 
 
-@pytest.mark.parametrize("options", [{}, {"persist": True}, {"undo": True}], ids=["plain", "persistent", "undo"])
+# Where semaphores are no files, one cannot be told from another that took its name, and a crash-safe one has no face.
+files = pytest.mark.needs("files")
+UNLINKED = [
+    pytest.param({}, id="plain", marks=files),
+    pytest.param({"persist": True}, id="persistent"),
+    pytest.param({"undo": True}, id="undo", marks=files),
+]
+
+
+@pytest.mark.parametrize("options", UNLINKED)
 def test_others_unlink_what_ipcio_made(name, others, options):
     """Our handles go on, and closing them takes nothing that came after."""
     with closing(sem.create(name, 2, **options)) as s:
@@ -393,9 +406,9 @@ def test_others_unlink_what_ipcio_made(name, others, options):
             sem.attach(name)
         assert s.dec(0)
         maker = others.create(name, 7)
-        assert s.value == 1
+        assert permits_of(s) == 1
         with closing(sem.attach(name)) as theirs:
-            assert theirs.value == 7
+            assert permits_of(theirs) == 7
     assert there(name)
     maker.end()
     if there(name):
@@ -408,7 +421,7 @@ def test_others_unlink_what_ipcio_made(name, others, options):
 def test_ipcio_attaches_what_others_made(name, others):
     maker = others.create(name, 2)
     with closing(sem.attach(name)) as s, closing(sem.open(name)) as again:
-        assert (s.value, s.undo, s.created) == (2, False, False)
+        assert (permits_of(s), s.undo, s.created) == (2, False, False)
         assert s.dec(0)
         assert maker.ask("try") == "done"
         assert not s.dec(0)
@@ -419,7 +432,7 @@ def test_ipcio_attaches_what_others_made(name, others):
         with pytest.raises(FileExistsError):
             sem.create(name, 1, undo=True)
         with closing(sem.create(name, 9, exist_ok=True, undo=True)) as found:
-            assert (found.created, found.undo, found.value) == (False, False, 0)
+            assert (found.created, found.undo, permits_of(found)) == (False, False, 0)
     maker.end("kill")
     sem.unlink(name)
 
@@ -442,7 +455,7 @@ def test_ipcio_never_removes_what_others_made(name, others, end, peer):
         user.stop()
     for _ in range(2):
         with closing(sem.attach(name)) as s:
-            assert s.value == 2
+            assert permits_of(s) == 2
     after = os.stat(path_of(name))
     assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
     sem.unlink(name)
@@ -461,10 +474,10 @@ def test_ipcio_unlinks_what_others_made_when_told(name, others):
         user.block("wait")
         assert maker.ask("post") == "done"
         assert user.answer() == "done"
-        assert (s.value, new.value) == (0, 4)
+        assert (permits_of(s), permits_of(new)) == (0, 4)
 
 
-@pytest.mark.parametrize("value", [1, 2**31 - 1])
+@pytest.mark.parametrize("value", [1, pytest.param(2**31 - 1, marks=files)])
 def test_the_objects_are_the_same_to_the_byte(unique, others, value):
     """No header, no mark in the bytes; the same owner, the same permissions, fresh and after use."""
     ours, theirs = unique(), unique()
@@ -493,6 +506,7 @@ def test_odd_names_are_the_same_names(unique, others, suffix):
     sem.unlink(name)
 
 
+@pytest.mark.needs("files")
 @pytest.mark.parametrize("options", [{}, {"undo": True}], ids=["plain", "undo"])
 def test_bytes_that_no_text_has_are_the_same_name(unique, c, options):
     name = unique("\udc80\udcff")
@@ -505,6 +519,7 @@ def test_bytes_that_no_text_has_are_the_same_name(unique, c, options):
     sem.unlink(name)
 
 
+@pytest.mark.needs("files")
 def test_the_longest_name_is_the_same_name(unique, c):
     name = unique("x" * 300)[:251]
     with closing(sem.create(name, 1)):
@@ -513,20 +528,21 @@ def test_the_longest_name_is_the_same_name(unique, c):
 
 
 def test_sem_open_with_o_creat_opens_what_ipcio_made(name, c):
-    for options, value in (({}, "3"), ({"undo": True}, "0")):
+    for options, value in (({}, "3"), ({"undo": True}, "0")) if FILES else (({}, "3"),):
         with closing(sem.create(name, 3, **options)):
             user = c("ensure", name, 8)
             assert user.said == "open"
             assert user.ask("value") == value
     user = c("ensure", name, 8)
     with closing(sem.attach(name)) as s:
-        assert s.value == 8
+        assert permits_of(s) == 8
     sem.unlink(name)
 
 
 # -- crash-safe ones -----------------------------------------------------------
 
 
+@pytest.mark.needs("files")
 def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_name(name, others):
     """It blocks, and what they do to it among themselves changes nothing here."""
     with closing(sem.create(name, 3, undo=True)) as s:
@@ -536,13 +552,13 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
         assert one.answer() == "again"
         two.block("wait")
         assert s.inc()
-        assert s.value == 4
+        assert permits_of(s) == 4
         assert one.ask("try") == "again"  # ours are not theirs
         until_it_waits(two.process.pid)
         assert one.ask("post") == "done"
         assert two.answer() == "done"
         assert one.ask("post") == "done"
-        assert s.value == 4
+        assert permits_of(s) == 4
         with closing(sem.attach(name)) as again:
             assert again.undo
             assert [again.dec(0) for _ in range(5)] == [True] * 4 + [False]
@@ -556,6 +572,7 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
 # -- what is no semaphore ------------------------------------------------------
 
 
+@pytest.mark.needs("files")
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 4096])
 def test_a_file_that_is_no_semaphore_is_an_error_and_no_death(name, size, c):
     """C takes it for one, whatever its size, and dies of the empty one."""
@@ -580,6 +597,7 @@ def test_a_file_that_is_no_semaphore_is_an_error_and_no_death(name, size, c):
         os.unlink(path_of(name))
 
 
+@pytest.mark.needs("files")
 def test_a_copy_of_a_crash_safe_ones_file_is_no_semaphore(unique):
     """It has no part in the set, whatever becomes of it."""
     name, copy = unique(), unique()
@@ -592,9 +610,9 @@ def test_a_copy_of_a_crash_safe_ones_file_is_no_semaphore(unique):
             assert caught.value.filename == copy
             if there(copy):
                 sem.unlink(copy) if mode != 0o1600 else os.unlink(path_of(copy))
-            assert (s.value, s.dec(0), s.inc()) == (3, True, True)
+            assert (permits_of(s), s.dec(0), s.inc()) == (3, True, True)
             with closing(sem.attach(name)) as again:
-                assert again.value == 3
+                assert permits_of(again) == 3
 
 
 # -- System V ------------------------------------------------------------------
@@ -606,8 +624,9 @@ _IPC_NOWAIT, _GETVAL = 0o4000, 12
 def hidden(name):
     """The keys in the hidden names that stand for the crash-safe semaphores of a name."""
     prefix = ".ipcio-undo-"
-    entries = [entry for entry in os.listdir(SHM) if entry.startswith(prefix)]
-    return [int(entry[len(prefix) :], 16) for entry in entries if semaphore_name(entry) == f"sem.{name}"]
+    where = objects.directory()
+    entries = [entry for entry in os.listdir(where) if entry.startswith(prefix)]
+    return [int(entry[len(prefix) :], 16) for entry in entries if semaphore_name(entry, where) == f"sem.{name}"]
 
 
 def rows(keys):
@@ -620,13 +639,13 @@ def rows(keys):
 @pytest.mark.parametrize("perm", [0o600, 0o640, 0o660, 0o666, 0o777, 0o400])
 @pytest.mark.parametrize("persist", [False, True])
 def test_a_crash_safe_one_is_one_set_while_it_lives_and_none_after(name, perm, persist):
-    """Whoever may use the name may use the set, whose maker always may."""
+    """Whoever may use the name may use the set, whose maker always may; where names are no files, he alone."""
     s = sem.create(name, 3, perm=perm, undo=True, persist=persist)
     again = sem.attach(name) if perm & 0o600 == 0o600 or not os.geteuid() else None
     keys = hidden(name)
     assert len(keys) == 1
     ((number, mode, size, owner),) = rows(keys)
-    assert (mode, size, owner) == ((perm | 0o600) & 0o666, 1, os.geteuid())
+    assert (mode, size, owner) == ((perm | 0o600) & 0o666 if FILES else 0o600, 1, os.geteuid())
     assert _libc.semctl(number, 0, _GETVAL) == 3
     assert s.dec()
     assert _libc.semctl(number, 0, _GETVAL) == 2
@@ -654,4 +673,4 @@ def test_a_permit_given_by_another_system_v_program_wakes_a_waiter(name):
         with blocked(s.dec) as waiting:
             assert Forked(stranger).result() == 0
             assert waiting.result() is True
-        assert s.value == 1  # what the waiter had came back when it ended
+        assert permits_of(s) == 1  # what the waiter had came back when it ended
