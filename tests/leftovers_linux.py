@@ -81,9 +81,14 @@ def children() -> set[int]:
 
 
 def named(made: list[str]) -> set[str]:
-    """What is left under these names; it is removed."""
+    """What is left under these names; it is removed, and the System V sets that it stands for."""
     left = {path for path in paths() if not names_of(path).isdisjoint(made)}
+    from ipcio._posix import sysv  # not above: tests that run elsewhere, too, ask this module for names
+
     for path in left:
+        _, hidden, key = path.partition("/.ipcio-undo-")
+        if hidden and (number := sysv.find(int(key, 16), os.lstat(path).st_uid)) is not None:
+            sysv.remove(number)
         os.unlink(path) if not os.path.isdir(path) else os.rmdir(path)
     return left
 
