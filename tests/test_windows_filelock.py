@@ -283,6 +283,7 @@ def test_an_interrupt_after_any_call_leaves_no_lock_and_no_false_memory(path, ot
 # -- thousands of operations -------------------------------------------------
 
 
+@pytest.mark.needs("open file locks")
 @pytest.mark.parametrize("seed", range(2))
 def test_random_sequences_of_three_open_files_against_a_model(opened, seed):
     """On every system; what Windows may refuse, it must refuse exactly where a part of an exclusive lock is meant."""
