@@ -178,6 +178,7 @@ class NameContract(Named):
                 with pytest.raises(OSError) as caught:
                     call(long)
                 assert caught.value.errno == errno.ENAMETOOLONG
+                assert f" {self.longest} " in caught.value.strerror, "the limit is not told"
                 assert caught.value.filename == long
         assert not entries_with(name)
 

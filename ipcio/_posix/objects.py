@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "directory", "semaphore_path"]
 
 DIRECTORY = "/dev/shm"
+_LONGEST = 255  # bytes of a file's name there: NAME_MAX
 
 if NAMES_ARE_FILES:
 
@@ -71,7 +72,13 @@ class InHand:
         if error is not None:
             self.drop()
             if isinstance(error, OSError):
-                raise OSError(error.errno, error.strerror, self.name) from None
+                long = error.errno == errno.ENAMETOOLONG and NAMES_ARE_FILES
+                raise OSError(error.errno, self._limit() if long else error.strerror, self.name) from None
+
+    def _limit(self) -> str:
+        length = len(os.fsencode(self.name))
+        more = len(os.fsencode(os.path.basename(self.path))) - length
+        return f"a name may have {_LONGEST - more} bytes here, not {length}"
 
     def close(self) -> None:
         """Close the descriptor, which no share owns."""
