@@ -60,7 +60,8 @@ class Peer:
     def __init__(self, *setup: str, python: str = sys.executable, user: int | None = None) -> None:
         # Another interpreter has a standard library of its own.
         ours = os.path.dirname(os.path.dirname(ipcio.__file__))
-        path = [entry for entry in sys.path if entry] if python == sys.executable else [ours]
+        theirs = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), ours]
+        path = [entry for entry in sys.path if entry] if python == sys.executable else theirs
         self.process = subprocess.Popen(
             [python, "-u", "-c", _LOOP, *([] if user is None else [str(user)])],
             stdin=subprocess.PIPE,
