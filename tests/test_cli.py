@@ -387,7 +387,7 @@ def test_lock_of_a_file_and_with_a_command_that_are_not_there(path, tmp_path):
     for arguments, expected, named in [
         (["lock", tmp_path / "missing" / "file", "--", *SAY], 1, str(tmp_path / "missing" / "file")),
         (["lock", tmp_path, "--", *SAY], 1, str(tmp_path)),
-        (["lock", path, "--", "no-such-command"], 127, "no-such-command"),
+        (["lock", path, "--", tmp_path / "missing" / "command"], 127, str(tmp_path / "missing" / "command")),
     ]:
         status, output, errors = run(*arguments)
         assert (status, output) == (expected, "")
