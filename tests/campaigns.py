@@ -1,4 +1,4 @@
-"""How long random campaigns are: with ``IPCIO_TESTS_ROUNDS=4``, four times as long.  CI does so in one run."""
+"""How long random campaigns are: with ``IPCIO_TESTS_ROUNDS=4``, four times as long.  CI doubles it in one run."""
 
 from __future__ import annotations
 
