@@ -9,7 +9,7 @@ import pytest
 FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "1"))
 
 # For a test that is a campaign: the watchdog waits as much longer.
-campaign = pytest.mark.timeout(60 * max(1, FACTOR))
+campaign = pytest.mark.timeout(60 * FACTOR) if FACTOR > 1 else lambda test: test
 
 
 def rounds(number: int) -> int:
