@@ -55,7 +55,7 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
     except OSError as error:
         error.filename = file
         raise
-    granted = _access_of(handle)
+    granted = win32.access_of(handle)
     if not granted & win32.FILE_READ_DATA or (writable and not granted & win32.FILE_WRITE_DATA):
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
@@ -67,15 +67,6 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
     except BaseException:
         win32.CloseHandle(again)
         raise
-
-
-def _access_of(handle: int) -> int:
-    """What the handle may be used for; everything, if Windows does not tell."""
-    granted, about = ctypes.c_ulong(), (ctypes.c_void_p * 2)()
-    status = win32.NtQueryInformationFile(
-        handle, ctypes.byref(about), ctypes.byref(granted), ctypes.sizeof(granted), win32.FILE_ACCESS_INFORMATION
-    )
-    return ~0 if status else granted.value
 
 
 def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> mmap.mmap | None:
