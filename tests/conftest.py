@@ -12,7 +12,6 @@ import threading
 import pytest
 from abilities import lacks
 from leftovers import children, descriptors, left_since, named, survey
-from leftovers_linux import semaphore_name  # noqa: F401 -- for tests that import it from here
 from peers import Peer
 
 _numbers = itertools.count()

@@ -24,7 +24,7 @@ from contextlib import closing
 import children
 import pytest
 from children import Forked, leave_dead, watch_calls
-from conftest import semaphore_name
+from leftovers_linux import semaphore_name
 from named_contract import NOBODY, SOMEBODY, needs_root
 from peers import PeerError
 from troubles import interrupt_after, interrupt_before, locked_by_others

@@ -16,7 +16,7 @@ from contextlib import closing
 
 import pytest
 from children import Forked
-from conftest import semaphore_name
+from leftovers_linux import semaphore_name
 from named_contract import FILES
 from permits import permits_of
 from waiting import blocked, until_it_waits
