@@ -92,6 +92,8 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("needs"):
             for reason in filter(None, map(lacks, mark.args)):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # Numpy and its like, once imported, make this process large, and each later fork of it slow.
+    items.sort(key=lambda item: item.path.stem.endswith("_extra"))
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]
     if unable:
         items[:] = [item for item in items if item not in unable]

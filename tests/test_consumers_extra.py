@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import sys
 
 import pytest
 
 pytest_plugins = ["handles"]
-
-# Now, though tests ask for them by `importorskip`: what is there when collection ends
-# costs the leak check of each test nothing.
-for library in "numpy", "pandas", "pyarrow.csv", "pyarrow.parquet", "PIL.Image":
-    with contextlib.suppress(ImportError):
-        importlib.import_module(library)
 
 ROOM = 400_000  # more than any of the writers here needs
 

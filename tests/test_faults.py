@@ -647,8 +647,8 @@ def test_ctrl_c_during_a_large_reservation_leaves_nothing(name):
     timer = signal.setitimer(signal.ITIMER_REAL, 0)  # the watchdog's
     try:
         for microseconds in range(200, 4000, 400):
-            signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
             try:
+                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
                 with closing(shm.create(name, 16 << 20)):
                     time.sleep(0.01)  # longer than the timer; pause() could miss the signal
             except KeyboardInterrupt:
