@@ -230,7 +230,11 @@ def test_who_has_it_open_and_waits_or_has_other_locks_is_not_named(peer, path, a
 # -- what cannot be known ------------------------------------------------------
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes the super-user")
+def is_root():
+    return os.geteuid() == 0
+
+
+@pytest.mark.able(probe=is_root)
 def test_processes_that_may_not_be_looked_at(peer, unique):
     path = f"/dev/shm/{unique()}"
     with open(path, "xb") as file:
@@ -391,7 +395,7 @@ def test_hard_links_and_symbolic_links_are_the_same_file(peer, path, asking, tmp
 CLONE_NEWNS, MS_REC_PRIVATE = 0x20000, 0x44000
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes the super-user")
+@pytest.mark.able(probe=is_root)
 def test_a_file_of_the_same_number_on_another_device_is_another(tmp_path):
     """Two new file systems in a namespace of their own; they number their files alike."""
 
