@@ -10,21 +10,6 @@ _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 _ntdll = ctypes.WinDLL("ntdll")
 
 
-class _Entry(ctypes.Structure):
-    """SYSTEM_HANDLE_TABLE_ENTRY_INFO_EX"""
-
-    _fields_ = (
-        ("Object", ctypes.c_void_p),
-        ("UniqueProcessId", ctypes.c_size_t),
-        ("HandleValue", ctypes.c_size_t),
-        ("GrantedAccess", wintypes.ULONG),
-        ("CreatorBackTraceIndex", wintypes.USHORT),
-        ("ObjectTypeIndex", wintypes.USHORT),
-        ("HandleAttributes", wintypes.ULONG),
-        ("Reserved", wintypes.ULONG),
-    )
-
-
 class _String(ctypes.Structure):
     """UNICODE_STRING"""
 
@@ -84,10 +69,13 @@ def _handles() -> list[tuple[int, int]]:
             break
         _table = ctypes.create_string_buffer(4 * len(_table))
     assert not status, f"Windows tells no handles (status {status:#x})"
-    number = ctypes.c_size_t.from_buffer(_table).value
-    entries = (_Entry * number).from_buffer(_table, 2 * ctypes.sizeof(ctypes.c_size_t))
+    # SYSTEM_HANDLE_INFORMATION_EX is two words, the first of them the number of entries; an entry is of five:
+    # object, process, handle, (access, _, number of the type), _.  As words, for there are thousands.
+    words = memoryview(_table).cast("B").cast("Q")
+    words = words[2 : 2 + 5 * words[0]]
     me = os.getpid()
-    return [(entry.HandleValue, entry.ObjectTypeIndex) for entry in entries if entry.UniqueProcessId == me]
+    ours = [at for at, process in enumerate(words[1::5].tolist()) if process == me]
+    return [(words[5 * at + 2], words[5 * at + 3] >> 48) for at in ours]
 
 
 def _text(handle: int, what: int) -> str:
