@@ -84,7 +84,7 @@ def peer():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what the machine, not an installation, is unable to do: ``@pytest.mark.able(probe=...)``.
+    """Leave out what the machine, or this user, is unable to do: ``@pytest.mark.able(probe=...)``, ``root``.
 
     A skip says that something could be installed, and is a failure where everything is.
     """
@@ -95,6 +95,8 @@ def pytest_collection_modifyitems(config, items):
     # Numpy and its like, once imported, make this process large, and each later fork of it slow.
     items.sort(key=lambda item: item.path.stem.endswith("_extra"))
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        unable += [item for item in items if item.get_closest_marker("root")]
     if unable:
         items[:] = [item for item in items if item not in unable]
         config.hook.pytest_deselected(items=unable)

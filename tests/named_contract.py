@@ -33,10 +33,6 @@ NOBODY, SOMEBODY = 65534, 65533  # two ordinary users
 FILES = not lacks("files")
 OPENED = not FILES and not lacks("posix")  # named objects that are no files, but to be opened; as macOS has them
 
-needs_root = pytest.mark.skipif(
-    bool(lacks("users") or lacks("guests")) or os.geteuid() != 0,
-    reason=lacks("users") or lacks("guests") or "becoming another user takes the super-user",
-)
 needs_fork = pytest.mark.needs("fork")
 
 
@@ -480,7 +476,8 @@ class NameContract(Named):
 
     # -- other users -----------------------------------------------------
 
-    @needs_root
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
     @pytest.mark.parametrize("perm", [0o600, 0o644, 0o666])
     def test_a_dead_object_of_another_user_is_a_permission_error_for_create(self, name, perm, peer):
         """And a name that does not live for attach, as far as the permissions let one look."""
@@ -499,7 +496,8 @@ class NameContract(Named):
         owner.run(f"{self.make_code(name)}.close()")
         self.assert_free(name)
 
-    @needs_root
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
     @pytest.mark.parametrize("perm", [0o600, 0o666])
     def test_a_living_object_of_another_user_is_a_file_exists_error(self, name, perm, peer):
         owner = peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY)
@@ -514,7 +512,8 @@ class NameContract(Named):
         owner.run("h.close()")
         stranger.run(f"{self.make_code(name)}.close()")
 
-    @needs_root
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
     def test_a_persistent_object_of_another_user_is_no_dead_one(self, name, peer):
         peer(f"h = {self.make_code(name, persist=True)}", user=NOBODY).kill()
         with pytest.raises(PeerError) as caught:
@@ -522,7 +521,8 @@ class NameContract(Named):
         assert caught.value.kind == "FileExistsError"
         self.module.unlink(name)
 
-    @needs_root
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
     def test_a_guest_may_be_the_last_to_close(self, name, peer):
         """He cannot remove the owner's name; it is dead all the same."""
         owner = peer(f"h = {self.make_code(name, perm=0o666)}", user=NOBODY)
@@ -536,7 +536,8 @@ class NameContract(Named):
         owner.run(f"h = {self.make_code(name)}; assert h.created; h.close()")
         assert not self.lives(name)
 
-    @needs_root
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
     def test_the_super_user_removes_the_dead_of_anybody(self, name, peer):
         peer(f"h = {self.make_code(name)}", user=NOBODY).kill()
         self.assert_free(name)

@@ -1195,9 +1195,6 @@ def test_a_command_of_any_name(peer, path, one):
 
 
 @pytest.mark.needs("users")
-@pytest.mark.skipif(
-    not lacks("users") and os.geteuid() != 0, reason="needs the super-user, to have a process of another user"
-)
 @pytest.mark.root
 @pytest.mark.needs("open file locks")
 def test_who_may_not_look_does_not_guess():

@@ -729,7 +729,7 @@ def test_a_holder_in_this_very_process_is_named(path):
 
 
 @pytest.mark.needs("holders", "users", "witness")
-@pytest.mark.skipif(not lacks("users") and os.geteuid() != 0, reason="becoming another user takes the super-user")
+@pytest.mark.root
 def test_another_users_process_is_named_to_who_may_look(unique, peer):
     path = f"/dev/shm/{unique()}"
     with open(path, "xb") as file:

@@ -230,11 +230,7 @@ def test_who_has_it_open_and_waits_or_has_other_locks_is_not_named(peer, path, a
 # -- what cannot be known ------------------------------------------------------
 
 
-def is_root():
-    return os.geteuid() == 0
-
-
-@pytest.mark.able(probe=is_root)
+@pytest.mark.root
 def test_processes_that_may_not_be_looked_at(peer, unique):
     path = f"/dev/shm/{unique()}"
     with open(path, "xb") as file:
@@ -395,7 +391,7 @@ def test_hard_links_and_symbolic_links_are_the_same_file(peer, path, asking, tmp
 CLONE_NEWNS, MS_REC_PRIVATE = 0x20000, 0x44000
 
 
-@pytest.mark.able(probe=is_root)
+@pytest.mark.root
 def test_a_file_of_the_same_number_on_another_device_is_another(tmp_path):
     """Two new file systems in a namespace of their own; they number their files alike."""
 

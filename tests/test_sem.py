@@ -24,7 +24,7 @@ from operator import methodcaller
 import pytest
 from abilities import lacks
 from children import Forked
-from named_contract import FILES, NOBODY, OPENED, entries_with, needs_root
+from named_contract import FILES, NOBODY, OPENED, entries_with
 from peers import PeerError
 from permits import permits_of
 from waiting import until_it_waits
@@ -1374,7 +1374,8 @@ def test_a_file_of_a_semaphores_size_kills_nobody(name, content):
 # -- other users ---------------------------------------------------------------
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("perm", [0o600, 0o644, 0o622, 0o660])
 def test_who_may_not_both_read_and_write_may_not_attach(make, name, peer, perm):
     s = make(2, perm=perm)
@@ -1396,7 +1397,8 @@ def test_who_may_not_both_read_and_write_may_not_attach(make, name, peer, perm):
     assert permits_of(s) == 2
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("make_by", [None, NOBODY])
 def test_who_may_does(name, undo, peer, make_by):
     """In both directions, and a crash-safe one gets its permits back from a stranger, too."""

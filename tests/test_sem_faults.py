@@ -25,7 +25,7 @@ import children
 import pytest
 from children import Forked, leave_dead, watch_calls
 from leftovers_linux import semaphore_name
-from named_contract import NOBODY, SOMEBODY, needs_root
+from named_contract import NOBODY, SOMEBODY
 from peers import PeerError
 from troubles import interrupt_after, interrupt_before, locked_by_others
 from waiting import blocked
@@ -876,7 +876,8 @@ list(litter.collect())
     assert (number, rest) == (-1, [])
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("undo", [False, True])
 def test_a_stranger_may_not_unlink_a_persistent_one(left, peer, undo):
     """Nor change what it is; and the error tells the name."""
@@ -1093,7 +1094,8 @@ before = entries()
     assert other.ask("sets()") == 0
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.able(probe=can_mount)
 def test_gc_of_a_user_leaves_the_dead_of_others(apart):
     """The super-user's takes them all."""
@@ -1177,7 +1179,8 @@ CALLS = {
 }
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
 def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, knows):
     """Dead, right about the set or not: it is his own claim, and the set is not his."""
@@ -1195,7 +1198,8 @@ def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, k
         assert left.entries() == []
 
 
-@needs_root
+@pytest.mark.root
+@pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
 def test_another_users_living_record_cannot_have_us_operate_on_our_sets(left, victim, peer, knows):
     key, number = victim
