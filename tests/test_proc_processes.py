@@ -20,7 +20,7 @@ from collections import Counter
 from itertools import starmap
 
 import pytest
-from campaigns import campaign, rounds
+from campaigns import FACTOR, campaign, rounds
 from children import Forked
 from waiting import until_it_waits
 
@@ -58,7 +58,7 @@ def python(code, *flags):
 def apart(function, *arguments):
     """Call it in a forked copy of this process, which is killed if it hangs; return the result."""
     with Forked(function, *arguments) as forked:
-        watchdog = threading.Timer(DEADLINE / 6, os.kill, (forked.pid, signal.SIGKILL))
+        watchdog = threading.Timer(DEADLINE * max(FACTOR, 1), os.kill, (forked.pid, signal.SIGKILL))
         watchdog.start()
         try:
             return forked.result()
