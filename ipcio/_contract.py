@@ -8,7 +8,7 @@ leaves nothing behind when it raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import mmap
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Child",
     "Conflict",
+    "Entry",
     "FileMapping",
+    "Holder",
+    "InventoryBackend",
+    "LitterBackend",
     "LockBackend",
     "Mapping",
     "MmapBackend",
@@ -260,4 +264,52 @@ class ProcBackend(Protocol):
         /,
     ) -> Child:
         """Start it; the streams are what `subprocess.Popen` takes."""
+        ...
+
+
+class Holder(TypedDict):
+    """A process that has an object open or mapped."""
+
+    pid: int
+    command: str
+    """Its short name, empty if it cannot be known."""
+
+
+class Entry(TypedDict):
+    """What can be seen of a named object, in the words of ``ipcio ls --json``; None for what cannot be."""
+
+    kind: Literal["shm", "sem"]
+    name: str
+    """As given to ipcio."""
+    size: int | None
+    """In bytes; None of a semaphore."""
+    value: int | None
+    undo: bool
+    """Whether it is a crash-safe semaphore."""
+    perm: str | None
+    """Four octal digits."""
+    owner: str | None
+    """The user's name, or number if there is no name."""
+    age: float | None
+    """Seconds since it was made; a write through a file descriptor may make it younger."""
+    state: Literal["live", "orphan", "persistent", "foreign"]
+    holders: list[Holder]
+
+
+class InventoryBackend(Protocol):
+    """What named objects there are."""
+
+    def survey(self) -> list[Entry]:
+        """Look at all of them, and change nothing: not what there is, and nobody's use of it."""
+        ...
+
+
+class LitterBackend(Protocol):
+    """What the dead left behind."""
+
+    def collect(self) -> Iterator[tuple[str, str, int | None]]:
+        """Remove every dead object that this user may remove; tell of each the kind, the name and the size.
+
+        The kind is ``"shm"`` or ``"sem"``; a semaphore has no size.
+        """
         ...

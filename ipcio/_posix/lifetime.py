@@ -46,7 +46,9 @@ __all__ = [
     "attempts",
     "bury_dead",
     "is_marked",
+    "key_of",
     "last_rites",
+    "locked",
     "names",
     "remove",
 ]
@@ -407,6 +409,20 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
+def key_of(info: os.stat_result) -> str:
+    """Return how the kernel spells which file this is, in its lists of locks and of mappings."""
+    return f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+
+
+def locked() -> set[str]:
+    """Return the keys of all files that ``flock`` locks are on, from lines such as this; anybody may ask.
+
+    ``1: FLOCK  ADVISORY  READ 6807 00:1a:4498576 0 EOF``
+    """
+    with open("/proc/locks", encoding="ascii") as table:
+        return {words[5] for line in table if (words := line.split())[1] == "FLOCK"}
+
+
 def _unlock_dead(path: str) -> bool:
     """Make a dead object that its permissions keep us from opening fit to be looked at; False if it lives.
 
@@ -415,9 +431,7 @@ def _unlock_dead(path: str) -> bool:
     """
     try:
         info = os.stat(path, follow_symlinks=False)
-        with open("/proc/locks", encoding="ascii") as table:
-            key = f" {os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino} "
-            alive = any(" FLOCK " in line and key in line for line in table)
+        alive = key_of(info) in locked()
     except FileNotFoundError:  # no such name any more; or no such list, and then nobody can tell
         return not os.path.lexists(path)
     except PermissionError:

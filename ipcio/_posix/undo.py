@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ipcio._posix.objects import Finding
     from ipcio._posix.sysv import UndoSemaphore
 
-__all__ = ["SIZE", "Record", "attach", "create", "make_mortal", "read", "unlink"]
+__all__ = ["ANCHOR", "SIZE", "Record", "attach", "create", "make_mortal", "read", "set_of", "unlink"]
 
 _RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, id, name
 _MAGIC = b"ipcio undo sem 1"
@@ -39,6 +39,7 @@ _ID_AT = struct.calcsize("=64s16si")
 _NO_ID = -1  # until the set is made
 
 SIZE = _RECORD.size
+ANCHOR = ".ipcio-undo-"
 
 
 class Record(NamedTuple):
@@ -55,7 +56,7 @@ class Record(NamedTuple):
 
 
 def _anchor(key: int) -> str:
-    return f"{directory()}/.ipcio-undo-{key:08x}"
+    return f"{directory()}/{ANCHOR}{key:08x}"
 
 
 def read(fd: int, info: os.stat_result) -> Record | None:
@@ -69,7 +70,7 @@ def read(fd: int, info: os.stat_result) -> Record | None:
     return Record(key, number, os.fsdecode(name.partition(b"\0")[0])) if magic == _MAGIC and key > 0 else None
 
 
-def _set_of(record: Record, info: os.stat_result) -> int | None:
+def set_of(record: Record, info: os.stat_result) -> int | None:
     """Return the id of the set that the record tells of, None if there is none (any more).
 
     A record is believed as far as its file belongs to the user who made the set, or
@@ -144,7 +145,7 @@ def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | No
         return None
     if not found.join(lives_by=record.anchor):
         return None
-    number = _set_of(record, found.info)
+    number = set_of(record, found.info)
     if number is None:
         found.drop()
         if again or not lifetime.names(record.anchor, found.info):
@@ -211,7 +212,7 @@ def _last_rites(fd: int, info: os.stat_result) -> bool:
     # A copy of a record has no part in the set.
     if record is None or not lifetime.names(record.anchor, info):
         return False
-    number = _set_of(record, info)
+    number = set_of(record, info)
     if number is not None:
         from ipcio._posix import sysv
 

@@ -1,0 +1,397 @@
+"""What named objects there are, and who has them.
+
+Looking must change nothing and be in nobody's way, so no lock is tried where it can be
+seen: the kernel lists the locks there are (``/proc/locks``), and which files a process has
+open or mapped.  What is seen at one moment may be gone at the next; an object is called
+dead only if it was still there after nobody was seen to hold it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import struct
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ipcio._posix import lifetime, undo
+from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._posix.filelock import describe
+from ipcio._posix.objects import DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ipcio._contract import Entry, Holder
+
+__all__ = ["directory", "identify", "survey"]
+
+_SEMAPHORE = struct.calcsize("4l")  # bytes of a sem_t, in glibc and in musl
+_COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
+_LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl has the bit above for itself
+_TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.Making`
+_LOOKS = 3  # at the list of locks
+
+
+class Found(NamedTuple):
+    """A file that is a named object, or stands for one."""
+
+    path: str
+    info: os.stat_result
+    kind: Literal["shm", "sem"]
+    name: str
+    size: int | None
+    record: undo.Record | None = None
+    """Of a crash-safe semaphore, if it may be read."""
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it has no name but one that only ipcio knows."""
+        entry = os.path.basename(self.path)
+        return entry.startswith(undo.ANCHOR) or _TEMPORARY.fullmatch(entry) is not None
+
+    @property
+    def is_undo(self) -> bool:
+        """Whether it is a crash-safe semaphore."""
+        return self.kind == "sem" and self.info.st_size == undo.SIZE
+
+    @property
+    def persists(self) -> bool:
+        """Whether it stays until it is unlinked; a crash-safe one that has been lives on by its shares."""
+        return bool(self.info.st_mode & lifetime.KEEP) and not self.is_hidden
+
+
+def directory() -> str:
+    """Where the files are."""
+    if NAMES_ARE_FILES:
+        return DIRECTORY
+    from ipcio._posix import companions, places  # the first knows what to do about the dead
+
+    assert companions
+    return places.directory()
+
+
+# -- what it is --------------------------------------------------------------
+
+
+def identify(path: str, info: os.stat_result) -> Found:
+    """Tell what a regular file in the directory is; `FileNotFoundError` if it is not there any more."""
+    entry = os.path.basename(path)
+    named = _named(entry)
+    if info.st_size == undo.SIZE and (entry.startswith(undo.ANCHOR) or (named and named[0] == "sem")):
+        try:
+            record = _record(path, info)
+        except PermissionError:  # and nothing else has that size, as a rule
+            return Found(path, info, "sem", named[1] if named else entry, None)
+        if record is not None:
+            return Found(path, info, "sem", record.name, None, record)
+    if not NAMES_ARE_FILES:
+        kind, name, size = _companion(path, info) or (*(named or ("shm", entry)), 0)
+        return Found(path, info, "sem" if kind == "sem" else "shm", name, size if kind == "shm" else None)
+    if named and info.st_size == _SEMAPHORE:
+        return Found(path, info, "sem", named[1], None)
+    return Found(path, info, "shm", entry, info.st_size)
+
+
+def _named(entry: str) -> tuple[str, str] | None:
+    """What kind of object, and which, has a file of that name, if the name tells."""
+    if NAMES_ARE_FILES:
+        return ("sem", entry[4:]) if entry.startswith("sem.") and entry[4:] else None
+    from ipcio._posix import places
+
+    return places.name_of(entry)
+
+
+def _record(path: str, info: os.stat_result) -> undo.Record | None:
+    fd = os.open(path, lifetime.PROBE)
+    try:
+        record = undo.read(fd, info)
+    finally:
+        os.close(fd)
+    # A copy of a record is no semaphore.
+    return record if record is not None and lifetime.names(record.anchor, info) else None
+
+
+def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
+    from ipcio._posix import companions
+
+    fd = os.open(path, lifetime.PROBE)
+    try:
+        record = companions.read(fd, info)
+    finally:
+        os.close(fd)
+    return (record.kind, record.name, record.size) if record is not None else None
+
+
+# -- what there is -----------------------------------------------------------
+
+
+def survey() -> list[Entry]:
+    """See `ipcio._contract.InventoryBackend`."""
+    found = list(_look())
+    keys = {lifetime.key_of(each.info) for each in found}
+    locked = _locked({lifetime.key_of(each.info) for each in found if _lives_by_shares(each)})
+    holders, sharing = _search(keys, locked)
+    entries: list[Entry] = []
+    for each in found:
+        held = True
+        if _lives_by_shares(each):
+            key = lifetime.key_of(each.info)
+            held = key in locked or key in sharing
+            again = each if held else _look_again(each)
+            if again is None:
+                continue
+            each = again  # noqa: PLW2901 -- it may have come to persist
+            if each.is_hidden and (held or _has_public_name(each)):
+                continue
+        if NAMES_ARE_FILES or not held or _object_is_there(each):
+            entries.append(_entry(each, held=held, holders=holders.get(lifetime.key_of(each.info), [])))
+    entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
+    return entries
+
+
+def _look() -> Iterator[Found]:
+    place = directory()
+    for entry in os.listdir(place):
+        path = f"{place}/{entry}"
+        try:
+            info = os.lstat(path)
+            if stat.S_ISREG(info.st_mode):  # nothing else can be attached
+                yield identify(path, info)
+        except (FileNotFoundError, PermissionError):  # gone; or what only its owner may look at
+            pass
+
+
+def _lives_by_shares(found: Found) -> bool:
+    return lifetime.is_marked(found.info) or (found.is_hidden and bool(found.info.st_mode & lifetime.KEEP))
+
+
+def _look_again(found: Found) -> Found | None:
+    """Tell what is there now, None if that is something else; nobody was seen to hold the object."""
+    try:
+        info = os.lstat(found.path)
+    except OSError:
+        return None
+    if lifetime.key_of(info) != lifetime.key_of(found.info):
+        return None
+    return found._replace(info=info)
+
+
+def _has_public_name(found: Found) -> bool:
+    """Whether the object of a hidden name is listed under its other one."""
+    if found.record is None:
+        return found.info.st_nlink > 1
+    named = undo.semaphore_path(found.record.name)
+    return lifetime.names(named, found.info)
+
+
+def _object_is_there(found: Found) -> bool:
+    """Whether what a file stands for has not been removed by others."""
+    from ipcio._posix import companions
+
+    return found.is_undo or companions.exists(found.kind, found.name)
+
+
+def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
+    info = found.info
+    state: Literal["live", "orphan", "persistent", "foreign"]
+    if found.persists:
+        state = "persistent"
+    elif not _lives_by_shares(found):
+        state = "foreign"
+    else:
+        state = "live" if held else "orphan"
+    return {
+        "kind": found.kind,
+        "name": os.path.basename(found.path) if found.is_hidden else found.name,
+        "size": found.size,
+        "value": _value(found),
+        "undo": found.is_undo,
+        "perm": _perm(found),
+        "owner": _user(info.st_uid),
+        "age": round(max(time.time() - _born(info), 0), 3),
+        "state": state,
+        "holders": holders,
+    }
+
+
+def _value(found: Found) -> int | None:
+    if found.kind != "sem":
+        return None
+    try:
+        return _value_of_set(found) if found.is_undo else _value_in_file(found.path, found.info)
+    except (OSError, ImportError):
+        return None
+
+
+def _value_of_set(found: Found) -> int | None:
+    if found.record is None:
+        return None
+    number = undo.set_of(found.record, found.info)
+    if number is None:
+        return None
+    from ipcio._posix import libc
+
+    value: int = libc.semctl(number, 0, libc.GETVAL)
+    return value if value >= 0 else None
+
+
+def _value_in_file(path: str, info: os.stat_result) -> int | None:
+    if not NAMES_ARE_FILES or _COUNT.size != _SEMAPHORE:
+        return None
+    fd = os.open(path, lifetime.PROBE)
+    try:
+        data = os.pread(fd, _SEMAPHORE, 0)
+        if not os.path.samestat(os.fstat(fd), info) or len(data) != _SEMAPHORE:
+            return None
+    finally:
+        os.close(fd)
+    word: int = _COUNT.unpack(data)[0]
+    return word & _LARGEST
+
+
+def _perm(found: Found) -> str | None:
+    """Return the permissions, None where only the object has them and does not tell."""
+    if NAMES_ARE_FILES or found.is_undo:
+        return f"{found.info.st_mode & 0o777 & ~lifetime.KEEP:04o}"
+    if found.kind != "shm":
+        return None
+    from ipcio._posix import companions
+
+    try:
+        fd = companions.shm_open(companions.posix_name(found.name), os.O_RDONLY, mode=0)
+    except OSError:
+        return None
+    try:
+        return f"{os.fstat(fd).st_mode & 0o777:04o}"
+    finally:
+        os.close(fd)
+
+
+def _born(info: os.stat_result) -> float:
+    """When it was made, as far as that can be told: memory that is written to keeps its times, a file does not."""
+    born: float = getattr(info, "st_birthtime", 0) or min(info.st_mtime, info.st_ctime)
+    return born
+
+
+@lru_cache(64)
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+# -- who has it --------------------------------------------------------------
+
+
+def _locked(wanted: set[str]) -> set[str]:
+    """Return which of these objects somebody holds a lock on."""
+    try:
+        locked = wanted & lifetime.locked()
+        # The kernel tells its list in pieces, and what moves from one to another meanwhile is missed.
+        for _ in range(_LOOKS - 1):
+            if locked == wanted:
+                break
+            locked |= wanted & lifetime.locked()
+    except OSError:
+        return set(_tried(wanted))
+    return locked
+
+
+def _tried(wanted: set[str]) -> Iterator[str]:
+    """Where no list tells: which of these objects cannot be locked exclusively.
+
+    At worst that keeps a last holder, who wants the same lock in this very moment, from
+    removing the object; it is dead then, and the next call or `gc` removes it.
+    """
+    place = directory()
+    for entry in os.listdir(place):
+        try:
+            fd = os.open(f"{place}/{entry}", lifetime.PROBE)
+        except OSError:
+            continue
+        try:
+            key = lifetime.key_of(os.fstat(fd))
+            if key in wanted:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield key
+        finally:
+            os.close(fd)
+
+
+def _search(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[Holder]], set[str]]:
+    """Who has these files open or mapped; and for which that are not known as locked a descriptor has a lock.
+
+    In a container, the list of locks has none whose taker has ended, as after a fork.
+    """
+    holders: dict[str, list[Holder]] = {}
+    sharing: set[str] = set()
+    root = os.path.realpath(directory()) + "/"
+    for pid in _processes() if wanted else ():
+        has: set[str] = set()
+        for descriptor, key in _opened(pid, root):
+            if key in wanted:
+                has.add(key)
+                if key not in locked and key not in sharing and _is_locked(pid, descriptor):
+                    sharing.add(key)
+        has.update(wanted.intersection(_mapped(pid, os.fsencode(root))))
+        if has:
+            holder: Holder = {"pid": pid, "command": describe(pid)}
+            for key in has:
+                holders.setdefault(key, []).append(holder)
+    return holders, sharing
+
+
+def _processes() -> list[int]:
+    try:
+        return sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+    except OSError:
+        return []
+
+
+def _opened(pid: int, root: str) -> Iterator[tuple[str, str]]:
+    """The descriptors of a process that are files below `root`, and the keys of those."""
+    try:
+        descriptors: Iterable[str] = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # gone, or another user's
+        return
+    for descriptor in descriptors:
+        path = f"/proc/{pid}/fd/{descriptor}"
+        try:
+            if os.readlink(path).startswith(root):  # of others, not even the state is asked: a server may be down
+                yield descriptor, lifetime.key_of(os.stat(path))
+        except OSError:  # closed meanwhile
+            pass
+
+
+def _mapped(pid: int, root: bytes) -> Iterator[str]:
+    """The keys of the files below `root` that a process has mapped, from lines such as this.
+
+    ``7f3d1c600000-7f3d1c601000 rw-s 00000000 00:1a 4498576    /dev/shm/prices``
+    """
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            lines = file.readlines()
+    except OSError:
+        return
+    for line in lines:
+        if root in line:
+            _, _, _, device, inode, path = line.split(None, 5)
+            if path.startswith(root):
+                yield f"{device.decode()}:{inode.decode()}"
+
+
+def _is_locked(pid: int, descriptor: str) -> bool:
+    """Whether this very open file has a lock of ``flock``."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as file:
+            return any(line.startswith(b"lock:") and b" FLOCK " in line for line in file)
+    except OSError:
+        return False
