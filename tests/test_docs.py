@@ -1,8 +1,8 @@
-"""Every example runs: the ``>>>`` blocks of README, docs and docstrings, and the programs in docs/examples."""
+"""Every example runs: the blocks of README, docs and docstrings (see `pages`), and the programs in docs/examples."""
 
 from __future__ import annotations
 
-import doctest
+import contextlib
 import importlib.util
 import os
 import re
@@ -11,47 +11,47 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
+import ipcio
+from ipcio import filelock, mmap, proc, sem, shm, strfile
+
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 EXAMPLES = ROOT / "docs" / "examples"
 MODULES = sorted((ROOT / "ipcio").rglob("*.py"))
 
-BLOCK = re.compile(r"^```pycon\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
 
 
-def run(text, path, scope):
-    test = doctest.DocTestParser().get_doctest(text, scope, path.name, str(path), 0)
-    report = []
-    doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF).run(test, out=report.append)
-    assert not report, "".join(report)
-    return len(test.examples)
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """A directory with the commands that pages use."""
+    directory = tmp_path_factory.mktemp("programs")
+    pages.install(directory)
+    return str(directory)
 
 
-def with_name(name, text):
-    """The names that all examples use, of memory and of semaphores, become one that is unique to this run."""
-    return re.sub(r"([\"'])(?:prices|printers)\1", rf"\1{name}\1", text)
+def with_examples():
+    """Pages that show what can be run, each with what it says that it needs."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        if ">>>" in text or "```console" in text:
+            needs = [*pages.said(text, "needs"), *(["sh"] if "```console" in text else [])]
+            yield pytest.param(path, marks=[pytest.mark.needs(*needs)], id=str(path.relative_to(ROOT)))
 
 
-def page_of(path):
-    """These show programs and promises of POSIX systems, each example what those before it left."""
-    needs = ["posix", "undo", "persistence", "open file locks"] if path.name in {"README.md", "guide.md"} else []
-    needs += ["value", "descriptors"] if path.name == "guide.md" else []
-    return pytest.param(path, marks=[pytest.mark.needs(*needs)], id=path.name)
-
-
-@pytest.mark.parametrize("page", [page_of(path) for path in PAGES])
-def test_pages(page, name, tmp_path, monkeypatch):
-    """The examples of a page, in their order, in one namespace."""
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("page", [*with_examples()])
+def test_pages(page, unique, programs, tmp_path, monkeypatch):
+    """The examples of a page, in their order."""
     text = page.read_text(encoding="utf-8")
-    blocks, at = [], 0
-    for block in BLOCK.finditer(text):  # the lines between them blank, so that the numbers are right
-        blocks += ["\n" * text.count("\n", at, block.start(1)), block[1]]
-        at = block.end(1)
-    assert text.count(">>>") == sum(block.count(">>>") for block in blocks), "examples outside of ```pycon blocks"
-    run(with_name(name, "".join(blocks)), page, {})
+    for module in pages.said(text, "imports"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    assert text.count(">>>") == sum(block[3].count(">>>") for block in pages.BLOCK.finditer(text)), "not in ```pycon"
+    with contextlib.closing(pages.Page(str(page), text, unique, programs)) as run:
+        run.run()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -59,7 +59,10 @@ def test_docstrings(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = module.read_text(encoding="utf-8")
     if ">>>" in text:
-        assert run(with_name(name, text), module, {})
+        text = re.sub(r"([\"'])(?:prices|printers)\1", rf"\1{name}\1", text)
+        examples, problem = pages.session(text, {}, str(module))
+        assert examples
+        assert not problem, problem
 
 
 def test_two_programs(name):
@@ -108,15 +111,27 @@ def test_from_c(name):
     assert output("from_c.py", name).splitlines() == ["C reads: hello from Python", "Python reads: hello from C"]
 
 
+def test_every_public_name_is_in_the_reference():
+    """By itself, or as a member of a module all of whose members are shown."""
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert set(ipcio.__all__) - {"__version__"} <= {*re.findall(r"ipcio\.(?:proc\.)?(\w+)", text)}
+    for module in (shm, sem, mmap, filelock, proc, strfile):
+        shown = re.search(rf"automodule:: {module.__name__}\n   :members:(.*)", text)
+        if shown and not shown[1]:
+            continue
+        names = set(shown[1].replace(",", " ").split()) | set(re.findall(rf"{module.__name__}\.(\w+)", text))
+        assert set(module.__all__) <= names
+
+
 def test_every_example_is_tested_and_shown():
     examples = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"}
-    code = Path(__file__).read_text(encoding="utf-8")
-    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    code = "".join(test.read_text(encoding="utf-8") for test in ROOT.glob("tests/test_*.py"))
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert {name for name in examples if f'"{name}"' in code} == examples
-    assert {name for name in examples if f"examples/{name}\n" in guide} == examples
+    assert {name for name in examples if f"examples/{name}\n" in shown} == examples
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", NAMED)
 def test_what_pages_name_exists(page):
     """Files that a page links to or names, relative to it or to the root."""
     text = page.read_text(encoding="utf-8")
