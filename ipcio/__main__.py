@@ -1,4 +1,5 @@
 """``python -m ipcio``: the command `ipcio`."""
+# PYTHON_ARGCOMPLETE_OK
 
 import sys
 

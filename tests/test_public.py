@@ -21,9 +21,9 @@ from ipcio import MemoryFile
 
 PACKAGE = Path(ipcio.__file__).parent
 MODULES = sorted(
-    "ipcio." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    "ipcio." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
-    if path.stem != "__init__"
+    if path.stem != "__init__" or path.parent.name == "_cli"  # the others are empty, but for the package's own
 )
 PUBLIC = [module for module in MODULES if "._" not in module]
 BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.", "ipcio._windows."))]
@@ -58,7 +58,37 @@ SIGNATURES = {
 # The layers, from the top: a module imports from below its own line only, and what
 # is written behind it from its own.  What only type checkers import does not count.
 LAYERS = [
-    {"ipcio.__main__": {"ipcio._cli"}, "ipcio._cli": {"ipcio._demo"}, "ipcio._demo": set()},
+    {
+        "ipcio.__main__": {"ipcio._cli"},
+        "ipcio._cli": {
+            "ipcio._cli.cat",
+            "ipcio._cli.common",
+            "ipcio._cli.completion",
+            "ipcio._cli.demo",
+            "ipcio._cli.gc",
+            "ipcio._cli.lock",
+            "ipcio._cli.ls",
+            "ipcio._cli.put",
+            "ipcio._cli.rm",
+            "ipcio._cli.sem",
+        },
+    },
+    {
+        "ipcio._cli.cat": {"ipcio._cli.completion", "ipcio._cli.progress"},
+        "ipcio._cli.demo": set(),
+        "ipcio._cli.gc": {"ipcio._cli.table"},
+        "ipcio._cli.lock": set(),
+        "ipcio._cli.ls": {"ipcio._cli.table"},
+        "ipcio._cli.put": {"ipcio._cli.completion", "ipcio._cli.progress"},
+        "ipcio._cli.rm": {"ipcio._cli.completion"},
+        "ipcio._cli.sem": {"ipcio._cli.completion"},
+        "ipcio._cli.completion": {"ipcio._cli.ls"},
+        "ipcio._cli.progress": set(),
+        "ipcio._cli.table": set(),
+    },
+    {"ipcio._cli.common": set()},
+    {"ipcio._demo": set()},
+    {"ipcio._fsspec": {"ipcio._growing"}, "ipcio._growing": set()},
     {"ipcio": set()},
     {
         "ipcio.shm": set(),
@@ -78,6 +108,8 @@ LAYERS = [
         "ipcio._buffers": set(),
     },
     {
+        "ipcio._posix.catalogue": set(),
+        "ipcio._posix.nameless": {"ipcio._posix.shm"},
         "ipcio._posix.shm": set(),
         "ipcio._posix.sem": {"ipcio._posix.undo"},
         "ipcio._posix.litter": {"ipcio._posix.undo", "ipcio._posix.companions"},
@@ -86,6 +118,8 @@ LAYERS = [
         "ipcio._posix.companions": {"ipcio._posix.sem"},
         "ipcio._posix.undo": set(),
         "ipcio._posix.command": set(),
+        "ipcio._posix.put": {"ipcio._posix.shm"},
+        "ipcio._posix.put_opened": {"ipcio._posix.companions", "ipcio._posix.put", "ipcio._posix.shm_opened"},
         "ipcio._windows.shm": set(),
         "ipcio._windows.sem": set(),
         "ipcio._windows.litter": set(),

@@ -1,0 +1,56 @@
+"""``ipcio cat``: a segment's bytes on the standard output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ipcio._cli import completion
+from ipcio._cli.common import add_names
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ipcio._cli.common import Commands
+
+__all__ = ["register"]
+
+_PIECE = 1 << 20  # bytes
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand."""
+    cat = commands.add_parser(
+        "cat",
+        help="write the bytes of a segment to standard output",
+        description="Write the bytes of a segment to the standard output, as they are when their turn comes.",
+    )
+    add_names(cat, completion.memory)
+    cat.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ipcio import shm
+    from ipcio._cli.progress import Progress
+
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    target = sys.stdout.fileno()
+    with shm.attach(arguments.name, "r") as segment, Progress(segment.size(), target) as progress:
+        rest = segment.getbuffer()
+        while rest:
+            try:
+                written = os.write(target, rest[:_PIECE])
+            except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
+                _wait_for(target)
+                continue
+            rest = rest[written:]
+            progress.add(written)
+
+
+def _wait_for(target: int) -> None:
+    import select
+
+    select.select([], [target], [])

@@ -1,0 +1,35 @@
+"""``ipcio demo``: the six modules do one job together."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ipcio._cli.common import count
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ipcio._cli.common import Commands
+
+__all__ = ["register"]
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand."""
+    demo = commands.add_parser(
+        "demo",
+        help="workers that share nothing but names count the words of files",
+        description="Count the words of files with worker processes that share nothing but names, "
+        "and check the result against a count by a single process.",
+    )
+    demo.add_argument("files", metavar="FILE", nargs="*", help="default: the sources of Python's standard library")
+    demo.add_argument("-j", "--workers", metavar="N", type=count, help="how many; default: two per CPU")
+    demo.add_argument("-n", "--top", metavar="N", type=count, default=10, help="words to show; default: %(default)s")
+    demo.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from ipcio import _demo
+
+    _demo.run(arguments.files, arguments.workers or 2 * (os.cpu_count() or 1), arguments.top)

@@ -1,0 +1,40 @@
+"""``ipcio gc``: what the dead left behind."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ipcio._cli.table import note, shown
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ipcio._cli.common import Commands
+
+__all__ = ["register"]
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand."""
+    gc = commands.add_parser(
+        "gc",
+        help="remove what the dead left behind",
+        description="Remove shared memory and semaphores whose every holder is dead, and print what they were. "
+        "Nobody has to: the next use of the name does the same.",
+    )
+    gc.set_defaults(run=_run)
+
+
+def _run(_: argparse.Namespace) -> None:
+    if sys.platform == "win32":
+        from ipcio._windows import litter
+    else:
+        from ipcio._posix import litter
+
+    nothing = True
+    for kind, name, size in litter.collect():
+        nothing = False
+        print(kind, shown(name), *([] if size is None else [size, "bytes"]))  # noqa: T201
+    if nothing:
+        note("nothing was left behind")
