@@ -23,6 +23,7 @@ when it is first asked for (:pep:`562`).
 How the package is layered, imports running downwards only::
 
     _cli                    the command ``ipcio``
+    _fsspec  _growing       shared memory under URLs, for libraries that use fsspec
     shm  sem  mmap  filelock  proc  strfile     what calls mean: arguments, modes, who may do what
     _redirect                   what the streams of a child may be
     _direct  _memfile           the one file face that memory gets

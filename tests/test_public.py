@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import inspect
 import io
 import json
@@ -30,8 +31,17 @@ BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.",
 NAMES_OF_OTHERS = {"ipcio._windows.win32"}  # a copy of the system's own: nothing to document, nothing to hide
 FOREIGN = "ipcio._posix." if sys.platform == "win32" else "ipcio._windows."
 ABILITIES = {"ipcio._posix.deadline": "deadlines"}  # that an import needs
+LIBRARIES = {"ipcio._fsspec": "fsspec"}  # that an import needs, too
+
+
+def what_it_needs(module):
+    if module in LIBRARIES:
+        return pytest.mark.skipif(not importlib.util.find_spec(LIBRARIES[module]), reason=f"needs {LIBRARIES[module]}")
+    return pytest.mark.needs(ABILITIES[module]) if module in ABILITIES else ()
+
+
 IMPORTABLE = [
-    pytest.param(module, marks=pytest.mark.needs(ABILITIES[module]) if module in ABILITIES else ())
+    pytest.param(module, marks=what_it_needs(module))
     for module in ["ipcio", *MODULES]
     if not module.startswith(FOREIGN)
 ]
