@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ipcio._posix import lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.filelock import describe
-from ipcio._posix.objects import DIRECTORY
+from ipcio._posix.objects import DIRECTORY, semaphore_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -184,8 +184,7 @@ def _has_public_name(found: Found) -> bool:
     """Whether the object of a hidden name is listed under its other one."""
     if found.record is None:
         return found.info.st_nlink > 1
-    named = undo.semaphore_path(found.record.name)
-    return lifetime.names(named, found.info)
+    return lifetime.names(semaphore_path(found.record.name), found.info)
 
 
 def _object_is_there(found: Found) -> bool:

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 __all__ = ["collect"]
 
 
-def collect() -> Iterator[tuple[str, str]]:
-    """Give nothing."""
+def collect() -> Iterator[tuple[str, str, int | None]]:
+    """See `ipcio._contract.LitterBackend`: give nothing."""
     return iter(())

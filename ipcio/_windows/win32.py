@@ -126,6 +126,60 @@ NtQuerySemaphore = _declare(
     ctypes.c_void_p,
 )
 
+# -- the directory of names ---------------------------------------------------
+
+OBJ_CASE_INSENSITIVE = 0x40
+DIRECTORY_QUERY = 0x0001
+STATUS_NO_MORE_ENTRIES = -0x7FFFFFE6
+
+
+class UNICODE_STRING(ctypes.Structure):  # noqa: N801
+    """A text that need not end with NUL; the lengths are in bytes."""
+
+    _fields_ = (("Length", wintypes.USHORT), ("MaximumLength", wintypes.USHORT), ("Buffer", ctypes.c_void_p))
+
+
+class OBJECT_ATTRIBUTES(ctypes.Structure):  # noqa: N801
+    """What to open."""
+
+    _fields_ = (
+        ("Length", wintypes.ULONG),
+        ("RootDirectory", wintypes.HANDLE),
+        ("ObjectName", ctypes.POINTER(UNICODE_STRING)),
+        ("Attributes", wintypes.ULONG),
+        ("SecurityDescriptor", ctypes.c_void_p),
+        ("SecurityQualityOfService", ctypes.c_void_p),
+    )
+
+
+class OBJECT_DIRECTORY_INFORMATION(ctypes.Structure):  # noqa: N801
+    """One entry."""
+
+    _fields_ = (("Name", UNICODE_STRING), ("TypeName", UNICODE_STRING))
+
+
+NtOpenDirectoryObject = _declare(
+    _ntdll.NtOpenDirectoryObject,
+    _STATUS,
+    ctypes.POINTER(wintypes.HANDLE),
+    wintypes.DWORD,
+    ctypes.POINTER(OBJECT_ATTRIBUTES),
+)
+NtQueryDirectoryObject = _declare(
+    _ntdll.NtQueryDirectoryObject,
+    _STATUS,
+    wintypes.HANDLE,
+    ctypes.c_void_p,
+    wintypes.ULONG,
+    wintypes.BOOLEAN,
+    wintypes.BOOLEAN,
+    ctypes.POINTER(wintypes.ULONG),
+    ctypes.POINTER(wintypes.ULONG),
+)
+ProcessIdToSessionId = _declare(
+    _kernel32.ProcessIdToSessionId, wintypes.BOOL, wintypes.DWORD, ctypes.POINTER(wintypes.DWORD)
+)
+
 # -- files -------------------------------------------------------------------
 
 GENERIC_READ, GENERIC_WRITE = 0x80000000, 0x40000000

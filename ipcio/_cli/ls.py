@@ -1,0 +1,132 @@
+"""``ipcio ls``: what named objects there are, and who has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ipcio._cli import table
+from ipcio._cli.common import seconds
+from ipcio._cli.table import shown
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ipcio._cli.common import Commands
+    from ipcio._contract import Entry
+
+__all__ = ["register"]
+
+_HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
+_NAME = 1
+_PERIOD = 2.0  # seconds
+_SHORTEST = 0.1
+_NEXT_UNIT = 1024
+_CLEAR, _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand."""
+    ls = commands.add_parser(
+        "ls",
+        help="list shared memory and semaphores, and who holds them",
+        description="List shared memory and semaphores, whoever made them: kind, name, size or value, permissions, "
+        "owner, age, state, and the processes that have it open. Looking changes nothing.",
+        epilog="The states: live, made by ipcio and held; orphan, made by ipcio and held by nobody any more, so that "
+        "the next use of the name or `ipcio gc` removes it; persistent, made by ipcio to stay until it is removed; "
+        "foreign, made by another program. Of other users' processes only root sees what they hold.",
+    )
+    how = ls.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as a JSON list of objects, for programs")
+    how.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=seconds,
+        const=_PERIOD,
+        help="again and again, on a terminal, until Ctrl-C; default: every %(const)g seconds",
+    )
+    ls.set_defaults(run=_run, fail=ls.error)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.watch is not None:
+        if not sys.stdout.isatty():
+            arguments.fail("--watch is for a terminal; call `ipcio ls` in a loop instead")
+        _watch(max(arguments.watch, _SHORTEST))
+    entries = _survey()
+    if arguments.json:
+        json.dump(entries, sys.stdout, indent=2)
+        print()  # noqa: T201
+    elif entries:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+        print(*_table(entries, width), sep="\n")  # noqa: T201
+    else:
+        table.note("no shared memory and no semaphores")
+
+
+def _survey() -> list[Entry]:
+    if sys.platform == "win32":
+        from ipcio._windows import inventory
+    else:
+        from ipcio._posix import inventory
+
+    return inventory.survey()
+
+
+def _watch(period: float) -> None:
+    print(end=_CLEAR)  # noqa: T201
+    while True:
+        entries = _survey()
+        width, height = os.get_terminal_size(sys.stdout.fileno())
+        told = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}"[:width], *_table(entries, width)]
+        if len(told) > max(height, 3):
+            told[height - 1 :] = [f"and {len(told) - height + 1} more"[:width]]
+        # Overwritten rather than cleared before, which would flicker.
+        print(_HOME + f"{_REST_OF_LINE}\n".join(told), end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)  # noqa: T201
+        time.sleep(period)
+
+
+def _table(entries: list[Entry], width: int | None) -> list[str]:
+    return table.lines([_HEADER, *map(_row, entries)], give=_NAME, width=width)
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry["kind"],
+        shown(entry["name"]),
+        _amount(entry),
+        entry["perm"] or "-",
+        shown(entry["owner"] or "-"),
+        "-" if entry["age"] is None else _age(entry["age"]),
+        entry["state"],
+        ", ".join(f"{holder['pid']} {shown(holder['command'])}".rstrip() for holder in entry["holders"]) or "-",
+    )
+
+
+def _amount(entry: Entry) -> str:
+    if entry["kind"] == "shm":
+        return "-" if entry["size"] is None else _size(entry["size"])
+    value = "value ?" if entry["value"] is None else f"value {entry['value']}"
+    return f"{value} (undo)" if entry["undo"] else value
+
+
+def _size(size: float) -> str:
+    """In the largest unit of which there is at least one."""
+    unit = "byte" if size == 1 else "bytes"
+    for larger in "KiB", "MiB", "GiB", "TiB", "PiB":
+        if round(size, 1) < _NEXT_UNIT:
+            break
+        size /= _NEXT_UNIT
+        unit = larger
+    return f"{size} {unit}" if isinstance(size, int) else f"{size:.1f} {unit}"
+
+
+def _age(age: float) -> str:
+    for unit, length, limit in ("s", 1, 100), ("m", 60, 100), ("h", 3600, 48):
+        if age < length * limit:
+            return f"{int(age / length)}{unit}"
+    return f"{int(age / 86400)}d"
