@@ -146,3 +146,25 @@ def test_the_documentation_builds(tmp_path):
         pytest.skip("the tools of '.[docs]' are not installed")
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-b", "dummy", "-d", tmp_path / "trees"]
     subprocess.run([*command, ROOT / "docs", tmp_path], env=environment(), check=True)
+
+
+def test_what_a_command_prints_is_compared():
+    assert pages.printed("a\n...\nsize 10 by ...\n", "a\nsize    10 by me\n")
+    assert pages.printed("a\n...\nb\n", "a\n1\n2\nb\n")
+    assert not pages.printed("a\n", "a\nb\n")
+    assert not pages.printed("", "ipcio: an error\n")
+    assert not pages.printed("a ... b\n", "a 1\n2 b\n")
+
+
+@pytest.mark.needs("sh")
+def test_a_page_that_is_wrong_is_found(unique, programs, tmp_path, monkeypatch):
+    """In every kind of block."""
+    monkeypatch.chdir(tmp_path)
+    for wrong in (
+        "```pycon\n>>> 1 + 1\n3\n\n```\n",
+        "<!-- second terminal -->\n```pycon\n>>> 1 + 1\n3\n\n```\n",
+        "```console\n$ echo right\nwrong\n```\n",
+        "```console\n$ true\n$ exit\n$ true\n```\n",
+    ):
+        with contextlib.closing(pages.Page("page.md", wrong, unique, programs)) as run, pytest.raises(AssertionError):
+            run.run()
