@@ -100,14 +100,14 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A directory for `gc` where nobody else's dead are; make objects there with ``place(name, mode)``."""
-    from ipcio._posix import litter
+    from ipcio._posix import inventory
 
-    monkeypatch.setattr(litter, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(inventory, "DIRECTORY", str(tmp_path))
 
     def make(name, mode):
         path = os.path.join(os.fsencode(tmp_path), name)
         with open(path, "xb") as file:
-            file.write(b"x")
+            file.write(bytes(32))
         os.chmod(path, mode)
         return path
 
@@ -125,8 +125,10 @@ def test_gc_names_what_it_removed(place, capsys):
     with open(place(b"living", 0o1600), "rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_SH)
         assert _cli.main(["gc"]) == 0
-        told = "shm größe", "shm prices", "sem printers", r"shm 'two\nlines'", r"shm 'z\udcffrich'"
-        assert capsys.readouterr() == ("".join(f"{line}\n" for line in told), "")
+        shm = "größe", "prices", r"'two\nlines'", r"'z\udcffrich'"
+        told = [f"shm {each} 32 bytes\n" for each in shm]
+        told.insert(2, "sem printers\n")
+        assert capsys.readouterr() == ("".join(told), "")
         assert _cli.main(["gc"]) == 0
         assert capsys.readouterr() == ("", "")
 

@@ -134,7 +134,9 @@ def test_gc_finds_the_dead_and_no_others(kind, peer):
     a, b = peer(kind.make()), peer("from ipcio._posix import litter")
     assert b.ask("list(litter.collect())") == []
     a.kill()
-    assert b.ask("list(litter.collect())") == [("shm" if kind.kind == "shm" else "sem", kind.name)]
+    assert b.ask("list(litter.collect())") == [
+        ("shm", kind.name, 5000) if kind.kind == "shm" else ("sem", kind.name, None)
+    ]
     assert kind.nothing()
 
 
@@ -294,7 +296,7 @@ def test_names_that_a_file_system_may_take_for_one(root, name, peer):
     assert len({entry.lower() for entry in entries}) == 3
     a.kill()
     b = peer("from ipcio._posix import litter")
-    found = [("shm", name + end) for end in ("%c3", "Ab", "aB")]
+    found = [("shm", name + end, size) for end, size in (("%c3", 3), ("Ab", 1), ("aB", 2))]
     assert sorted(b.ask("list(litter.collect())")) == found
 
 

@@ -122,7 +122,8 @@ LAYERS = [
         "ipcio._posix.nameless": {"ipcio._posix.shm"},
         "ipcio._posix.shm": set(),
         "ipcio._posix.sem": {"ipcio._posix.undo"},
-        "ipcio._posix.litter": {"ipcio._posix.undo", "ipcio._posix.companions"},
+        "ipcio._posix.litter": {"ipcio._posix.inventory", "ipcio._posix.undo"},
+        "ipcio._posix.inventory": {"ipcio._posix.companions", "ipcio._posix.undo"},
         "ipcio._posix.shm_opened": {"ipcio._posix.companions"},
         "ipcio._posix.sem_opened": {"ipcio._posix.companions", "ipcio._posix.sem", "ipcio._posix.undo"},
         "ipcio._posix.companions": {"ipcio._posix.sem"},
@@ -133,6 +134,7 @@ LAYERS = [
         "ipcio._windows.shm": set(),
         "ipcio._windows.sem": set(),
         "ipcio._windows.litter": set(),
+        "ipcio._windows.inventory": set(),
         "ipcio._windows.command": set(),
     },
     {
