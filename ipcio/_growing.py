@@ -28,8 +28,8 @@ __all__ = ["GrowingSegment"]
 class GrowingSegment(io.BufferedRandom):
     """Shared memory that is being written; it appears under its name when this is closed.
 
-    Never appears what was not closed: what an exception in the ``with`` block, the garbage
-    collector or a kill has ended.
+    A kill before that leaves nothing, nor does an exception in the ``with`` block.  As with any
+    file, the garbage collector closes it, too.
     """
 
     def __init__(self, name: str, perm: int, *, exclusive: bool, autocommit: bool) -> None:
@@ -70,17 +70,21 @@ class GrowingSegment(io.BufferedRandom):
         else:
             self.discard()
 
-    def __del__(self) -> None:
-        self.discard()
-
 
 def _place() -> io.RawIOBase:
     """Where a segment grows until its size is known: where it will be, if that can be."""
     if sys.platform != "win32" and NAMES_ARE_FILES:
         fd = nameless.begin()
         if fd >= 0:
-            return io.FileIO(fd, "rb+")
+            return _Nameless(fd, "rb+")
     return _Heap()
+
+
+class _Nameless(io.FileIO):
+    """Where the system lets a file grow without a name."""
+
+    def _dealloc_warn(self, _source: object) -> None:
+        """As every handle of ours, it may be left to the garbage collector."""
 
 
 class _Heap(io.RawIOBase):
