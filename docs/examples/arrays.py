@@ -19,7 +19,7 @@ with shm.attach(sys.argv[1]) as h:
 """
 
 with shm.create(NAME, 1000 * 8) as h:
-    numbers = np.ndarray(1000, np.float64, h.getbuffer())
+    numbers = np.frombuffer(h.getbuffer())
     numbers[:] = range(1000)
     subprocess.run([sys.executable, "-c", CHILD, NAME], check=True)
     print(numbers[:4].tolist(), numbers.sum())
