@@ -25,9 +25,25 @@ def test_version():
     assert run("--version") == (0, f"ipcio {ipcio.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["gc", "--help"], ["lock", "--help"]])
-def test_help(arguments):
-    status, output, errors = run(*arguments)
+SUBCOMMANDS = ["demo", "ls", "rm", "gc", "put", "cat", "sem", "lock"]
+
+
+@pytest.mark.parametrize(
+    "words", [[], *([word] for word in SUBCOMMANDS), *(["sem", verb] for verb in ["create", "inc", "dec", "value"])]
+)
+def test_help(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        _cli.main([*words, "--help"])
+    assert end.value.code == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith(f"usage: {' '.join(['ipcio', *words])}")
+    assert errors == ""
+    if not words:
+        assert all(f"\n    {word}" in output for word in SUBCOMMANDS)
+
+
+def test_help_of_the_program_itself():
+    status, output, errors = run("--help")
     assert (status, errors) == (0, "")
     assert output.startswith("usage: ipcio")
 
