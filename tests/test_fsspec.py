@@ -101,6 +101,7 @@ class TestPipe(Flat, abstract.AbstractPipeTests):
     pass
 
 
+@pytest.mark.needs("files")  # elsewhere, names are shorter than these
 class TestLists(Flat):
     """Of copy, get and put, what neither makes directories nor empty files."""
 
