@@ -34,7 +34,9 @@ def put(name: str, pieces: Iterable[memoryview], size: int, *, replace: bool) ->
         os.lstat(path)  # is the name too long?
     with objects.Making(name, f"{objects.DIRECTORY}/.{invent_name()}" if replace else path) as new:
         new.begin(_PERM)
-        fill(new.fd, pieces, size)
+        if size:
+            shm._allocate(new.fd, size, reserve=True)  # what there is no room for is refused at once
+        fill(new.fd, pieces)
         with _uninterrupted():
             new.appear()
             if replace:
@@ -44,10 +46,8 @@ def put(name: str, pieces: Iterable[memoryview], size: int, *, replace: bool) ->
         new.close()
 
 
-def fill(fd: int, pieces: Iterable[memoryview], size: int) -> int:
-    """Write the pieces to a new file, and return how many bytes they were; `size` of them make sense to reserve."""
-    if size:
-        shm._allocate(fd, size, reserve=True)  # what there is no room for is refused at once
+def fill(fd: int, pieces: Iterable[memoryview]) -> int:
+    """Write the pieces to a new file, and return how many bytes they were, and the file has."""
     total = 0
     for piece in pieces:
         rest = piece
@@ -57,7 +57,7 @@ def fill(fd: int, pieces: Iterable[memoryview], size: int) -> int:
             rest = rest[written:]
     if not total:
         raise OSError(errno.EINVAL, "there is nothing to read, and a segment cannot be empty")
-    os.ftruncate(fd, total)  # a file may have become shorter since it was measured
+    os.ftruncate(fd, total)  # what was measured before may have become shorter
     return total
 
 

@@ -13,7 +13,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from ipcio._posix import companions, shm_opened
+from ipcio._posix import companions, objects, shm_opened
 from ipcio._posix.put import fill
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ _KIND = "shm"
 _PERM = 0o600
 
 
-def put(name: str, pieces: Iterable[memoryview], size: int, *, replace: bool) -> None:
-    """Make a persistent segment of what the pieces bring, `size` bytes if that is known (else 0).
+def put(name: str, pieces: Iterable[memoryview], size: int, *, replace: bool) -> None:  # noqa: ARG001
+    """Make a persistent segment of what the pieces bring; nothing is gained by knowing the size before.
 
     It gets the name at the end.  With `replace`, another one loses it right before.
     """
@@ -34,12 +34,12 @@ def put(name: str, pieces: Iterable[memoryview], size: int, *, replace: bool) ->
         shm_opened.attach(name, writable=False)
         if not replace:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-    with tempfile.TemporaryFile(buffering=0) as spool:
-        total = fill(spool.fileno(), pieces, size)
-        if replace:
-            with contextlib.suppress(FileNotFoundError):
-                shm_opened.unlink(name)
+    with objects.InHand(name, ""), tempfile.TemporaryFile(buffering=0) as spool:
+        total = fill(spool.fileno(), pieces)
         with mmap.mmap(spool.fileno(), total, access=mmap.ACCESS_READ) as content:
+            if replace:
+                with contextlib.suppress(FileNotFoundError):
+                    shm_opened.unlink(name)
             companions.retrying(_KIND, name, lambda: _create(name, content))
 
 
