@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_of_reader(error: Exception) -> bool:
     """Whether nobody reads what we print any more, as in ``ipcio ... | head``."""
-    if sys.platform == "win32":  # which has no word of its own for that
-        return isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return error.filename is None  # it has no word of its own for that, or not always
     return isinstance(error, BrokenPipeError)
 
 

@@ -12,7 +12,9 @@ from ipcio._cli.common import add_names
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
+    from ipcio import MemoryFile
     from ipcio._cli.common import Commands
 
 __all__ = ["register"]
@@ -39,15 +41,29 @@ def _run(arguments: argparse.Namespace) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
     target = sys.stdout.fileno()
     with shm.attach(arguments.name, "r") as segment, Progress(segment.size(), target) as progress:
-        rest = segment.getbuffer()
-        while rest:
-            try:
-                written = os.write(target, rest[:_PIECE])
-            except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
-                _wait_for(target)
-                continue
-            rest = rest[written:]
-            progress.add(written)
+        for piece in _pieces(segment):
+            rest = piece
+            while rest:
+                try:
+                    written = os.write(target, rest)
+                except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
+                    _wait_for(target)
+                    continue
+                rest = rest[written:]
+                progress.add(written)
+
+
+def _pieces(segment: MemoryFile) -> Iterator[memoryview]:
+    """Give the bytes, one piece after the other."""
+    try:
+        source = segment.fileno()
+    except OSError:  # there is none
+        content = segment.getbuffer()
+        yield from (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
+        return
+    # Not out of the memory that is mapped: all of it would count as this process's in the end.
+    while piece := os.read(source, _PIECE):
+        yield memoryview(piece)
 
 
 def _wait_for(target: int) -> None:
