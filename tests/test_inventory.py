@@ -1,0 +1,384 @@
+"""What a survey tells of named objects, and that it changes nothing about them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from children import Forked, leave_dead
+from named_contract import ordinary
+from test_companions import name as short_name
+from test_companions import root
+
+from ipcio import sem, shm
+
+if sys.platform == "win32":
+    from ipcio._windows import inventory
+else:
+    from ipcio._posix import inventory
+
+HERE = os.getpid()
+lesser_name, lesser_root = short_name, root
+
+
+def found(name: str) -> list:
+    """What is told of the objects under a name."""
+    return [entry for entry in inventory.survey() if entry["name"] == name]
+
+
+def states(name: str) -> list[str]:
+    return [entry["state"] for entry in found(name)]
+
+
+def pids(entry) -> list[int]:
+    return [holder["pid"] for holder in entry["holders"]]
+
+
+def write(name: str, content: bytes) -> None:
+    with open(f"/dev/shm/{name}", "xb") as file:
+        file.write(content)
+
+
+@pytest.mark.needs("files")
+def test_everything_that_is_known_of_shared_memory(name):
+    started = time.time()
+    with shm.create(name, 5000, perm=0o640):
+        (entry,) = found(name)
+    age, holders, owner = entry.pop("age"), entry.pop("holders"), entry.pop("owner")
+    assert entry == {
+        "kind": "shm",
+        "name": name,
+        "size": 5000,
+        "value": None,
+        "undo": False,
+        "perm": "0640",
+        "state": "live",
+    }
+    assert 0 <= age <= time.time() - started + 1
+    assert [holder["pid"] for holder in holders] == [HERE]
+    assert holders[0]["command"]
+    import pwd
+
+    try:
+        assert owner == pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        assert owner == str(os.geteuid())
+    assert found(name) == []
+
+
+@pytest.mark.needs("files", "value")
+@pytest.mark.parametrize("undo", [False, True])
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_semaphore_and_its_value(name, undo, persist):
+    with closing(sem.create(name, 7, undo=undo, persist=persist)) as s:
+        s.dec()
+        (entry,) = found(name)
+        try:
+            assert (entry["kind"], entry["undo"], entry["size"]) == ("sem", undo, None)
+            assert (entry["value"], entry["perm"]) == (6, "0600")
+            assert entry["state"] == ("persistent" if persist else "live")
+            assert pids(entry) == [HERE]
+            assert s.value == 6
+        finally:
+            if persist:
+                sem.unlink(name)
+    assert found(name) == []
+
+
+@pytest.mark.needs("files")
+def test_both_kinds_may_have_a_name(name):
+    with shm.create(name, 1), closing(sem.create(name)):
+        assert [(entry["kind"], entry["state"]) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
+
+
+@pytest.mark.needs("sections")
+def test_names_in_the_session(name):
+    """No more than the kind: asking would take a handle, and that would keep the name."""
+    with shm.create(name, 5000), closing(sem.create(f"{name}-größe", 3)):
+        (memory,), (semaphore,) = found(name), found(f"{name}-größe")
+        assert (memory["kind"], memory["state"], memory["size"]) == ("shm", "live", None)
+        assert (semaphore["kind"], semaphore["state"], semaphore["value"]) == ("sem", "live", None)
+        assert not [entry for entry in inventory.survey() if entry["name"].endswith("\x01")]
+    assert found(name) == found(f"{name}-größe") == []
+
+
+@pytest.mark.needs("files", "fork")
+@pytest.mark.parametrize("create", [lambda n: shm.create(n, 9), sem.create, lambda n: sem.create(n, undo=True)])
+def test_the_dead_are_told_and_left_alone(name, create):
+    leave_dead(lambda: create(name))
+    for _ in range(2):
+        (entry,) = found(name)
+        assert (entry["state"], entry["holders"]) == ("orphan", [])
+        assert entry["value"] == (1 if entry["kind"] == "sem" else None)
+    create(name).close()
+    assert found(name) == []
+
+
+@pytest.mark.needs("files", "fork")
+def test_persistent_ones_have_holders_or_none(name):
+    with shm.create(name, 10, persist=True):
+        assert [(entry["state"], pids(entry)) for entry in found(name)] == [("persistent", [HERE])]
+    assert [(entry["state"], pids(entry)) for entry in found(name)] == [("persistent", [])]
+    shm.unlink(name)
+    assert found(name) == []
+
+
+@pytest.mark.needs("files", "fork")
+def test_a_child_that_goes_on_is_the_holder(name):
+    """It has the share of its parent, which had it from the parent's call."""
+    h = shm.create(name, 10)
+    ready, go = os.pipe(), os.pipe()
+    with Forked(lambda: (os.write(ready[1], b"!"), os.read(go[0], 1))) as child:
+        os.read(ready[0], 1)
+        assert [pids(entry) for entry in found(name)] == [sorted([HERE, child.pid])]
+        h.close()
+        assert [(entry["state"], pids(entry)) for entry in found(name)] == [("live", [child.pid])]
+    assert states(name) == ["orphan"]
+    shm.create(name, 10).close()
+    for end in (*ready, *go):
+        os.close(end)
+
+
+@pytest.mark.needs("files")
+def test_what_a_foreign_program_has_mapped(name):
+    """It may have closed the descriptor; and holds no share in an object of ipcio's."""
+    import mmap
+
+    write(name, bytes(100))
+    try:
+        with open(f"/dev/shm/{name}", "rb") as file:
+            memory = mmap.mmap(file.fileno(), 100, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        with memory:  # Python's has a descriptor of its own
+            assert [(entry["state"], pids(entry)) for entry in found(name)] == [("foreign", [HERE])]
+        os.chmod(f"/dev/shm/{name}", 0o1640)
+        with open(f"/dev/shm/{name}", "rb"):
+            assert [(entry["state"], pids(entry)) for entry in found(name)] == [("orphan", [HERE])]
+    finally:
+        os.unlink(f"/dev/shm/{name}")
+
+
+@pytest.mark.needs("files", "value")
+def test_who_has_but_mapped_it_is_a_holder(name):
+    """As ``sem_open`` does."""
+    sem.create(name, 2, persist=True).close()
+    try:
+        assert [pids(entry) for entry in found(name)] == [[]]
+        s = sem.attach(name)
+        assert [pids(entry) for entry in found(name)] == [[HERE]]
+        s.close()
+    finally:
+        sem.unlink(name)
+
+
+@pytest.mark.needs("files")
+def test_what_is_in_the_directory_and_no_semaphore(name):
+    """The name of one does not make it one; nor does the size alone."""
+    made = {f"sem.{name}a": bytes(33), f"{name}b": bytes(32), f"sem.{name}c": b"", f"sem.{name}d": bytes(344)}
+    try:
+        for each, content in made.items():
+            write(each, content)
+        os.symlink("/dev/null", f"/dev/shm/{name}e")
+        os.mkfifo(f"/dev/shm/{name}f")
+        os.mkdir(f"/dev/shm/{name}g")
+        told = {entry["name"]: entry for entry in inventory.survey() if name in entry["name"]}
+        assert {each: (entry["kind"], entry["size"], entry["state"]) for each, entry in told.items()} == {
+            each: ("shm", len(content), "foreign") for each, content in made.items()
+        }
+    finally:
+        for each in (*made, f"{name}e", f"{name}f"):
+            os.unlink(f"/dev/shm/{each}")
+        os.rmdir(f"/dev/shm/{name}g")
+
+
+@pytest.mark.needs("files", "value")
+def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
+    with closing(sem.create(name, 2, undo=True)):
+        with open(f"/dev/shm/sem.{name}", "rb") as file:
+            write(f"sem.{name}-copy", file.read())
+        try:
+            (entry,) = found(f"sem.{name}-copy")
+            assert (entry["kind"], entry["undo"], entry["state"]) == ("shm", False, "foreign")
+        finally:
+            os.unlink(f"/dev/shm/sem.{name}-copy")
+
+
+@pytest.mark.needs("files", "fork", "value")
+def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(name):
+    def hidden():
+        return {each["name"] for each in inventory.survey() if each["name"].startswith(".ipcio-undo-")}
+
+    others = hidden()
+    with closing(sem.create(name, 2, undo=True)) as s:
+        assert len(found(name)) == 1
+        assert hidden() <= others
+        sem.unlink(name)
+        assert found(name) == []
+        assert hidden() <= others
+        assert s.value == 2
+
+    leave_dead(lambda: (sem.create(name, 2, undo=True), sem.unlink(name))[0])
+    (left,) = hidden() - others
+    (entry,) = found(left)
+    assert (entry["kind"], entry["undo"], entry["value"], entry["state"]) == ("sem", True, 2, "orphan")
+
+    from ipcio._posix import litter
+
+    assert ("sem", name, None) in list(litter.collect())
+    assert hidden() <= others
+
+
+@pytest.mark.needs("files", "users", "fork")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes root")
+def test_another_user_is_told_what_anybody_may_know(name, peer):
+    other = peer("from ipcio._posix import inventory", user=ordinary())
+    look = f"[e for e in inventory.survey() if e['name'] == {name!r}]"
+    undo = sem.create(f"{name}-u", 3, undo=True)
+    with shm.create(name, 100), closing(sem.create(name, 3)), closing(undo):
+        memory, semaphore = other.ask(look)
+        assert (memory["state"], memory["size"], memory["holders"]) == ("live", 100, [])
+        assert (semaphore["state"], semaphore["value"], semaphore["holders"]) == ("live", None, [])
+        (crash_safe,) = other.ask(look.replace(name, f"{name}-u"))
+        assert (crash_safe["undo"], crash_safe["value"], crash_safe["state"]) == (True, None, "live")
+    other.run(f"kept = shm.create({name!r}, 7)")
+    (entry,) = found(name)
+    assert (entry["state"], pids(entry)) == ("live", [other.pid])
+    assert entry["owner"] == inventory._user(ordinary())
+    other.kill()
+    assert states(name) == ["orphan"]
+    shm.create(name, 1).close()
+
+
+@pytest.mark.needs("files", "fork")
+def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
+    """As in a container, whose list has no locks that were taken outside, or by who has ended."""
+    monkeypatch.setattr(inventory.lifetime, "locked", set)
+    with shm.create(name, 10):
+        assert states(name) == ["live"]
+        with open(f"/dev/shm/{name}", "rb") as file:
+            assert not inventory._is_locked(HERE, str(file.fileno()))
+    leave_dead(lambda: shm.create(name, 10))
+    assert states(name) == ["orphan"]
+    shm.create(name, 10).close()
+
+
+@pytest.mark.needs("files", "fork")
+def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
+    def no_list():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(inventory.lifetime, "locked", no_list)
+    monkeypatch.setattr(inventory, "_processes", list)
+    with shm.create(name, 10):
+        assert states(name) == ["live"]
+        assert states(name) == ["live"]
+    leave_dead(lambda: shm.create(name, 10))
+    assert states(name) == ["orphan"]
+    assert states(name) == ["orphan"]
+    shm.create(name, 10).close()
+
+
+@pytest.mark.needs("files")
+@pytest.mark.parametrize("step", ["identify", "_locked", "_search", "_value"])
+def test_what_goes_meanwhile_is_no_error_and_no_orphan(name, monkeypatch, step):
+    """Before each step the objects go."""
+    handles = [shm.create(name, 1), sem.create(name), sem.create(f"{name}-u", undo=True)]
+    original = getattr(inventory, step)
+
+    def after_the_end(*arguments):
+        for handle in handles:
+            handle.close()
+        return original(*arguments)
+
+    monkeypatch.setattr(inventory, step, after_the_end)
+    assert {entry["state"] for entry in inventory.survey() if entry["name"].startswith(name)} <= {"live"}
+    assert [handle.closed for handle in handles] == [True] * 3
+
+
+@pytest.mark.needs("files")
+def test_what_comes_to_persist_meanwhile_is_no_orphan(name, monkeypatch):
+    """Its mode says so only when its lock is gone already."""
+    original = inventory._locked
+    shm.create(name, 1, persist=True).close()
+    path = f"/dev/shm/{name}"
+    os.chmod(path, 0o1600)
+
+    def settled_then_looked(wanted):
+        os.chmod(path, 0o2600)
+        return original(wanted)
+
+    monkeypatch.setattr(inventory, "_locked", settled_then_looked)
+    assert states(name) == ["persistent"]
+    shm.unlink(name)
+
+
+@pytest.mark.needs("files")
+def test_surveys_are_in_nobodys_way(name):
+    """Others create, attach and close as if nobody looked; who looks sees no dead."""
+    wrong, done = [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            wrong.extend(entry for entry in inventory.survey() if entry["name"] == name and entry["state"] == "orphan")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(200):
+            with shm.create(name, 1) as h, shm.attach(name), closing(sem.create(name, undo=True)):
+                h.close()
+            assert not os.path.exists(f"/dev/shm/{name}")
+            assert not os.path.exists(f"/dev/shm/sem.{name}")
+    finally:
+        done.set()
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.needs("files")
+def test_a_survey_leaves_all_times_and_modes(name):
+    with shm.create(name, 5) as h, closing(sem.create(name, 1)):
+        h.write(b"12345")
+        paths = [f"/dev/shm/{name}", f"/dev/shm/sem.{name}"]
+        before = [os.stat(path) for path in paths]
+        inventory.survey()
+        after = [os.stat(path) for path in paths]
+        for old, new in zip(before, after, strict=True):
+            assert (old.st_mode, old.st_mtime_ns, old.st_ctime_ns) == (new.st_mode, new.st_mtime_ns, new.st_ctime_ns)
+            assert stat.S_IMODE(new.st_mode) == 0o1600
+
+
+# -- where named objects are no files ----------------------------------------
+
+
+@pytest.mark.needs("fork", "witness")
+@pytest.mark.usefixtures("lesser_root")
+def test_companions_are_listed_in_place_of_objects(lesser_name, peer):
+    n = lesser_name
+    a = peer(f"n = {n!r}; h = shm.create(n, 5000, perm=0o640), sem.create(n, 3), sem.create(n + 'u', 4, undo=True)")
+    a.run("kept = shm.create(n + 'p', 10, persist=True)")
+    b = peer("from ipcio._posix import inventory")
+
+    def look():
+        shown = "e['kind'], e['name'], e['size'], e['value'], e['undo'], e['perm'], e['state'], e['holders']"
+        return b.ask(f"[({shown}) for e in inventory.survey()]")
+
+    told = [
+        ("shm", n, 5000, None, False, "0640", "live", []),
+        ("shm", n + "p", 10, None, False, "0600", "persistent", []),
+        ("sem", n, None, None, False, None, "live", []),
+        ("sem", n + "u", None, 4, True, "0600", "live", []),
+    ]
+    assert look() == told
+    os.unlink(f"/dev/shm/{n}p")  # by a foreign program: what stands for it is void
+    assert look() == [told[0], *told[2:]]
+    a.kill()
+    assert look() == [(*entry[:6], "orphan", []) for entry in told if entry[6] == "live"]
+    b.run("from ipcio._posix import litter")
+    assert set(b.ask("list(litter.collect())")) == {("sem", n + "u", None), ("sem", n, None), ("shm", n, 5000)}
+    assert look() == []
+    b.run(f"shm.create({n + 'p'!r}, 1).close()")
