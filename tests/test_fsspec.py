@@ -497,6 +497,50 @@ def test_a_name_that_comes_while_another_is_replaced_is_replaced_too(fs, name, m
     assert content(name) == CONTENT
 
 
+@pytest.mark.needs("files", "signals")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_in_the_moment_of_replacing_leaves_nothing_for_ever(fs, name, peer, moment):
+    """Before, the old segment is there; right after, none; and what is left is dead."""
+    from ipcio._posix import lifetime
+
+    fs.pipe(name, CONTENT)
+    other = peer(
+        "from ipcio._posix import nameless; from ipcio._fsspec import SharedMemoryFileSystem",
+        f"nameless.invent_name = lambda: '{name}-hidden'",
+        "rename = os.rename",
+        "def killed(*paths):\n  rename(*paths)\n  os.kill(os.getpid(), signal.SIGKILL)"
+        if moment == "after"
+        else "def killed(*paths):\n  os.kill(os.getpid(), signal.SIGKILL)",
+        "os.rename = killed",
+    )
+    other.send("run", f"SharedMemoryFileSystem().pipe({name!r}, b'newer')")
+    assert not other.process.stdout.readline()
+    other.kill()
+    hidden = f"/dev/shm/.{name}-hidden"
+    assert os.path.exists(hidden) == (moment == "before")
+    assert lifetime.bury_dead(hidden), "as gc does"
+    assert not os.path.exists(hidden)
+    assert fs.exists(name) == (moment == "before")
+    if moment == "before":
+        assert content(name) == CONTENT
+
+
+@pytest.mark.needs("files")
+def test_an_interrupt_right_after_replacing_loses_nothing(fs, name, monkeypatch):
+    rename = os.rename
+
+    def interrupted(*paths):
+        rename(*paths)
+        raise KeyboardInterrupt
+
+    fs.pipe(name, CONTENT)
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fs.pipe(name, b"newer")
+    gc.collect()
+    assert content(name) == b"newer"
+
+
 @pytest.mark.able(probe=lambda: not lacks("sections"))
 def test_nothing_is_written_where_nothing_persists(fs, name):
     with pytest.raises(NotImplementedError):

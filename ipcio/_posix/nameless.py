@@ -48,11 +48,13 @@ def show(fd: int, name: str, perm: int, *, exclusive: bool) -> None:
         os.link(source, hidden, src_dir_fd=0)  # see objects.Making.link
         try:
             _replace(hidden, named.path)
+            os.fchmod(fd, perm | lifetime.KEEP)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(hidden)
+            if lifetime.names(named.path, os.fstat(fd)):  # Ctrl-C, and too late: the old one is gone
+                os.fchmod(fd, perm | lifetime.KEEP)
             raise
-        os.fchmod(fd, perm | lifetime.KEEP)
 
 
 def _link(source: str, path: str) -> None:
