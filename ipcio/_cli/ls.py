@@ -54,8 +54,8 @@ def register(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.watch is not None:
-        if not sys.stdout.isatty():
-            arguments.fail("--watch is for a terminal; call `ipcio ls` in a loop instead")
+        if sys.platform == "win32" or not sys.stdout.isatty():
+            arguments.fail("--watch is for a terminal of a POSIX system; call `ipcio ls` in a loop instead")
         _watch(max(arguments.watch, _SHORTEST))
     entries = _survey()
     if arguments.json:

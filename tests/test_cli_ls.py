@@ -1,0 +1,184 @@
+"""``ipcio ls`` as its users see it: the table, the JSON, the watch.  What is told is `test_inventory`'s matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import sys
+from contextlib import closing
+
+import pytest
+from command import DEADLINE, finish, run, start
+
+from ipcio import _cli, sem, shm
+from ipcio._cli import ls, table
+
+FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
+
+
+def entry(**more) -> dict:
+    made = {"kind": "shm", "name": "prices", "size": 4096, "value": None, "undo": False, "perm": "0600"}
+    return {**made, "owner": "ann", "age": 12.3, "state": "live", "holders": [], **more}
+
+
+@pytest.fixture
+def showing(monkeypatch, capsys):
+    """Have the command find these entries; return what it prints."""
+
+    def show(*entries, arguments=()):
+        monkeypatch.setattr(ls, "_survey", lambda: list(entries))
+        assert _cli.main(["ls", *arguments]) == 0
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        return output
+
+    return show
+
+
+def test_json_for_programs(name):
+    """The program itself."""
+    with shm.create(name, 5000), closing(sem.create(f"{name}-s", 3)):
+        status, output, errors = run("ls", "--json")
+    assert (status, errors) == (0, "")
+    told = [each for each in json.loads(output) if each["name"].startswith(name)]
+    assert [(each["kind"], each["name"], each["state"]) for each in told] == [
+        ("shm", name, "live"),
+        ("sem", f"{name}-s", "live"),
+    ]
+    assert all(each.keys() == FIELDS for each in told)
+    if os.path.isdir("/proc/self/fd") and told[0]["holders"]:
+        assert [holder["pid"] for each in told for holder in each["holders"]] == [os.getpid()] * 2
+
+
+def test_json_keeps_names_whole(showing):
+    names = ["two\nlines", "größe", "z\udcffrich", "\x1b[2J", '"']
+    output = showing(*(entry(name=each) for each in names), arguments=["--json"])
+    assert [each["name"] for each in json.loads(output)] == names
+    assert output.isascii()
+    assert json.loads(showing(arguments=["--json"])) == []
+
+
+def test_the_table(showing):
+    output = showing(
+        entry(holders=[{"pid": 7, "command": "python3"}, {"pid": 19, "command": ""}]),
+        entry(name="t", size=None, perm=None, owner=None, age=None, state="foreign"),
+        entry(kind="sem", name="slots", size=None, value=3, age=7300),
+        entry(kind="sem", name="jobs", size=None, value=0, undo=True, age=2e6, state="orphan"),
+        entry(kind="sem", name="theirs", size=None, owner="1007", age=150, state="persistent"),
+    )
+    assert output.splitlines() == [
+        "KIND  NAME    SIZE/VALUE      PERM  OWNER  AGE  STATE       HOLDERS",
+        "shm   prices  4.0 KiB         0600  ann    12s  live        7 python3, 19",
+        "shm   t       -               -     -      -    foreign     -",
+        "sem   slots   value 3         0600  ann    2h   live        -",
+        "sem   jobs    value 0 (undo)  0600  ann    23d  orphan      -",
+        "sem   theirs  value ?         0600  1007   2m   persistent  -",
+    ]
+
+
+def test_nothing_is_no_line(showing):
+    assert showing() == ""
+
+
+def test_no_name_and_no_command_speaks_to_the_terminal(showing):
+    output = showing(
+        entry(name="\x1b[2J\n\u202eevil", holders=[{"pid": 1, "command": "\x1b]0;x\a"}]),
+        entry(name="z\udcffrich"),
+    )
+    assert output.count("\n") == 3
+    assert all(line.isprintable() for line in output.splitlines())
+    assert r"'\x1b[2J\n\u202eevil'" in output
+    assert r"'z\udcffrich'" in output
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (2**20 - 1, "1.0 MiB"),
+        (3 * 2**29, "1.5 GiB"),
+        (2**40, "1.0 TiB"),
+        (2**63, "8192.0 PiB"),
+    ],
+)
+def test_sizes(size, shown):
+    assert ls._size(size) == shown
+
+
+def test_a_table_is_cut_to_the_terminal_and_whole_in_a_pipe():
+    rows = [("KIND", "NAME", "HOLDERS"), ("shm", "n" * 60, "h" * 90), ("sem", "größe", "1 Ω")]
+    whole = table.lines(rows, give=1)
+    assert whole[1] == f"shm   {'n' * 60}  {'h' * 90}"
+    for width in (200, 100, 60, 40, 20, 5, 1):
+        cut = table.lines(rows, give=1, width=width)
+        assert max(map(len, cut)) <= width
+        assert cut == whole or width < 200
+    assert "nnnnnnnnnn.." in cut_to(rows, 40)
+    assert cut_to(rows, 40).endswith("hh..")
+    assert table.lines([("表" * 10, "x")], give=0, width=19) == [f"{'表' * 7}..  x"]
+
+
+def cut_to(rows, width):
+    return table.lines(rows, give=1, width=width)[1]
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["name"], ["--json", "--watch"], ["--watch", "x"], ["--watch"]])
+def test_usage_errors(arguments, capsys):
+    """A watch that nobody watches among them."""
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["ls", *arguments])
+    assert end.value.code == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("usage: ipcio")
+
+
+@pytest.mark.needs("posix", "signals")
+def test_a_watch_on_a_terminal(name):
+    """It fits the terminal, shows what is new, and Ctrl-C ends it without a word."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 9000, 1000, 0, 0))
+        with start("ls", "--watch", "0.1", stdout=theirs) as process:
+            seen = until(ours, b" objects at ")
+            assert seen.startswith(b"\x1b[2J\x1b[H")
+            with shm.create(name, 5):
+                seen = until(ours, name.encode())
+            process.send_signal(signal.SIGINT)
+            assert finish(process) == (130, None, "")
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    lines = re.sub(r"\x1b\[\d*[A-Z]", "", seen.decode()).splitlines()
+    assert max(map(len, lines)) <= 1000
+
+
+def until(terminal: int, text: bytes) -> bytes:
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], DEADLINE)[0], seen
+        seen += os.read(terminal, 65536)
+    return seen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is left behind there")
+def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
+    from ipcio._posix import litter
+
+    monkeypatch.setattr(litter, "collect", lambda: iter(()))
+    assert _cli.main(["gc"]) == 0
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert _cli.main(["gc"]) == 0
+    assert capsys.readouterr() == ("", "ipcio: nothing was left behind\n")
