@@ -25,19 +25,20 @@ LEAST = 5  # rounds, however long they take
 
 def measure(ours, peer, rounds, seconds):
     """Time both sides in turn, who is first alternating; return their times per round."""
+    least = min(rounds, LEAST)
     times = [], []
     give_up = time.monotonic() + seconds
     for turn in range(rounds):
         for which in (0, 1) if turn % 2 else (1, 0):
             times[which].append((ours, peer)[which]())
-        if time.monotonic() > give_up and turn + 1 >= LEAST:
+        if time.monotonic() > give_up and turn + 1 >= least:
             break
     return times
 
 
 def report(row, rounds, seconds):
     """Measure one row; return what is known of it afterwards."""
-    found = {"group": row.group, "operation": row.name, "peer": row.peer, "goal": row.goal}
+    found = {"group": row.group, "operation": row.name, "peer": row.peer, "kind": row.kind, "goal": row.goal}
     try:
         with contextlib.ExitStack() as stack:
             ours, peer = measure(*row.prepare(stack), rounds, seconds)
@@ -62,25 +63,47 @@ def line(found):
     return f"{start} {found['ratio']:.3g} | {found['median']:.3g} | {over} |"
 
 
+def machine():
+    """What was measured on, without its name."""
+    model = platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        model = next((text.partition(":")[2].strip() for text in file if text.startswith("model name")), model)
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "processor": f"{model}, {os.cpu_count()} CPUs",
+    }
+
+
+def summary(found):
+    """What is kept of a row in a file for the documentation: minima and medians instead of every time."""
+    if "skipped" in found:
+        return found
+    short = {side: {"min": min(found[side]), "median": statistics.median(found[side])} for side in ("ours", "theirs")}
+    return {**found, **short, "rounds": len(found["ours"])}
+
+
 def main():
     parser = argparse.ArgumentParser("python -m benchmarks", description="Measure ipcio against its peers.")
     parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"default: all of {', '.join(GROUPS)}")
     parser.add_argument("--rounds", type=int, default=101, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4, help="after which a row ends; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="a round or two of everything: does it run?")
+    parser.add_argument("--json", metavar="FILE", help="write a summary, of which benchmarks.chart draws charts")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 2, 0.0
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(unknown)}")
 
-    about = (
-        f"{platform.python_implementation()} {platform.python_version()}, {platform.system()}, {os.cpu_count()} CPUs"
-    )
-    print(f"{about}. Ratios of time, ipcio to peer; less is better.\n")
+    about = machine()
+    print(f"{'; '.join(about.values())}. Ratios of time, ipcio to peer; less is better.\n")
     print("| group | operation | peer | goal | ratio of minima | median ratio | |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     results = []
     for row in ROWS:
         if not arguments.groups or row.group in arguments.groups:
-            results.append(report(row, max(arguments.rounds, LEAST), arguments.seconds))
+            results.append(report(row, max(arguments.rounds, 2), arguments.seconds))
             print(line(results[-1]), flush=True)
 
     os.makedirs(RESULTS, exist_ok=True)
@@ -88,6 +111,11 @@ def main():
     path = os.path.join(RESULTS, f"{now}-python{platform.python_version()}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"about": about, "date": now, "rows": results}, file, indent=1)
+    if arguments.json:
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump({"about": about, "date": date, "rows": [summary(found) for found in results]}, file, indent=1)
+            file.write("\n")
     print(f"\nAll times, in seconds per operation: {os.path.relpath(path)}", file=sys.stderr)
 
 

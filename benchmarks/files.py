@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 import ipcio.mmap
-from benchmarks.rows import LINES, MIB, TMPFS, loops, row
+from benchmarks.rows import FLOOR, LINES, MIB, SELF, TMPFS, loops, row
 from ipcio import strfile
 
 
@@ -72,7 +72,7 @@ def _(stack):
     return loops("h.seek(0); h.readinto(b)", "b[:] = m[:]", b=bytearray(MIB), **same_pages(stack, bytes(MIB)))
 
 
-@row("face", "seek, readinto 1 MiB", "memoryview[:] = memoryview")
+@row("face", "seek, readinto 1 MiB", "memoryview[:] = memoryview", kind=FLOOR)
 def _(stack):
     names = same_pages(stack, bytes(MIB))
     source = stack.enter_context(memoryview(names["m"]))
@@ -121,7 +121,7 @@ def _(stack):
 # -- strfile -----------------------------------------------------------------
 
 
-@row("strfile", "open 64 MiB", "strfile.open of 64 B", "flat")
+@row("strfile", "open 64 MiB", "strfile.open of 64 B", "flat", SELF)
 def _(stack):
     return loops(
         "open(big).close()", "open(small).close()", open=strfile.open, big=bytearray(64 * MIB), small=bytearray(64)

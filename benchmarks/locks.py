@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.rows import ROUND, Skip, loops, row
+from benchmarks.rows import BOUND, FLOOR, ROUND, Skip, loops, row
 from ipcio import filelock
 
 FLOCK = struct.Struct("hhqqi0q")
@@ -66,7 +66,7 @@ def _(stack):
     return lockf(stack, "lock(fd); unlock(fd)")
 
 
-@row("filelock", "lock, unlock of a descriptor", "fcntl.fcntl with a packed struct: lock, unlock")
+@row("filelock", "lock, unlock of a descriptor", "fcntl.fcntl with a packed struct: lock, unlock", kind=FLOOR)
 def _(stack):
     return pair(
         stack,
@@ -178,14 +178,14 @@ def raw_unlock(file):
     raw(file.fileno(), fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
 
-@row("filelock", "handed over to who waits", "fcntl.fcntl: waiting in the kernel", 1.3)
+@row("filelock", "handed over to who waits", "fcntl.fcntl: waiting in the kernel", 1.3, FLOOR)
 def _(stack):
     ours = hand_over(stack, filelock.lock, filelock.unlock, 0.003)
     theirs = hand_over(stack, raw_lock, raw_unlock, 0.003)
     return lambda: ours()[0], lambda: theirs()[0]
 
 
-@row("filelock", "handed over to who waits with a timeout", "a millisecond", 1.0)
+@row("filelock", "handed over to who waits with a timeout", "a millisecond", 1.0, BOUND)
 def _(stack):
     ours = hand_over(stack, timed_lock, filelock.unlock, 0.02)
     return lambda: ours()[0], lambda: 0.001
@@ -194,7 +194,7 @@ def _(stack):
 WAIT = 0.1
 
 
-@row("filelock", "processor time of waiting with a timeout", "the time waited", 0.04)
+@row("filelock", "processor time of waiting with a timeout", "the time waited", 0.04, BOUND)
 def _(stack):
     ours = hand_over(stack, timed_lock, filelock.unlock, WAIT)
     return lambda: ours()[1], lambda: WAIT

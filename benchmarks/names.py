@@ -9,7 +9,7 @@ import mmap as bare
 import shutil
 from multiprocessing import shared_memory
 
-from benchmarks.rows import GIB, MIB, TMPFS, Skip, crowd, crowds, loops, new_name, row
+from benchmarks.rows import GIB, MIB, SELF, TMPFS, Skip, crowd, crowds, loops, new_name, row
 from ipcio import shm
 
 # -- names -------------------------------------------------------------------
@@ -66,18 +66,18 @@ CREATE = "shm.create(name, 4096).close()"
 ATTACH = "shm.attach(name).close()"
 
 
-@row("scaling", "create, close with 5000 live names", "with 10", "flat")
+@row("scaling", "create, close with 5000 live names", "with 10", "flat", SELF)
 def _(stack):
     return crowds(OTHERS, CREATE, shm=shm, name=new_name())
 
 
-@row("scaling", "attach, close with 5000 live names", "with 10", "flat")
+@row("scaling", "attach, close with 5000 live names", "with 10", "flat", SELF)
 def _(stack):
     name = stack.enter_context(shm.create(new_name(), 4096)).name
     return crowds(OTHERS, ATTACH, shm=shm, name=name)
 
 
-@row("scaling", "attach, close with 100 holders", "with 1", "flat")
+@row("scaling", "attach, close with 100 holders", "with 1", "flat", SELF)
 def _(stack):
     many, one = (stack.enter_context(shm.create(new_name(), 4096)).name for _ in range(2))
     for _ in range(99):
@@ -91,17 +91,17 @@ def sizes(statement, **names):
     return loops(statement.format(GIB, "big"), statement.format(MIB, "small"), shm=shm, **names)
 
 
-@row("scaling", "create, close 1 GiB, reserve=False", "1 MiB", "flat")
+@row("scaling", "create, close 1 GiB, reserve=False", "1 MiB", "flat", SELF)
 def _(stack):
     return sizes("shm.create(name, {0}, reserve=False).close()", name=new_name())
 
 
-@row("scaling", "create, close 1 GiB, reserve=True", "1 MiB", "linear: 1024")
+@row("scaling", "create, close 1 GiB, reserve=True", "1 MiB", "linear: 1024", SELF)
 def _(stack):
     return sizes("shm.create(name, {0}).close()", name=new_name())
 
 
-@row("scaling", "attach, close 1 GiB", "1 MiB", "flat")
+@row("scaling", "attach, close 1 GiB", "1 MiB", "flat", SELF)
 def _(stack):
     held = [stack.enter_context(shm.create(new_name(), size, reserve=False)) for size in (GIB, MIB)]
     return sizes("shm.attach({1}).close()", big=held[0].name, small=held[1].name)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.rows import MIB, row
+from benchmarks.rows import BOUND, FLOOR, MIB, row
 from ipcio import proc
 
 PIPE = subprocess.PIPE
@@ -68,7 +68,7 @@ def _(_):
     return timed(lambda: ours(FLOOD)), timed(lambda: asyncio.run(stream()))
 
 
-@row("proc", "200 MiB from the child", "os.read in a loop, a pipe of 1 MiB", 1.05)
+@row("proc", "200 MiB from the child", "os.read in a loop, a pipe of 1 MiB", 1.05, FLOOR)
 def _(_):
     def stream():
         with subprocess.Popen(FLOOD, stdout=PIPE, bufsize=0) as child:
@@ -124,7 +124,7 @@ def _(_):
     return timed(lambda: proc.spawn(NOTHING).wait()), timed(lambda: subprocess.Popen(NOTHING).wait())
 
 
-@row("proc", "exit noticed while a grandchild has the pipe", "a millisecond", 1.0)
+@row("proc", "exit noticed while a grandchild has the pipe", "a millisecond", 1.0, BOUND)
 def _(_):
     # The child says when it is about to end; the clock is that of the system.
     command = [

@@ -38,6 +38,7 @@ class Row(NamedTuple):
     name: str
     peer: str
     goal: float | str | None  # the ratio not to exceed, or a word
+    kind: str  # what the peer is, see below
     prepare: Callable[[ExitStack], tuple[Side, Side]]
 
 
@@ -45,9 +46,17 @@ class Skip(Exception):  # noqa: N818
     """This row cannot be measured here, and why."""
 
 
-def row(group, name, peer, goal=None):
+PEER = "peer"  # another library that does the same for its users
+FLOOR = "floor"  # the bare call beneath, without any promise: nobody can be faster
+SELF = "self"  # ipcio with less to do
+BOUND = "bound"  # no program, but a time
+
+
+def row(group, name, peer, goal=None, kind=PEER):
+    """Add a row to the table; `kind` is what its peer is."""
+
     def add(prepare):
-        ROWS.append(Row(group, name, peer, goal, prepare))
+        ROWS.append(Row(group, name, peer, goal, kind, prepare))
         return prepare
 
     return add

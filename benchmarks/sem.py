@@ -18,7 +18,7 @@ import timeit
 from _multiprocessing import SemLock
 
 from benchmarks import lua
-from benchmarks.rows import Skip, crowd, crowds, loops, new_name, row
+from benchmarks.rows import FLOOR, SELF, Skip, crowd, crowds, loops, new_name, row
 from ipcio import sem
 
 
@@ -77,7 +77,7 @@ def _(stack):
     return lua.against(stack, "pair", "s.dec(); s.inc()", s=held(stack))
 
 
-@row("sem", "dec, inc", "SemLock: acquire, release")
+@row("sem", "dec, inc", "SemLock: acquire, release", kind=FLOOR)
 def _(stack):
     handle = held(stack)
     return loops("s.dec(); s.inc()", "b.acquire(); b.release()", s=handle, b=bare(handle))
@@ -133,7 +133,7 @@ def permits_to_and_fro(stack):
     return there, back
 
 
-@row("sem", "ping-pong of two processes", "SemLock", 1.1)
+@row("sem", "ping-pong of two processes", "SemLock", 1.1, FLOOR)
 def _(stack):
     one_cpu(stack)
     there, back = permits_to_and_fro(stack)
@@ -231,23 +231,23 @@ def hoard(count):
         handle.close()
 
 
-@row("sem", "create, close with 5000 live names", "with 10", "flat")
+@row("sem", "create, close with 5000 live names", "with 10", "flat", SELF)
 def _(stack):
     return crowds(OTHERS, CREATE, sem=sem, name=new_name())
 
 
-@row("sem", "attach, close with 5000 live names", "with 10", "flat")
+@row("sem", "attach, close with 5000 live names", "with 10", "flat", SELF)
 def _(stack):
     return crowds(OTHERS, ATTACH, sem=sem, name=held(stack).name)
 
 
 # glibc's sem_close(3) looks through all that the process has open.
-@row("sem", "create, close with 5000 open in this process", "with 10")
+@row("sem", "create, close with 5000 open in this process", "with 10", kind=SELF)
 def _(stack):
     return crowds(hoard, CREATE, sem=sem, name=new_name())
 
 
-@row("sem", "attach, close with 100 holders", "with 1", "flat")
+@row("sem", "attach, close with 100 holders", "with 1", "flat", SELF)
 def _(stack):
     many, one = held(stack).name, held(stack).name
     for _ in range(99):
