@@ -12,18 +12,18 @@ from contextlib import closing
 import pytest
 from children import Forked, leave_dead
 from named_contract import ordinary
-from test_companions import name as short_name
-from test_companions import root
 
 from ipcio import sem, shm
 
 if sys.platform == "win32":
     from ipcio._windows import inventory
 else:
+    from test_companions import name as lesser_name  # noqa: F401 -- fixtures
+    from test_companions import root as lesser_root  # noqa: F401
+
     from ipcio._posix import inventory
 
 HERE = os.getpid()
-lesser_name, lesser_root = short_name, root
 
 
 def found(name: str) -> list:

@@ -315,8 +315,8 @@ def _tried(wanted: set[str]) -> Iterator[str]:
             fd = os.open(f"{place}/{entry}", lifetime.PROBE)
         except OSError:
             continue
+        key = lifetime.key_of(os.fstat(fd))
         try:
-            key = lifetime.key_of(os.fstat(fd))
             if key in wanted:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

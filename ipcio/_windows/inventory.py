@@ -34,9 +34,13 @@ _ROOM = 4096  # bytes; more than the longest name takes
 def survey() -> list[Entry]:
     """See `ipcio._contract.InventoryBackend`."""
     with objects.Handles() as mine:
-        found = {(_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)}
+        found: set[tuple[Literal["shm", "sem"], str]] = {
+            (_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)
+        }
         mine.give_up()
-    return [_entry(kind, name) for kind, name in sorted(found, key=lambda entry: (entry[0] != "shm", entry[1]))]
+    entries = [_entry(kind, name) for kind, name in found]
+    entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
+    return entries
 
 
 def _entry(kind: Literal["shm", "sem"], name: str) -> Entry:
