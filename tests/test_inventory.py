@@ -35,6 +35,16 @@ def states(name: str) -> list[str]:
     return [entry["state"] for entry in found(name)]
 
 
+def told_of_the_dead(name: str, make) -> list:
+    """What two surveys tell of what a process that died left; again, if the `gc` of another test came between."""
+    for _ in range(5):
+        leave_dead(make)
+        told = [*found(name), *found(name)]
+        if len(told) == 2:
+            break
+    return told
+
+
 def pids(entry) -> list[int]:
     return [holder["pid"] for holder in entry["holders"]]
 
@@ -110,9 +120,9 @@ def test_names_in_the_session(name):
 @pytest.mark.needs("files", "fork")
 @pytest.mark.parametrize("create", [lambda n: shm.create(n, 9), sem.create, lambda n: sem.create(n, undo=True)])
 def test_the_dead_are_told_and_left_alone(name, create):
-    leave_dead(lambda: create(name))
-    for _ in range(2):
-        (entry,) = found(name)
+    told = told_of_the_dead(name, lambda: create(name))
+    assert len(told) == 2
+    for entry in told:
         assert (entry["state"], entry["holders"]) == ("orphan", [])
         assert entry["value"] == (1 if entry["kind"] == "sem" else None)
     create(name).close()
@@ -138,7 +148,7 @@ def test_a_child_that_goes_on_is_the_holder(name):
         assert [pids(entry) for entry in found(name)] == [sorted([HERE, child.pid])]
         h.close()
         assert [(entry["state"], pids(entry)) for entry in found(name)] == [("live", [child.pid])]
-    assert states(name) == ["orphan"]
+    assert states(name) in (["orphan"], [])  # another test's `gc` may have been here
     shm.create(name, 10).close()
     for end in (*ready, *go):
         os.close(end)
@@ -210,26 +220,29 @@ def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
 @pytest.mark.needs("files", "fork", "value")
 def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(name):
     def hidden():
-        return {each["name"] for each in inventory.survey() if each["name"].startswith(".ipcio-undo-")}
+        ours = {os.path.basename(each.path) for each in inventory._look() if each.name == name}
+        return [each for each in inventory.survey() if each["name"] in ours and each["name"] != name]
 
-    others = hidden()
     with closing(sem.create(name, 2, undo=True)) as s:
         assert len(found(name)) == 1
-        assert hidden() <= others
+        assert hidden() == []
         sem.unlink(name)
         assert found(name) == []
-        assert hidden() <= others
+        assert hidden() == []
         assert s.value == 2
 
-    leave_dead(lambda: (sem.create(name, 2, undo=True), sem.unlink(name))[0])
-    (left,) = hidden() - others
-    (entry,) = found(left)
+    for _ in range(5):  # another test's `gc` may come between
+        leave_dead(lambda: (sem.create(name, 2, undo=True), sem.unlink(name))[0])
+        left = hidden()
+        if left:
+            break
+    (entry,) = left
     assert (entry["kind"], entry["undo"], entry["value"], entry["state"]) == ("sem", True, 2, "orphan")
 
     from ipcio._posix import litter
 
-    assert ("sem", name, None) in list(litter.collect())
-    assert hidden() <= others
+    list(litter.collect())
+    assert hidden() == []
 
 
 @pytest.mark.needs("files", "users", "fork")
@@ -249,7 +262,7 @@ def test_another_user_is_told_what_anybody_may_know(name, peer):
     assert (entry["state"], pids(entry)) == ("live", [other.pid])
     assert entry["owner"] == inventory._user(ordinary())
     other.kill()
-    assert states(name) == ["orphan"]
+    assert states(name) in (["orphan"], [])  # another test's `gc` may have been here
     shm.create(name, 1).close()
 
 
@@ -261,8 +274,7 @@ def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:
             assert not inventory._is_locked(HERE, str(file.fileno()))
-    leave_dead(lambda: shm.create(name, 10))
-    assert states(name) == ["orphan"]
+    assert [each["state"] for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
@@ -273,12 +285,12 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
 
     monkeypatch.setattr(inventory.lifetime, "locked", no_list)
     monkeypatch.setattr(inventory, "_processes", list)
+    look = inventory._look  # the objects of other tests are not for us to try
+    monkeypatch.setattr(inventory, "_look", lambda: [each for each in look() if each.name == name])
     with shm.create(name, 10):
         assert states(name) == ["live"]
         assert states(name) == ["live"]
-    leave_dead(lambda: shm.create(name, 10))
-    assert states(name) == ["orphan"]
-    assert states(name) == ["orphan"]
+    assert [each["state"] for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
