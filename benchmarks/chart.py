@@ -67,7 +67,7 @@ def chart(title, rows):
     high = min(step for step in STEPS if step >= max([2, *ratios]))
 
     def x(ratio):
-        return 6 + (PLOT - 12) * math.log(ratio / low) / math.log(high / low)
+        return 12 + (PLOT - 24) * math.log(ratio / low) / math.log(high / low)
 
     marks = [step for step in STEPS if low <= step <= high]
     if len(marks) > 8:
