@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from docutils import nodes
+
 import ipcio
 
 project = "ipcio"
@@ -33,3 +35,19 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!ipcio\.).*"),
     ("py:class", r"ipcio\..*\._[A-Z]\w*"),
 ]  # type variables are no classes
+
+
+def tidy(_, doctree):
+    """Leave out what Markdown has to have and nobody should see."""
+    for block in doctree.findall(nodes.literal_block):  # the blank line after an example's output
+        if block.rawsource == block.astext():  # otherwise it is not only text
+            block.rawsource = block.astext().rstrip("\n")
+            block[:] = [nodes.Text(block.rawsource)]
+    for head in list(doctree.findall(nodes.thead)):  # the empty one of a table without headings
+        if not head.astext().strip():
+            head.parent.remove(head)
+
+
+def setup(app):
+    app.connect("doctree-read", tidy)
+    return {"parallel_read_safe": True}
