@@ -40,10 +40,6 @@ __all__ = ["DirectFile"]
 # Above this many bytes one copy through a view beats two through a bytes object.
 _COPY_TWICE = 65536
 
-# Before 3.11 mmap.read ran __index__ of its argument and then trusted a map that
-# this very call might have closed.  There a map is let go of, never closed.
-_CLOSES_SAFELY = sys.version_info >= (3, 11)
-
 
 class CursorFile(MemoryFile):
     """Memory with a cursor, whatever was asked of the handle."""
@@ -142,12 +138,10 @@ class CursorFile(MemoryFile):
     def _unmap(self) -> None:
         cursor, end = self._cursor, len(self._check_open())
         self._let_go()
-        try:
-            if _CLOSES_SAFELY:
-                cursor.close()
-                return
-        except BufferError:  # views are alive; the last of them unmaps
-            pass
+        # Let go of, never closed: the last reference unmaps.  Not all that still has the memory
+        # is a view that would keep a map from being closed.  Numpy takes the map itself for an
+        # array's base (``numpy.ndarray(buffer=)``), and before 3.11 `mmap.read` went on with a
+        # map that the ``__index__`` of its argument had closed.
         cursor.seek(end)  # nothing left for an iterator that somebody kept
 
     def _let_go(self) -> None:

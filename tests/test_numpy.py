@@ -61,6 +61,25 @@ def test_an_array_is_the_memory(name):
         assert other.read() == first.tobytes()
 
 
+MAKE = {
+    "frombuffer": lambda h: np.frombuffer(h.getbuffer()),
+    "asarray": lambda h: np.asarray(h.getbuffer()).view("f8"),
+    "ndarray": lambda h: np.ndarray(h.size() // 8, "f8", h.getbuffer()),  # its base is no view, but what a view is of
+}
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_an_array_outlives_its_handle(name, make):
+    """Touched after the end of the handle, memory that was unmapped would kill the process."""
+    h = shm.create(name, 8_000_000)
+    kept = make(h)
+    h.close()
+    kept[:] = 2
+    assert kept.sum() == 2_000_000
+    with pytest.raises(FileNotFoundError):
+        shm.attach(name)
+
+
 if sys.version_info >= (3, 12):
 
     def test_a_handle_is_a_buffer(name):
