@@ -23,7 +23,9 @@ when it is first asked for (:pep:`562`).
 How the package is layered, imports running downwards only::
 
     _cli                    the command ``ipcio``
-    _fsspec  _growing       shared memory under URLs, for libraries that use fsspec
+    _fsspec                 shared memory under URLs, for libraries that use fsspec
+    _growing                segments whose size nobody knows before their end
+    _inventory              what named objects there are, and who has them
     shm  sem  mmap  filelock  proc  strfile     what calls mean: arguments, modes, who may do what
     _redirect                   what the streams of a child may be
     _direct  _memfile           the one file face that memory gets

@@ -21,6 +21,8 @@ __all__ = [
     "Conflict",
     "Entry",
     "FileMapping",
+    "Growing",
+    "GrowingBackend",
     "Holder",
     "InventoryBackend",
     "LitterBackend",
@@ -126,6 +128,37 @@ The semaphore; how to give several permits (`OverflowError` past the maximum, an
 nothing changed); how to ask for the value (`NotImplementedError` where the platform
 cannot tell); whether it is crash-safe.
 """
+
+
+class Growing(Protocol):
+    """A persistent segment that is being written as a file, before it is there for others."""
+
+    name: str
+    fd: int
+
+    def show(self) -> None:
+        """Have it appear under its name, of the size that the file has now.
+
+        `FileExistsError` if the name lives and is not to be replaced, ``OSError(EINVAL)`` if
+        nothing was written.  Who looks for a segment that is replaced finds the old one or the
+        new one, complete.
+        """
+        ...
+
+    def drop(self) -> None:
+        """Close the file; what has not appeared never will."""
+        ...
+
+
+class GrowingBackend(Protocol):
+    """Persistent segments of a size that nobody knows before their end."""
+
+    def Growing(self, name: str, perm: int, size: int, /, *, replace: bool) -> Growing:  # noqa: N802 -- a class
+        """Begin one, with `size` bytes set aside if that is not 0.
+
+        `FileExistsError` if the name lives, unless `replace`.
+        """
+        ...
 
 
 class SemBackend(Protocol):

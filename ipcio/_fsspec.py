@@ -14,31 +14,18 @@ import contextlib
 import errno
 import io
 import os
-import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 
 from ipcio import shm
-from ipcio._growing import GrowingSegment
+from ipcio._growing import grow
+from ipcio._inventory import survey
 from ipcio._names import check_name, check_perm
 
 if TYPE_CHECKING:
     from ipcio import MemoryFile
-
-if sys.platform != "win32":
-    from ipcio._posix.catalogue import describe, names
-else:
-
-    def names() -> list[str]:
-        """There is no such list."""
-        raise NotImplementedError("Windows tells nobody which names there are")
-
-    def describe(_name: str) -> dict[str, Any] | None:
-        """One has to attach."""
-        return None
-
 
 __all__ = ["SharedMemoryFileSystem", "SharedMemoryReader"]
 
@@ -98,27 +85,37 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     # -- what there is ---------------------------------------------------
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Tell the size, and where the system knows, the mode, the owner and when it was made."""
-        name = self._strip_protocol(path)
-        if not name:
+        """Tell the size, and where there is a file behind it, its mode, owner and times."""
+        if not self._strip_protocol(path):
             return {"name": "", "size": 0, "type": "directory"}
-        if "/" in name:
-            raise FileNotFoundError(errno.ENOENT, _FLAT, path)
-        return {"name": name, "type": "file", **_describe(check_name(name))}
+        with self._attach(path, "r") as h:
+            known = {"name": h.name, "size": h.size(), "type": "file"}
+            try:
+                info = os.fstat(h.fileno())
+            except OSError:  # no descriptors here
+                return known
+        # The number tells a new segment from an old one of the name.
+        more = {"mode": info.st_mode & 0o777, "uid": info.st_uid, "gid": info.st_gid, "ino": info.st_ino}
+        return {**known, **more, "created": info.st_ctime, "mtime": info.st_mtime}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:  # noqa: FBT001, FBT002 -- as fsspec has it
-        """List the segments that live, whoever made them.  `NotImplementedError` on Windows."""
+        """List the segments that live, whoever made them; those of others with their size alone."""
+        found: list[dict[str, Any]] = []
         if self._strip_protocol(path):
-            found = [self.info(path)]
+            found.append(self.info(path))
         else:
-            found = []
-            for name in names():
-                with contextlib.suppress(OSError, ValueError):  # gone, dead or no shared memory
-                    found.append(self.info(name))
+            for entry in survey():
+                if entry["kind"] == "shm" and entry["state"] != "orphan":
+                    try:
+                        found.append(self.info(entry["name"]))
+                    except PermissionError:
+                        found.append({"name": entry["name"], "size": entry["size"], "type": "file"})
+                    except (OSError, ValueError):  # gone, or not shared memory
+                        pass
         return found if detail else [each["name"] for each in found]
 
     def created(self, path: str) -> datetime:
-        """Return when the segment was made, or its permissions changed last."""
+        """Return when it was made, or its permissions changed last; as `modified`, where it is a file."""
         return self._time(path, "created")
 
     def modified(self, path: str) -> datetime:
@@ -139,6 +136,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         mode: str = "rb",
         block_size: Any = None,  # noqa: ARG002
         autocommit: bool = True,  # noqa: FBT001, FBT002
+        cache_options: Any = None,  # noqa: ARG002
         **_: Any,
     ) -> Any:
         kind = mode.replace("b", "").replace("+", "")
@@ -149,11 +147,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if kind not in {"w", "x", "a"}:
             raise ValueError(f"mode must be one of rb, r+b, wb, xb, ab or with a +, not {mode!r}")
         name = self._name(path)
-        if sys.platform == "win32":
-            raise NotImplementedError("nothing outlives its last handle on Windows; make the segment by shm.create")
-        if kind == "x" and self.exists(name):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        writer = GrowingSegment(name, self._perm, exclusive=kind == "x", autocommit=autocommit)
+        writer = grow(name, self._perm, replace=kind != "x", autocommit=autocommit)
         if kind == "a":
             with contextlib.suppress(FileNotFoundError), self._attach(name, "r") as old, old.getbuffer() as content:
                 writer.write(content)
@@ -217,11 +211,3 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def rmdir(self, path: str) -> None:
         """Always fail."""
         raise NotADirectoryError(errno.ENOTDIR, _FLAT, path)
-
-
-def _describe(name: str) -> dict[str, Any]:
-    known = describe(name)
-    if known is not None:
-        return known
-    with shm.attach(name, "r") as h:
-        return {"size": h.size()}

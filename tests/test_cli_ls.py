@@ -29,7 +29,7 @@ def showing(monkeypatch, capsys):
     """Have the command find these entries; return what it prints."""
 
     def show(*entries, arguments=()):
-        monkeypatch.setattr(ls, "_survey", lambda: list(entries))
+        monkeypatch.setattr(ls, "survey", lambda: list(entries))
         assert _cli.main(["ls", *arguments]) == 0
         output, errors = capsys.readouterr()
         assert errors == ""

@@ -206,7 +206,7 @@ def test_put_makes_what_only_the_user_may_read(persistent, call, file_of):
 
 @pytest.mark.needs("persistence")
 def test_put_of_nothing_is_an_error(persistent, call, file_of):
-    told = 1, b"", f"ipcio: there is nothing to read, and a segment cannot be empty: {persistent!r}\n"
+    told = 1, b"", f"ipcio: nothing was written, and a segment cannot be empty: {persistent!r}\n"
     assert call("put", persistent, stdin=file_of(b"")) == told
     assert not lives(persistent)
     assert call("put", persistent, stdin=file_of(b"old")) == (0, b"", "")
@@ -267,9 +267,9 @@ def test_put_force_replaces_what_others_made(persistent, call, file_of):
 
 @pytest.mark.needs("files", "links")
 def test_put_force_follows_no_link(name, call, file_of, tmp_path, monkeypatch):
-    from ipcio._posix import put
+    from ipcio._posix import growing
 
-    monkeypatch.setattr(put, "invent_name", lambda: f"{name}-hidden")
+    monkeypatch.setattr(growing, "invent_name", lambda: f"{name}-hidden")
     os.symlink(tmp_path / "elsewhere", f"/dev/shm/{name}")
     status, _, errors = call("put", "--force", name, stdin=file_of(b"x"))
     os.unlink(f"/dev/shm/{name}")
@@ -328,23 +328,20 @@ def test_put_into_a_full_place_is_an_error_and_leaves_nothing(persistent, call, 
     reader, writer = pipe
     writer.write(b"0123456789")
     writer.close()
-    write = os.write
-    room = 6
 
-    def write_some(fd, data):
-        nonlocal room
-        if fd in {1, 2}:
-            return write(fd, data)
-        if not room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        count = write(fd, data[:room])
-        room -= count
-        return count
+    class Full(io.FileIO):
+        room = 6
 
-    monkeypatch.setattr(os, "write", write_some)
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            count = super().write(data[: self.room])
+            self.room -= count
+            return count
+
+    monkeypatch.setattr(io, "FileIO", Full)
     told = f"ipcio: No space left on device: {persistent!r}\n"
     assert call("put", persistent, *options, stdin=reader) == (1, b"", told)
-    monkeypatch.undo()
     assert not lives(persistent)
 
 

@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import re
+import secrets
 import sys
 import zipfile
 from datetime import datetime, timezone
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from abilities import lacks
+from children import Forked
 
 from ipcio import MemoryFile, sem, shm
 
@@ -25,7 +27,6 @@ fsspec = pytest.importorskip("fsspec")
 from fsspec.callbacks import Callback  # noqa: E402
 from fsspec.tests import abstract  # noqa: E402
 
-from ipcio import _growing  # noqa: E402
 from ipcio._fsspec import SharedMemoryFileSystem  # noqa: E402
 
 
@@ -57,11 +58,20 @@ def name(unique, fs):
             shm.unlink(each)
 
 
-@pytest.fixture(params=["in place", "heap"])
+@pytest.fixture(params=[None, pytest.param("without O_TMPFILE", marks=pytest.mark.needs("files"))])
 def place(request, monkeypatch):
     """Where a segment grows until it is closed."""
-    if request.param == "heap":
-        monkeypatch.setattr(_growing, "_place", _growing._Heap)
+    if request.param:
+        from ipcio._posix import objects
+
+        monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
+
+
+def collect():
+    """What `ipcio gc` does; the names of what it removed."""
+    from ipcio._posix import litter
+
+    return [found[1] for found in litter.collect()]
 
 
 def content(name):
@@ -371,12 +381,12 @@ def test_an_old_segment_is_replaced_and_who_has_it_keeps_it(fs, name):
 @persistence
 @pytest.mark.usefixtures("place")
 def test_nothing_written_is_an_error_and_changes_nothing(fs, name):
-    with pytest.raises(OSError, match="at least one byte") as raised, fs.open(name, "wb"):
+    with pytest.raises(OSError, match="nothing was written") as raised, fs.open(name, "wb"):
         pass
     assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, name)
     assert not fs.exists(name)
     fs.pipe(name, CONTENT)
-    with pytest.raises(OSError, match="at least one byte"):
+    with pytest.raises(OSError, match="nothing was written"):
         fs.pipe(name, b"")
     with pytest.raises(OSError, match="at least one byte"):
         fs.touch(name)
@@ -471,7 +481,7 @@ def test_no_room_is_an_error_and_leaves_what_was(fs, name, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     fs.pipe(name, CONTENT)
-    monkeypatch.setattr(backend, "_allocate", full)
+    monkeypatch.setattr(backend, "allocate", full)
     with pytest.raises(OSError) as raised:
         fs.pipe(name, b"newer")
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, name)
@@ -480,73 +490,120 @@ def test_no_room_is_an_error_and_leaves_what_was(fs, name, monkeypatch):
 
 @pytest.mark.needs("files")
 def test_a_name_that_comes_while_another_is_replaced_is_replaced_too(fs, name, monkeypatch):
-    from ipcio._posix import lifetime
-
-    remove = lifetime.remove
     made = []
+    link = os.link
 
-    def late(path, ready=None):
-        if not made:
-            made.append(shm.create(name, 1))
-            raise FileNotFoundError
-        return remove(path, ready)
+    def late(source, target, **options):
+        if target == f"/dev/shm/{name}" and not made:
+            made.append(None)
+            made[0] = shm.create(name, 1)
+        return link(source, target, **options)
 
-    monkeypatch.setattr(lifetime, "remove", late)
-    fs.pipe(name, CONTENT)
+    f = fs.open(name, "wb")
+    f.write(CONTENT)
+    monkeypatch.setattr(os, "link", late)
+    f.close()
+    monkeypatch.undo()
     made[0].close()
     assert content(name) == CONTENT
 
 
 @pytest.mark.needs("files", "signals")
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_in_the_moment_of_replacing_leaves_nothing_for_ever(fs, name, peer, moment):
-    """Before, the old segment is there; right after, none; and what is left is dead."""
-    from ipcio._posix import lifetime
-
+def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment):
+    """The old segment is there, or the new one; what is hidden goes with the next `gc`."""
     fs.pipe(name, CONTENT)
     other = peer(
-        "from ipcio._posix import nameless; from ipcio._fsspec import SharedMemoryFileSystem",
-        f"nameless.invent_name = lambda: '{name}-hidden'",
+        "from ipcio._posix import growing; from ipcio._fsspec import SharedMemoryFileSystem",
         "rename = os.rename",
         "def killed(*paths):\n  rename(*paths)\n  os.kill(os.getpid(), signal.SIGKILL)"
         if moment == "after"
         else "def killed(*paths):\n  os.kill(os.getpid(), signal.SIGKILL)",
         "os.rename = killed",
     )
+    hidden = f".ipcio-{secrets.token_hex(8)}"
+    other.run(f"growing.invent_name = lambda: {hidden[1:]!r}")
     other.send("run", f"SharedMemoryFileSystem().pipe({name!r}, b'newer')")
     assert not other.process.stdout.readline()
     other.kill()
-    hidden = f"/dev/shm/.{name}-hidden"
-    assert os.path.exists(hidden) == (moment == "before")
-    assert lifetime.bury_dead(hidden), "as gc does"
-    assert not os.path.exists(hidden)
-    assert fs.exists(name) == (moment == "before")
-    if moment == "before":
-        assert content(name) == CONTENT
+    assert os.path.exists(f"/dev/shm/{hidden}") == (moment == "before")
+    assert content(name) == (CONTENT if moment == "before" else b"newer")
+    collect()
+    assert not os.path.exists(f"/dev/shm/{hidden}")
+    assert content(name) == (CONTENT if moment == "before" else b"newer")
+
+
+@pytest.mark.needs("files", "signals")
+def test_a_kill_while_a_new_name_is_given_loses_nothing(name, peer):
+    """It has both names then, and `gc` takes the hidden one alone."""
+    hidden = f".ipcio-{secrets.token_hex(8)}"
+    other = peer(
+        "from ipcio._posix import growing; from ipcio._fsspec import SharedMemoryFileSystem",
+        f"growing.invent_name = lambda: {hidden[1:]!r}",
+        "def killed(path):\n  os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    other.send(
+        "run", f"f = SharedMemoryFileSystem().open({name!r}, 'wb'); f.write(b'new'); os.unlink = killed; f.close()"
+    )
+    assert not other.process.stdout.readline()
+    other.kill()
+    assert os.path.exists(f"/dev/shm/{hidden}")
+    collect()
+    assert not os.path.exists(f"/dev/shm/{hidden}")
+    assert content(name) == b"new"
+
+
+@pytest.mark.needs("files", "signals")
+def test_gc_leaves_what_is_being_replaced_alone(fs, name, monkeypatch):
+    rename = os.rename
+
+    def meanwhile(*paths):
+        assert not [found for found in collect() if name in found]
+        rename(*paths)
+
+    fs.pipe(name, CONTENT)
+    monkeypatch.setattr(os, "rename", meanwhile)
+    fs.pipe(name, b"newer")
+    assert content(name) == b"newer"
 
 
 @pytest.mark.needs("files")
-def test_an_interrupt_right_after_replacing_loses_nothing(fs, name, monkeypatch):
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_in_the_moment_of_replacing_loses_nothing(fs, name, monkeypatch, moment):
+    from ipcio._posix import growing
+
     rename = os.rename
 
     def interrupted(*paths):
-        rename(*paths)
+        if moment == "after":
+            rename(*paths)
         raise KeyboardInterrupt
 
     fs.pipe(name, CONTENT)
+    monkeypatch.setattr(growing, "invent_name", lambda: f"{name}-hidden")
     monkeypatch.setattr(os, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fs.pipe(name, b"newer")
     gc.collect()
-    assert content(name) == b"newer"
+    assert content(name) == (CONTENT if moment == "before" else b"newer")
+    assert not os.path.exists(f"/dev/shm/.{name}-hidden")
+
+
+@pytest.mark.needs("persistence", "fork")
+def test_a_copy_in_a_forked_process_publishes_nothing(fs, name):
+    f = fs.open(name, "wb")
+    f.write(CONTENT)
+    Forked(f.close).result()
+    assert not fs.exists(name)
+    f.write(CONTENT)
+    f.close()
+    assert content(name) == CONTENT * 2
 
 
 @pytest.mark.able(probe=lambda: not lacks("sections"))
 def test_nothing_is_written_where_nothing_persists(fs, name):
     with pytest.raises(NotImplementedError):
         fs.open(name, "wb")
-    with pytest.raises(NotImplementedError):
-        fs.ls("")
 
 
 # -- copies and removal --------------------------------------------------------------

@@ -69,7 +69,7 @@ MAKE = {
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-def test_an_array_outlives_its_handle(name, make):
+def test_whatever_makes_an_array_it_outlives_its_handle(name, make):
     """Touched after the end of the handle, memory that was unmapped would kill the process."""
     h = shm.create(name, 8_000_000)
     kept = make(h)

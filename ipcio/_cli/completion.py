@@ -38,7 +38,7 @@ def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
 
 
 def _names(kind: str) -> list[str]:
-    from ipcio._cli import ls
+    from ipcio._inventory import survey
 
-    living = [entry["name"] for entry in ls._survey() if entry["kind"] == kind and entry["state"] != "orphan"]
+    living = [entry["name"] for entry in survey() if entry["kind"] == kind and entry["state"] != "orphan"]
     return [name for name in living if name.isprintable()]  # a shell could not be told of others

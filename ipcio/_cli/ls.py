@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ipcio._cli import table
 from ipcio._cli.common import seconds
 from ipcio._cli.table import shown
+from ipcio._inventory import survey
 
 if TYPE_CHECKING:
     import argparse
@@ -57,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
         if sys.platform == "win32" or not sys.stdout.isatty():
             arguments.fail("--watch is for a terminal of a POSIX system; call `ipcio ls` in a loop instead")
         _watch(max(arguments.watch, _SHORTEST))
-    entries = _survey()
+    entries = survey()
     if arguments.json:
         json.dump(entries, sys.stdout, indent=2)
         print()  # noqa: T201
@@ -68,19 +69,10 @@ def _run(arguments: argparse.Namespace) -> None:
         table.note("no shared memory and no semaphores")
 
 
-def _survey() -> list[Entry]:
-    if sys.platform == "win32":
-        from ipcio._windows import inventory
-    else:
-        from ipcio._posix import inventory
-
-    return inventory.survey()
-
-
 def _watch(period: float) -> None:
     print(end=_CLEAR)  # noqa: T201
     while True:
-        entries = _survey()
+        entries = survey()
         width, height = os.get_terminal_size(sys.stdout.fileno())
         told = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}"[:width], *_table(entries, width)]
         if len(told) > max(height, 3):

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ipcio._cli.common import Commands
-    from ipcio._cli.progress import Progress
 
 __all__ = ["register"]
 
 _PIECE = 1 << 20  # bytes
+_SOURCE = "standard input"
 
 
 def register(commands: Commands) -> None:
@@ -37,25 +37,18 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if sys.platform == "win32":
-        from ipcio import shm
+    from ipcio._cli.progress import Progress
+    from ipcio._growing import grow
 
-        shm.create(arguments.name, 1, persist=True)  # says why not
-    else:
-        from ipcio._cli.progress import Progress
-        from ipcio._posix.abilities import NAMES_ARE_FILES
-
-        if NAMES_ARE_FILES:
-            from ipcio._posix.put import put
-        else:
-            from ipcio._posix.put_opened import put
-
-        if sys.stdin is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
-        source = sys.stdin.fileno()
-        size = _left(source)
-        with Progress(size, source) as progress:
-            put(arguments.name, _pieces(source, progress), size, replace=arguments.force)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _SOURCE)
+    source = sys.stdin.fileno()
+    size = _left(source)
+    with grow(arguments.name, replace=arguments.force, size=size) as segment, Progress(size, source) as progress:
+        for piece in _pieces(source):
+            segment.write(piece)
+            progress.add(len(piece))
+        segment.truncate()  # a file may have become shorter since it was measured
 
 
 def _left(source: int) -> int:
@@ -64,23 +57,22 @@ def _left(source: int) -> int:
     return max(info.st_size - os.lseek(source, 0, os.SEEK_CUR), 0) if stat.S_ISREG(info.st_mode) else 0
 
 
-if sys.platform != "win32":
+def _pieces(source: int) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = os.read(source, _PIECE)
+        except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
+            _wait_for(source)
+            continue
+        except OSError as error:
+            error.filename = _SOURCE
+            raise
+        if not piece:
+            return
+        yield piece
 
-    def _pieces(source: int, progress: Progress) -> Iterator[memoryview]:
-        """Give what there is to read, each piece until the next is asked for."""
-        piece = memoryview(bytearray(_PIECE))
-        while True:
-            try:
-                length = os.readv(source, [piece])
-            except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
-                _wait_for(source)
-                continue
-            if not length:
-                return
-            yield piece[:length]
-            progress.add(length)
 
-    def _wait_for(source: int) -> None:
-        import select
+def _wait_for(source: int) -> None:
+    import select
 
-        select.select([source], [], [])
+    select.select([source], [], [])

@@ -129,6 +129,8 @@ class Share:
             fd, self._fd = self._fd, -1
             del _shares[id(self)]
             fcntl.flock(fd, fcntl.LOCK_UN)
+            if self._own >= 0 and self._own != fd:  # there was a fork
+                os.close(self._own)
 
     def owns(self, fd: int) -> bool:
         """Whether `fd` is closed by `give_up`: after `take` or `join`, even one that Ctrl-C has cut short."""

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
-from ipcio._posix import inventory, lifetime, undo
+from ipcio._posix import growing, inventory, lifetime, undo
+from ipcio._posix.abilities import NAMES_ARE_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ def collect() -> Iterator[tuple[str, str, int | None]]:
         with turn:
             try:
                 info = os.lstat(path)
-                if not lifetime.is_marked(info) and not (entry.startswith(undo.ANCHOR) and undo.make_mortal(path)):
+                if not lifetime.is_marked(info) and not _make_mortal(path, entry):
                     continue
                 found = inventory.identify(path, info)
                 if not lifetime.bury_dead(path):
@@ -31,3 +32,10 @@ def collect() -> Iterator[tuple[str, str, int | None]]:
             except (FileNotFoundError, PermissionError, BlockingIOError):  # gone; somebody else's; kept locked
                 continue
         yield found.kind, found.name, found.size
+
+
+def _make_mortal(path: str, entry: str) -> bool:
+    """Whether this is the hidden name of something that was to persist, over which somebody was killed."""
+    if entry.startswith(undo.ANCHOR):
+        return undo.make_mortal(path)
+    return NAMES_ARE_FILES and growing.make_mortal(path)

@@ -159,11 +159,15 @@ class Making(InHand):
         if self._temporary:
             os.unlink(self._temporary)
 
+    def keep(self, perm: int) -> None:
+        """Have the object persist; the first share still says that somebody is at it."""
+        self._kept = True
+        os.fchmod(self.fd, perm | lifetime.KEEP)
+
     def settle(self, perm: int, *, persist: bool) -> None:
         """Last of all: have a persistent object persist, and the permissions be what they are to be."""
         if persist:
-            self._kept = True
-            os.fchmod(self.fd, perm | lifetime.KEEP)
+            self.keep(perm)
             assert self.share is not None
             self.share.retire()
             self.share = None

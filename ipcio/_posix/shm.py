@@ -14,7 +14,7 @@ from ipcio._posix.mmap import map_descriptor
 if TYPE_CHECKING:
     from ipcio._contract import Mapping
 
-__all__ = ["attach", "create", "unlink"]
+__all__ = ["allocate", "attach", "create", "unlink"]
 
 
 def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:
@@ -24,7 +24,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     """
     with turn, objects.Making(name, _path(name)) as new:
         new.begin(perm)
-        _allocate(new.fd, size, reserve=reserve)
+        allocate(new.fd, size, reserve=reserve)
         memory = map_descriptor(new.fd, size, writable=True)
         try:
             new.appear()
@@ -57,7 +57,7 @@ def _path(name: str) -> str:
     return f"{objects.DIRECTORY}/{name}"
 
 
-def _allocate(fd: int, size: int, *, reserve: bool) -> None:
+def allocate(fd: int, size: int, *, reserve: bool) -> None:
     """Give the object its size, with memory behind every byte if `reserve`."""
     try:
         if reserve and sys.platform != "darwin":  # which has other shared memory

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ipcio._contract import Mapping
 
-__all__ = ["attach", "create", "unlink"]
+__all__ = ["attach", "create", "create_filled", "unlink"]
 
 _KIND = "shm"
 _LARGEST = sys.maxsize  # bytes
@@ -37,6 +37,12 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     """
     with turn:
         return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist))
+
+
+def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
+    """Create a persistent segment that nobody sees before it has this content."""
+    with turn:
+        companions.retrying(_KIND, name, lambda: _create(name, len(content), perm, persist=True, content=content))
 
 
 def attach(name: str, *, writable: bool) -> Mapping:
@@ -57,7 +63,7 @@ def unlink(name: str) -> None:
         companions.remove(_KIND, name)
 
 
-def _create(name: str, size: int, perm: int, *, persist: bool) -> Mapping:
+def _create(name: str, size: int, perm: int, *, persist: bool, content: memoryview[int] | None = None) -> Mapping:
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     with companions.Making(_KIND, name) as new:
@@ -70,6 +76,8 @@ def _create(name: str, size: int, perm: int, *, persist: bool) -> Mapping:
         finally:
             os.close(fd)
         try:
+            if content is not None:
+                memory[:size] = content
             new.show(inode)
             new.settle(0o600, persist=persist)
         except BaseException:

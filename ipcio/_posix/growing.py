@@ -1,0 +1,111 @@
+"""A segment of a size that nobody knows before its end, where named objects are files.
+
+It is written as a file, so a full ``/dev/shm`` is an error and no signal, and it has no name
+as long as it is not complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+
+from ipcio._forklock import turn
+from ipcio._names import invent_name
+from ipcio._posix import lifetime, objects, shm
+
+__all__ = ["Growing", "make_mortal"]
+
+_HIDDEN = re.compile(r"\.ipcio-[0-9a-f]{16}")  # what `invent_name` invents, behind a dot
+
+
+class Growing:
+    """See `ipcio._contract.Growing`."""
+
+    def __init__(self, name: str, perm: int, size: int, *, replace: bool) -> None:
+        self.name = name
+        self._path = f"{objects.DIRECTORY}/{name}"
+        self._perm = perm
+        self._replace = replace
+        # To replace takes a name to rename.
+        path = f"{objects.DIRECTORY}/.{invent_name()}" if replace else self._path
+        with objects.InHand(name, self._path), contextlib.suppress(FileNotFoundError):
+            os.lstat(self._path)  # is the name too long?
+        with turn, objects.Making(name, path) as new:
+            new.begin(perm)
+            if size:
+                shm.allocate(new.fd, size, reserve=True)
+        self._new: objects.Making | None = new
+        self.fd = new.fd
+
+    def show(self) -> None:
+        """See `ipcio._contract.Growing`."""
+        assert self._new is not None
+        with turn, self._new as new:
+            size = os.fstat(new.fd).st_size
+            if not size:
+                raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty")
+            shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
+            new.appear()
+            if self._replace:
+                # From here on a kill loses neither segment; see `make_mortal`.
+                new.keep(self._perm)
+                self._move(new)
+            new.settle(self._perm, persist=True)
+            self._new = None
+            new.close()
+
+    def drop(self) -> None:
+        """See `ipcio._contract.Growing`."""
+        new, self._new = self._new, None
+        if new is not None:
+            with turn:
+                new.drop()
+
+    def _move(self, new: objects.Making) -> None:
+        """Give the object, which has a hidden name, that of another one."""
+        for _ in lifetime.attempts(self.name):
+            with objects.Finding(self.name, self._path) as old:
+                try:
+                    old.open(writable=False)
+                    if not old.join():
+                        continue
+                except FileNotFoundError:
+                    with contextlib.suppress(FileExistsError):  # since: then it is to be replaced
+                        os.link(new.path, self._path)
+                        os.unlink(new.path)
+                        return
+                    continue
+                # We have a share in it, so nobody removes the name as that of the dead, which might be ours then.
+                os.rename(new.path, self._path)
+                old.drop()
+                return
+
+
+def make_mortal(path: str) -> bool:
+    """If `path` is the hidden name of a segment that somebody was killed over, have it live by its shares.
+
+    Return whether it is one.
+    """
+    if not _HIDDEN.fullmatch(os.path.basename(path)):
+        return False
+    fd = os.open(path, lifetime.PROBE)
+    try:
+        info = os.fstat(fd)
+        if not info.st_mode & lifetime.KEEP or not stat.S_ISREG(info.st_mode):
+            return False
+        # Who is about to rename it has a share until that is done.  So if there is none, this is
+        # not the name any more, or never will be another.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lifetime.names(path, info):
+            return False
+        if info.st_nlink > 1:  # it had got its name, and was to lose this one
+            os.unlink(path)
+            return False
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
+        return True
+    finally:
+        os.close(fd)
