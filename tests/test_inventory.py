@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
+from abilities import lacks
 from children import Forked, leave_dead
 from named_contract import ordinary
 
@@ -106,7 +107,7 @@ def test_both_kinds_may_have_a_name(name):
         assert [(entry["kind"], entry["state"]) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
 
 
-@pytest.mark.needs("sections")
+@pytest.mark.able(probe=lambda: not lacks("sections"))
 def test_names_in_the_session(name):
     """No more than the kind: asking would take a handle, and that would keep the name."""
     with shm.create(name, 5000), closing(sem.create(f"{name}-größe", 3)):
