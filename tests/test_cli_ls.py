@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 from command import DEADLINE, finish, run, start
 
-from ipcio import _cli, sem, shm
+from ipcio import _cli, _inventory, sem, shm
 from ipcio._cli import ls, table
 
 FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
@@ -29,7 +29,7 @@ def showing(monkeypatch, capsys):
     """Have the command find these entries; return what it prints."""
 
     def show(*entries, arguments=()):
-        monkeypatch.setattr(ls, "survey", lambda: list(entries))
+        monkeypatch.setattr(_inventory, "survey", lambda: list(entries))
         assert _cli.main(["ls", *arguments]) == 0
         output, errors = capsys.readouterr()
         assert errors == ""

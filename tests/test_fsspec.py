@@ -67,11 +67,17 @@ def place(request, monkeypatch):
         monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
 
 
-def collect():
-    """What `ipcio gc` does; the names of what it removed."""
+@pytest.fixture
+def collect(monkeypatch):
+    """What `ipcio gc` does to these entries, and to none of other tests; the names of what it removed."""
     from ipcio._posix import litter
 
-    return [found[1] for found in litter.collect()]
+    def call(*entries):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", lambda path: [e for e in entries if os.path.lexists(f"{path}/{e}")])
+            return [found[1] for found in litter.collect()]
+
+    return call
 
 
 def content(name):
@@ -510,7 +516,7 @@ def test_a_name_that_comes_while_another_is_replaced_is_replaced_too(fs, name, m
 
 @pytest.mark.needs("files", "signals")
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment):
+def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment, collect):
     """The old segment is there, or the new one; what is hidden goes with the next `gc`."""
     fs.pipe(name, CONTENT)
     other = peer(
@@ -528,13 +534,13 @@ def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment)
     other.kill()
     assert os.path.exists(f"/dev/shm/{hidden}") == (moment == "before")
     assert content(name) == (CONTENT if moment == "before" else b"newer")
-    collect()
+    collect(hidden, name)
     assert not os.path.exists(f"/dev/shm/{hidden}")
     assert content(name) == (CONTENT if moment == "before" else b"newer")
 
 
 @pytest.mark.needs("files", "signals")
-def test_a_kill_while_a_new_name_is_given_loses_nothing(name, peer):
+def test_a_kill_while_a_new_name_is_given_loses_nothing(name, peer, collect):
     """It has both names then, and `gc` takes the hidden one alone."""
     hidden = f".ipcio-{secrets.token_hex(8)}"
     other = peer(
@@ -548,17 +554,17 @@ def test_a_kill_while_a_new_name_is_given_loses_nothing(name, peer):
     assert not other.process.stdout.readline()
     other.kill()
     assert os.path.exists(f"/dev/shm/{hidden}")
-    collect()
+    collect(hidden, name)
     assert not os.path.exists(f"/dev/shm/{hidden}")
     assert content(name) == b"new"
 
 
 @pytest.mark.needs("files", "signals")
-def test_gc_leaves_what_is_being_replaced_alone(fs, name, monkeypatch):
+def test_gc_leaves_what_is_being_replaced_alone(fs, name, monkeypatch, collect):
     rename = os.rename
 
     def meanwhile(*paths):
-        assert not [found for found in collect() if name in found]
+        assert collect(*map(os.path.basename, paths)) == []
         rename(*paths)
 
     fs.pipe(name, CONTENT)

@@ -1065,7 +1065,7 @@ before = entries()
         "sem dead unlinked",
         "sem dead unlinked persistent",
         "sem never undo",
-        "shm dead segment",
+        "shm dead segment 10 bytes",
     ]
     assert len(output.splitlines()) == len(lines) + 2  # what was in the making has no name yet
     after = other.ask("entries()")
@@ -1122,12 +1122,12 @@ for user in {NOBODY}, {SOMEBODY}:
     names = [f"{kind} {perm}" for kind in ("plain", "undo") for perm in ("0", "600", "666")]
     for user, sets in ((NOBODY, 3), (SOMEBODY, 0)):
         found = other.ask(f"sorted(as_user({user}, lambda: list(litter.collect())))")
-        assert found == [("sem", f"{name} {user}") for name in names]
+        assert found == [("sem", f"{name} {user}", None) for name in names]
         assert other.ask("sets()") == sets
         assert other.ask(f"as_user({user}, lambda: list(litter.collect()))") == []
     assert other.ask("entries()") == []
     other.run(f"as_user({NOBODY}, make)")
-    assert other.ask("sorted(litter.collect())") == [("sem", f"{name} {NOBODY}") for name in names]
+    assert other.ask("sorted(litter.collect())") == [("sem", f"{name} {NOBODY}", None) for name in names]
     assert other.ask("entries(), sets()") == ([], 0)
 
 
@@ -1136,7 +1136,7 @@ def test_gc_finds_what_is_unlinked_and_dead_and_leaves_what_lives(left):
     name = left.tag
     leave_dead(lambda: unlinked(name))
     with closing(unlinked(name)) as s, closing(crash_safe(name)) as new:
-        assert left.collect() in ([("sem", name)], [])  # another run's `gc` may have been faster
+        assert left.collect() in ([("sem", name, None)], [])  # another run's `gc` may have been faster
         assert left.collect() == []
         assert len(left.sets()) == 2
         assert works(s)

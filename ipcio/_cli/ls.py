@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from ipcio._cli import table
 from ipcio._cli.common import seconds
 from ipcio._cli.table import shown
-from ipcio._inventory import survey
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from ipcio._cli.common import Commands
     from ipcio._contract import Entry
@@ -54,10 +54,12 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from ipcio._inventory import survey
+
     if arguments.watch is not None:
         if sys.platform == "win32" or not sys.stdout.isatty():
             arguments.fail("--watch is for a terminal of a POSIX system; call `ipcio ls` in a loop instead")
-        _watch(max(arguments.watch, _SHORTEST))
+        _watch(survey, max(arguments.watch, _SHORTEST))
     entries = survey()
     if arguments.json:
         json.dump(entries, sys.stdout, indent=2)
@@ -69,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> None:
         table.note("no shared memory and no semaphores")
 
 
-def _watch(period: float) -> None:
+def _watch(survey: Callable[[], list[Entry]], period: float) -> None:
     print(end=_CLEAR)  # noqa: T201
     while True:
         entries = survey()

@@ -81,7 +81,7 @@ def identify(path: str, info: os.stat_result) -> Found:
     """Tell what a regular file in the directory is; `FileNotFoundError` if it is not there any more."""
     entry = os.path.basename(path)
     named = _named(entry)
-    if info.st_size == undo.SIZE and (entry.startswith(undo.ANCHOR) or (named and named[0] == "sem")):
+    if info.st_size == undo.SIZE and (entry[0] == "." or (named and named[0] == "sem")):
         try:
             record = _record(path, info)
         except PermissionError:  # and nothing else has that size, as a rule
@@ -111,8 +111,9 @@ def _record(path: str, info: os.stat_result) -> undo.Record | None:
         record = undo.read(fd, info)
     finally:
         os.close(fd)
-    # A copy of a record is no semaphore.
-    return record if record is not None and lifetime.names(record.anchor, info) else None
+    if record is None or lifetime.names(record.anchor, info) or _TEMPORARY.fullmatch(os.path.basename(path)):
+        return record
+    return None  # a copy of a record is no semaphore
 
 
 def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
