@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from abilities import lacks
+from campaigns import rounds
 from children import Event, Forked
 from strangers import apart, lock, query, trylock, unlock
 from waiting import blocked, until_it_waits
@@ -827,12 +828,13 @@ def test_two_open_files_of_one_process_exclude_each_other(one, other):
 
 @pytest.mark.needs("open file locks")
 def test_threads_exclude_each_other(path, opened):
+    times = rounds(200)
     total = [0]
     inside = []
 
     def work():
         with open(path, "r+b", 0) as file:
-            for _ in range(200):
+            for _ in range(times):
                 with locked(file, "rw", 3, 1):
                     inside.append(1)
                     assert len(inside) == 1
@@ -846,7 +848,7 @@ def test_threads_exclude_each_other(path, opened):
         thread.start()
     for thread in threads:
         thread.join()
-    assert total == [800]
+    assert total == [4 * times]
     assert seen(opened()) == "-------- -"
 
 
@@ -1085,10 +1087,11 @@ def test_a_wait_ends_when_the_lock_is_free(one, other, timeout):
 def test_many_wait_for_one_with_and_without_timeout(one, opened):
     lock(one)
     files = [opened() for _ in range(8)]
+    times = rounds(20)
     got = []
 
     def work(file, timeout):
-        for _ in range(20):
+        for _ in range(times):
             with locked(file, "rw", 1, 1, timeout=timeout):
                 got.append(seen(one)[1])
 
@@ -1098,7 +1101,7 @@ def test_many_wait_for_one_with_and_without_timeout(one, opened):
     unlock(one)
     for thread in threads:
         thread.join()
-    assert got == ["w"] * 160
+    assert got == ["w"] * 8 * times
 
 
 # -- who is in the way -------------------------------------------------------

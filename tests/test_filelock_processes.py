@@ -18,6 +18,7 @@ from itertools import starmap
 
 import pytest
 from abilities import lacks
+from campaigns import rounds
 from children import KILL, Event, Forked
 from peers import PeerError
 from strangers import apart, lock, query, trylock, unlock
@@ -168,7 +169,7 @@ def records(tmp_path):
 
 @pytest.mark.parametrize("kinds", [("raw",), ("buffered",), ("text",), tuple(HANDLES)], ids="+".join)
 def test_many_processes_lose_no_count(records, peer, kinds):
-    many, times = (3, 40) if lacks("fork") else (8, 150)  # what is no copy starts slowly
+    many, times = (3, rounds(80)) if lacks("fork") else (8, rounds(150))  # what is no copy starts slowly
     each = [kinds[number % len(kinds)] for number in range(many)]
     running = [Elsewhere(peer, count_up, records, kind, number, times) for number, kind in enumerate(each)]
     for other in running:
@@ -179,7 +180,7 @@ def test_many_processes_lose_no_count(records, peer, kinds):
 @pytest.mark.needs("open file locks")
 def test_threads_with_a_handle_each_lose_no_count(records, peer):
     """Two processes of four threads."""
-    times = 25 if lacks("fork") else 100
+    times = rounds(50 if lacks("fork") else 100)
     running = [
         Elsewhere(peer, count_up_in_threads, records, ["raw", "buffered", "text", "buffered"], number, times)
         for number in range(2)
