@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import multiprocessing.resource_tracker
@@ -10,6 +11,7 @@ import signal
 import threading
 
 import pytest
+import turns
 from abilities import lacks
 from leftovers import children, descriptors, left_since, named, survey
 from peers import Peer
@@ -47,6 +49,15 @@ def nothing_left(standing_processes):
     assert not {fd: what for fd, what in left.items() if fd not in before[0]}, "descriptors left open"
     assert not children() - before[1] - standing_processes, "children left"
     assert not set(threading.enumerate()) - before[2], "threads left"
+
+
+@pytest.fixture(autouse=True)
+def turn(request):
+    """Have `gc` and the dead of other users keep out of each other's way."""
+    alone = request.node.get_closest_marker("gc")
+    together = request.node.get_closest_marker("root")
+    with turns.alone() if alone else turns.together() if together else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

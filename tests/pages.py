@@ -108,13 +108,15 @@ class Page:
         # A line that ends with a backslash goes on in the next one.
         pairs = [re.fullmatch(r"((?:[^\n]*\\\n)*[^\n]*)\n(.*)", command, re.DOTALL).groups() for command in commands]
         script = "".join(f"{command}\nstatus=$?; echo '{MARK}'; (exit $status)\n" for command, _ in pairs)
+        # Where one may not look, nobody can say that a program is not there.
+        searchable = [entry for entry in ENVIRONMENT["PATH"].split(os.pathsep) if os.access(entry or ".", os.X_OK)]
         done = subprocess.run(
             ["sh", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            env={**ENVIRONMENT, "PATH": os.pathsep.join([self.programs, ENVIRONMENT["PATH"]])},
+            env={**ENVIRONMENT, "PATH": os.pathsep.join([self.programs, *searchable])},
             timeout=DEADLINE,
             check=False,
         )

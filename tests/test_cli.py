@@ -149,6 +149,7 @@ def test_gc_names_what_it_removed(place, capsys):
         assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.gc
 @pytest.mark.parametrize(
     "create", [lambda name: shm.create(name, 1), sem.create, lambda name: sem.create(name, undo=True)]
 )
@@ -162,6 +163,7 @@ def test_gc(name, create):
     assert not [entry for entry in os.listdir("/dev/shm") if entry.endswith(name)]
 
 
+@pytest.mark.gc
 @pytest.mark.parametrize("make", ["shm.create({!r}, 1)", "sem.create({!r})"])
 def test_gc_leaves_the_living_alone(name, peer, make):
     peer().run(f"kept = {make.format(name)}")

@@ -172,7 +172,7 @@ def until(terminal: int, text: bytes) -> bytes:
     return seen
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nothing is left behind there")
+@pytest.mark.needs("posix")
 def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
     from ipcio._posix import litter
 

@@ -218,6 +218,7 @@ def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
             os.unlink(f"/dev/shm/sem.{name}-copy")
 
 
+@pytest.mark.gc
 @pytest.mark.needs("files", "fork", "value")
 def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(name):
     def hidden():
@@ -246,8 +247,8 @@ def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(nam
     assert hidden() == []
 
 
+@pytest.mark.root
 @pytest.mark.needs("files", "users", "fork")
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes root")
 def test_another_user_is_told_what_anybody_may_know(name, peer):
     other = peer("from ipcio._posix import inventory", user=ordinary())
     look = f"[e for e in inventory.survey() if e['name'] == {name!r}]"
