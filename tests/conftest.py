@@ -60,13 +60,23 @@ def turn(request):
         yield
 
 
+def short(number: int) -> str:
+    """In base 36."""
+    digits = ""
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits
+
+
 @pytest.fixture
 def unique():
     """Make names that no other test, process or run uses; fail if one of them is left at the end."""
     made = []
 
     def make(suffix: str = "") -> str:
-        made.append(f"ipcio-test-{os.getpid()}-{next(_numbers)}{suffix}")
+        # Some systems take no more than 30 characters, and tests add to them.
+        made.append(f"ipcio-t-{short(os.getpid())}-{short(next(_numbers))}{suffix}")
         return made[-1]
 
     yield make
