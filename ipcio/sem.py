@@ -39,6 +39,7 @@ import sys
 from operator import index
 from typing import TYPE_CHECKING
 
+from ipcio._forklock import turn
 from ipcio._names import check_name, check_perm, create_or_attach
 from ipcio._semaphore import Semaphore
 
@@ -117,12 +118,13 @@ def create(
     if value < 0:
         raise ValueError("value must not be negative")
     perm = check_perm(perm)
-    permits, wanted, created = create_or_attach(
-        name,
-        lambda wanted: _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo)),
-        _backend.attach if exist_ok else None,
-    )
-    return Semaphore(permits, wanted, attach, created)
+    with turn:  # until there is a handle that a forked child could close
+        permits, wanted, created = create_or_attach(
+            name,
+            lambda wanted: _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo)),
+            _backend.attach if exist_ok else None,
+        )
+        return Semaphore(permits, wanted, attach, created)
 
 
 def attach(name: str) -> Semaphore:
@@ -134,7 +136,9 @@ def attach(name: str) -> Semaphore:
     live, `PermissionError` without permission to read and write it, `ValueError` or
     `TypeError` for a malformed argument.
     """
-    return Semaphore(_backend.attach(check_name(name)), name, attach, False)  # noqa: FBT003
+    check_name(name)
+    with turn:  # see `create`
+        return Semaphore(_backend.attach(name), name, attach, False)  # noqa: FBT003
 
 
 def unlink(name: str) -> None:

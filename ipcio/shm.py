@@ -36,6 +36,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
+from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
 from ipcio._names import check_name, check_perm, create_or_attach
 
@@ -103,12 +104,13 @@ def create(
     if size <= 0:
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = check_perm(perm)
-    made, wanted, created = create_or_attach(
-        name,
-        lambda wanted: _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve)),
-        (lambda wanted: _backend.attach(wanted, writable=True)) if exist_ok else None,
-    )
-    handle = _handle(made, wanted, "rb+", created=created)
+    with turn:  # until there is a handle that a forked child could close
+        made, wanted, created = create_or_attach(
+            name,
+            lambda wanted: _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve)),
+            (lambda wanted: _backend.attach(wanted, writable=True)) if exist_ok else None,
+        )
+        handle = _handle(made, wanted, "rb+", created=created)
     if handle.size() < size:
         held = handle.size()
         handle.close()
@@ -130,7 +132,10 @@ def attach(name: str, mode: str = "rw") -> MemoryFile:
     check_name(name)
     if mode not in {"r", "rw"}:
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
-    return _handle(_backend.attach(name, writable=mode == "rw"), name, "rb+" if mode == "rw" else "rb", created=False)
+    with turn:  # see `create`
+        return _handle(
+            _backend.attach(name, writable=mode == "rw"), name, "rb+" if mode == "rw" else "rb", created=False
+        )
 
 
 def unlink(name: str) -> None:

@@ -13,7 +13,8 @@ import pytest
 from children import Event, Forked
 from named_contract import FILES, LifetimeContract, is_free
 
-from ipcio import MemoryFile, shm
+from ipcio import MemoryFile, sem, shm
+from ipcio._forklock import turn
 
 try:
     import fcntl
@@ -154,6 +155,21 @@ def _shm_descriptors():
         except OSError:  # the listing's own
             pass
     return found
+
+
+@pytest.mark.parametrize(("module", "maker"), [(shm, "_handle"), (sem, "Semaphore")])
+def test_a_fork_waits_until_there_is_a_handle(name, module, maker, monkeypatch):
+    """Or a child would have what it opens, and nothing to close it by."""
+    make = getattr(module, maker)
+    turns = []
+
+    def watched(*args, **kwargs):
+        turns.append(turn._is_owned())
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(module, maker, watched)
+    with closing(module.create(name, 1)), closing(module.attach(name)), closing(module.create(name, 1, exist_ok=True)):
+        assert turns == [True] * 3
 
 
 @pytest.mark.needs("fork")
