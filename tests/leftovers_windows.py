@@ -96,13 +96,13 @@ named semaphore's by now, `named` still finds the name.
 """
 
 
-def descriptors() -> dict[tuple[str, int], int]:
+def descriptors() -> dict[tuple[str, int], str]:
     """The handles on what ipcio makes and uses: sections, named semaphores, files, pipes, processes, jobs.
 
-    By what they are and a number, not by their values: Pytest takes another value for the same file whenever
+    By what they are and a number, without their values: Pytest takes another value for the same file whenever
     it puts standard output aside.  Not those that Python and Windows make when they need them, and keep.
     """
-    found: dict[tuple[str, int], int] = {}
+    found: dict[tuple[str, int], str] = {}
     handles = _handles()
     _locks.intersection_update(handles)
     for handle, number in set(handles) - _locks:
@@ -122,7 +122,7 @@ def descriptors() -> dict[tuple[str, int], int]:
             what = kind
         else:
             continue
-        found[what, sum(what == other for other, _ in found)] = handle
+        found[what, sum(what == other for other, _ in found)] = what
     return found
 
 
