@@ -63,7 +63,10 @@ platform has none; the share in the name, or None for what ipcio does not keep a
 
 
 class ShmBackend(Protocol):
-    """Named shared memory."""
+    """Named shared memory.
+
+    Who creates or attaches holds `ipcio._forklock.turn`, until what he got is in a handle.
+    """
 
     def create(self, name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:
         """Make a zero-filled object exclusively; it appears under its name whole or not at all.
@@ -162,7 +165,10 @@ class GrowingBackend(Protocol):
 
 
 class SemBackend(Protocol):
-    """Named semaphores."""
+    """Named semaphores.
+
+    Who creates or attaches holds `ipcio._forklock.turn`, until what he got is in a handle.
+    """
 
     def create(self, name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
         """Make one exclusively; it appears under its name complete or not at all.

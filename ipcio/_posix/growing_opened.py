@@ -25,7 +25,7 @@ class Growing:
         self.name = name
         self._perm = perm
         self._replace = replace
-        with contextlib.suppress(FileNotFoundError):  # is there one, is the name too long?
+        with turn, contextlib.suppress(FileNotFoundError):  # is there one, is the name too long?
             shm_opened.attach(name, writable=False)
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)

@@ -57,43 +57,40 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
     """See `ipcio._contract.SemBackend`."""
     path = _path(name)
     if crash_safe:
-        with turn:
-            return _permits_undo(undo.create(name, path, _fresh(0), value, perm=perm, persist=persist))
+        return _permits_undo(undo.create(name, path, _fresh(0), value, perm=perm, persist=persist))
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
-    with turn:
-        for _ in lifetime.attempts(name):
-            with objects.Making(name, path) as new:
-                # Opening it by its name takes both permissions; what is too much goes right after.
-                new.begin(perm | _READ_WRITE)
-                os.write(new.fd, _fresh(value))
-                new.appear()
-                raw = _open(name, path, new.info)
-                if raw is not None:
-                    new.settle(perm, persist=persist)
-                    return _permits(raw, new)
-                new.drop()  # unlinked already: as if we had come later
+    for _ in lifetime.attempts(name):
+        with objects.Making(name, path) as new:
+            # Opening it by its name takes both permissions; what is too much goes right after.
+            new.begin(perm | _READ_WRITE)
+            os.write(new.fd, _fresh(value))
+            new.appear()
+            raw = _open(name, path, new.info)
+            if raw is not None:
+                new.settle(perm, persist=persist)
+                return _permits(raw, new)
+            new.drop()  # unlinked already: as if we had come later
     raise AssertionError("unreachable")
 
 
 def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
-    with turn:
-        for attempt, _ in enumerate(lifetime.attempts(name)):
-            with objects.Finding(name, _path(name)) as found:
-                found.open(writable=True)
-                record = undo.read(found.fd, found.info)
-                if record is not None:
-                    joined = undo.attach(found, record, again=attempt < _ENOUGH)
-                    if joined is not None:
-                        return _permits_undo(joined)
-                elif found.join():
-                    objects.check_regular(found.info, "a semaphore")
-                    _check(found)
-                    raw = _open(name, found.path, found.info)
-                    if raw is not None:
-                        return _permits(raw, found)
-                    found.drop()
+    for attempt, _ in enumerate(lifetime.attempts(name)):
+        with objects.Finding(name, _path(name)) as found:
+            found.open(writable=True)
+            record = undo.read(found.fd, found.info)
+            if record is not None:
+                joined = undo.attach(found, record, again=attempt < _ENOUGH)
+                if joined is not None:
+                    return _permits_undo(joined)
+            elif found.join():
+                objects.check_regular(found.info, "a semaphore")
+                _check(found)
+                raw = _open(name, found.path, found.info)
+                if raw is not None:
+                    return _permits(raw, found)
+                found.drop()
     raise AssertionError("unreachable")
 
 

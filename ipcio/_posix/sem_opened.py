@@ -38,19 +38,17 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
     if value > _MAXIMUM and not crash_safe:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     make = _create_undo if crash_safe else _create
-    with turn:
-        return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist))
+    return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist))
 
 
 def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
-    with turn:
-        for attempt, _ in enumerate(lifetime.attempts(name)):
-            with companions.Finding(_KIND, name) as found:
-                permits = _attach(found, again=attempt < _ENOUGH)
-                if permits is not None:
-                    return permits
-                found.drop()
+    for attempt, _ in enumerate(lifetime.attempts(name)):
+        with companions.Finding(_KIND, name) as found:
+            permits = _attach(found, again=attempt < _ENOUGH)
+            if permits is not None:
+                return permits
+            found.drop()
     raise AssertionError("unreachable")
 
 

@@ -22,7 +22,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
 
     The object is complete -- sized, locked, mapped -- when it gets its name.
     """
-    with turn, objects.Making(name, _path(name)) as new:
+    with objects.Making(name, _path(name)) as new:
         new.begin(perm)
         allocate(new.fd, size, reserve=reserve)
         memory = map_descriptor(new.fd, size, writable=True)
@@ -37,13 +37,12 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
 
 def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
-    with turn:
-        for _ in lifetime.attempts(name):
-            with objects.Finding(name, _path(name)) as found:
-                found.open(writable=writable)
-                if found.join():
-                    objects.check_regular(found.info, "shared memory")
-                    return map_descriptor(found.fd, found.info.st_size, writable=writable), found.fd, found.share
+    for _ in lifetime.attempts(name):
+        with objects.Finding(name, _path(name)) as found:
+            found.open(writable=writable)
+            if found.join():
+                objects.check_regular(found.info, "shared memory")
+                return map_descriptor(found.fd, found.info.st_size, writable=writable), found.fd, found.share
     raise AssertionError("unreachable")
 
 

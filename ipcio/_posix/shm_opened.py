@@ -35,8 +35,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     The system decides whether memory is set aside.  It may also leave no more of `perm` than
     the umask does.
     """
-    with turn:
-        return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist))
+    return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist))
 
 
 def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
@@ -47,13 +46,12 @@ def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
 
 def attach(name: str, *, writable: bool) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
-    with turn:
-        for _ in lifetime.attempts(name):
-            with companions.Finding(_KIND, name) as found:
-                mapping = _attach(found, writable=writable)
-                if mapping is not None:
-                    return mapping
-                found.drop()
+    for _ in lifetime.attempts(name):
+        with companions.Finding(_KIND, name) as found:
+            mapping = _attach(found, writable=writable)
+            if mapping is not None:
+                return mapping
+            found.drop()
     raise AssertionError("unreachable")
 
 

@@ -8,7 +8,6 @@ from itertools import starmap
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from ipcio._forklock import turn
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
@@ -96,14 +95,14 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
-    with turn, objects.Handles() as mine:
+    with objects.Handles() as mine:
         return _permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
 
 
 def attach(name: str) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
-    with turn, objects.Handles() as mine:
+    with objects.Handles() as mine:
         return _permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
 
 

@@ -48,7 +48,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-    with turn, objects.Handles() as share:
+    with objects.Handles() as share:
         slack = _claim(share, name)
         section = share.create(
             win32.CreateFileMapping,
@@ -69,32 +69,32 @@ def attach(name: str, *, writable: bool) -> Mapping:
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
-    with turn:
-        while True:
-            with objects.Handles() as share:
-                slack = share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name)
-                try:
-                    mine = None if slack else _make_slack(share, name)
-                except FileExistsError:  # somebody was quicker
-                    objects.be_patient(start, name)
-                    continue
-                section = share.open(win32.OpenFileMapping, access, name, _KIND)
-                if mine:  # then all that could be taken for slack is in use
-                    win32.ReleaseSemaphore(mine, 1, None)
-                unused = objects.value_of(slack or mine or 0) - 1
-                if unused < 0:  # in the making
-                    share.give_up()
-                    objects.be_patient(start, name)
-                    continue
-                memory = _map(section, name, writable=writable)
-                return memory[: max(len(memory) - unused, 1)], -1, share
+    while True:
+        with objects.Handles() as share:
+            slack = share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name)
+            try:
+                mine = None if slack else _make_slack(share, name)
+            except FileExistsError:  # somebody was quicker
+                objects.be_patient(start, name)
+                continue
+            section = share.open(win32.OpenFileMapping, access, name, _KIND)
+            if mine:  # then all that could be taken for slack is in use
+                win32.ReleaseSemaphore(mine, 1, None)
+            unused = objects.value_of(slack or mine or 0) - 1
+            if unused < 0:  # in the making
+                share.give_up()
+                objects.be_patient(start, name)
+                continue
+            memory = _map(section, name, writable=writable)
+            return memory[: max(len(memory) - unused, 1)], -1, share
 
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    share = attach(name, writable=False)[2]
-    if share is not None:
-        share.give_up()
+    with turn:
+        share = attach(name, writable=False)[2]
+        if share is not None:
+            share.give_up()
     raise objects.cannot_unlink(name)
 
 
