@@ -90,7 +90,10 @@ FileMapping: TypeAlias = "tuple[mmap.mmap | None, int, None]"
 
 
 class MmapBackend(Protocol):
-    """Files mapped into memory."""
+    """Files mapped into memory.
+
+    Who opens one holds `ipcio._forklock.turn`, until what he got is in a handle.
+    """
 
     def open(self, file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""

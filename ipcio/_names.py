@@ -46,24 +46,21 @@ def invent_name() -> str:
     return f"ipcio-{os.urandom(8).hex()}"
 
 
-def create_or_attach(
-    name: str | None, create: Callable[[str], T], attach: Callable[[str], T] | None
-) -> tuple[T, str, bool]:
-    """Create under `name`, or under an invented one if it is None; `attach` if the name lives.
+def create_or_attach(name: str | None, create: Callable[[str], T], attach: Callable[[str], T] | None) -> T:
+    """Return what `create` gives under `name`, or under an invented one if it is None; `attach` if the name lives.
 
-    Return what the call gave, the name, and whether it was created.  Without an
-    `attach`, a name that lives is a `FileExistsError`.
+    Without an `attach`, a name that lives is a `FileExistsError`.
     """
     while True:
         wanted = invent_name() if name is None else name
         try:
-            return create(wanted), wanted, True
+            return create(wanted)
         except FileExistsError:
             if name is None:
                 continue
             if attach is None:
                 raise
         try:
-            return attach(wanted), wanted, False
+            return attach(wanted)
         except FileNotFoundError:  # gone since: our turn to create
             continue

@@ -29,6 +29,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
+from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
 
 if sys.platform == "win32":
@@ -81,13 +82,18 @@ def open(
     if offset % pagesize:
         raise ValueError(f"offset must be a multiple of mmap.pagesize ({pagesize}), not {offset}")
     file = _path_or_descriptor(path)
+    name = getattr(path, "name", file) if hasattr(path, "fileno") else path
+    with turn:  # until there is a handle that a forked child could close, and nothing else has the memory
+        return _open(file, name, mode, offset, size)
+
+
+def _open(file: str | bytes | int, name: Any, mode: str, offset: int, size: int) -> MemoryFile:
     memory, fd, _ = _backend.open(file, writable=mode != "r", offset=offset, size=size)
     absolute = None if isinstance(file, int) else os.path.abspath(file)
 
     def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
         return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
-    name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     if memory is None:
         return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
     return DirectFile(memory, memory, name, _MODES[mode], recipe, fd, offset)

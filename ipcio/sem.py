@@ -118,13 +118,13 @@ def create(
     if value < 0:
         raise ValueError("value must not be negative")
     perm = check_perm(perm)
+
+    def make(wanted: str) -> Semaphore:
+        made = _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo))
+        return Semaphore(made, wanted, attach, True)  # noqa: FBT003
+
     with turn:  # until there is a handle that a forked child could close
-        permits, wanted, created = create_or_attach(
-            name,
-            lambda wanted: _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo)),
-            _backend.attach if exist_ok else None,
-        )
-        return Semaphore(permits, wanted, attach, created)
+        return create_or_attach(name, make, _join if exist_ok else None)
 
 
 def attach(name: str) -> Semaphore:
@@ -138,7 +138,7 @@ def attach(name: str) -> Semaphore:
     """
     check_name(name)
     with turn:  # see `create`
-        return Semaphore(_backend.attach(name), name, attach, False)  # noqa: FBT003
+        return _join(name)
 
 
 def unlink(name: str) -> None:
@@ -150,3 +150,7 @@ def unlink(name: str) -> None:
     in no other way.  (POSIX: ``sem_unlink(3)``.)
     """
     _backend.unlink(check_name(name))
+
+
+def _join(name: str) -> Semaphore:
+    return Semaphore(_backend.attach(name), name, attach, False)  # noqa: FBT003

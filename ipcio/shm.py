@@ -104,13 +104,16 @@ def create(
     if size <= 0:
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = check_perm(perm)
-    with turn:  # until there is a handle that a forked child could close
-        made, wanted, created = create_or_attach(
-            name,
-            lambda wanted: _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve)),
-            (lambda wanted: _backend.attach(wanted, writable=True)) if exist_ok else None,
-        )
-        handle = _handle(made, wanted, "rb+", created=created)
+
+    def make(wanted: str) -> MemoryFile:
+        made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
+        return _handle(made, wanted, "rb+", created=True)
+
+    def join(wanted: str) -> MemoryFile:
+        return _handle(_backend.attach(wanted, writable=True), wanted, "rb+", created=False)
+
+    with turn:  # until there is a handle that a forked child could close, and nothing else has the memory
+        handle = create_or_attach(name, make, join if exist_ok else None)
     if handle.size() < size:
         held = handle.size()
         handle.close()

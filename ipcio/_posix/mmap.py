@@ -10,8 +10,6 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ipcio._forklock import turn
-
 if TYPE_CHECKING:
     from ipcio._contract import FileMapping
 
@@ -28,13 +26,12 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 
 def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
     """See `ipcio._contract.MmapBackend`."""
-    with turn:
-        fd = _open_descriptor(file, writable=writable)
-        try:
-            return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
-        except BaseException:
-            os.close(fd)
-            raise
+    fd = _open_descriptor(file, writable=writable)
+    try:
+        return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def path_of(fd: int) -> str:

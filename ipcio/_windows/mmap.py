@@ -10,7 +10,6 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from ipcio._forklock import turn
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
@@ -25,13 +24,12 @@ _PREFIX = "\\\\?\\"
 
 def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
     """See `ipcio._contract.MmapBackend`."""
-    with turn:
-        fd = _open_descriptor(file, writable=writable)
-        try:
-            return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
-        except BaseException:
-            os.close(fd)
-            raise
+    fd = _open_descriptor(file, writable=writable)
+    try:
+        return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def path_of(fd: int) -> str:
