@@ -86,6 +86,12 @@ semantics: Literal["open file", "process"] = _backend.SEMANTICS
 
 _KINDS = {"r": _backend.SHARE, "w": _backend.EXCLUDE, "rw": _backend.EXCLUDE}
 _UNLOCK = _backend.UNLOCK
+_ZERO = 0
+# The requests for all of a file.
+_WHOLE = {mode: _request(kind, 0, 0) for mode, kind in _KINDS.items()}
+_LET_GO = _request(_UNLOCK, 0, 0)
+# For a negative length, which the system would take, in a sense of its own: no request can be made of it.
+_NONE: Any = None
 _LAST_BYTE = 2**63 - 1  # that a file can have
 
 # What a file, an argument or the system can say to a request.
@@ -145,10 +151,12 @@ def lock(
     if mode == "r" and type(file) not in PLAIN:
         flush(file)  # if the range was exclusive, others may come in now
     try:
-        if nbytes < 0:  # which the system would take, in a sense of its own
-            raise ValueError  # _diagnose says more
         fd = file if type(file) is int else file.fileno()
-        request = _request(_KINDS[mode], offset, nbytes)
+        request = (
+            _WHOLE[mode]
+            if nbytes is offset is _ZERO
+            else _request(_KINDS[mode], offset, nbytes if nbytes >= 0 else _NONE)
+        )
         try:
             _ask(fd, _AT_ONCE, request)
         except _BUSY:
@@ -170,11 +178,14 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
     if mode == "r" and type(file) not in PLAIN:
         flush(file)
     try:
-        if nbytes < 0:  # which the system would take, in a sense of its own
-            raise ValueError  # _diagnose says more
+        request = (
+            _WHOLE[mode]
+            if nbytes is offset is _ZERO
+            else _request(_KINDS[mode], offset, nbytes if nbytes >= 0 else _NONE)
+        )
         fd = file if type(file) is int else file.fileno()
         try:
-            _ask(fd, _AT_ONCE, _request(_KINDS[mode], offset, nbytes))
+            _ask(fd, _AT_ONCE, request)
         except _BUSY:
             return False
         have = True
@@ -197,9 +208,8 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     if type(file) not in PLAIN:
         flush(file)
     try:
-        if nbytes < 0:  # which the system would take, in a sense of its own
-            raise ValueError  # _diagnose says more
-        _ask(file if type(file) is int else file.fileno(), _AT_ONCE, _request(_UNLOCK, offset, nbytes))
+        request = _LET_GO if nbytes is offset is _ZERO else _request(_UNLOCK, offset, nbytes if nbytes >= 0 else _NONE)
+        _ask(file if type(file) is int else file.fileno(), _AT_ONCE, request)
     except BaseException as error:
         if _is_foreign(error):
             _let_go(file, offset, nbytes)
