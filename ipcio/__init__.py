@@ -35,6 +35,7 @@ How the package is layered, imports running downwards only::
     _buffers                    what Python's file objects keep to themselves
     _posix/  _windows/          system calls; one module per public module in each
     _names  _timeouts  _forklock    small shared rules
+    _typing                         what annotations need at run time, without `typing`
 """
 
 from __future__ import annotations

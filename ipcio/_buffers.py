@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["PLAIN", "flush", "refresh"]
 

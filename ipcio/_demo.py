@@ -41,9 +41,9 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
 
 from ipcio import filelock, mmap, proc, sem, shm, strfile
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence

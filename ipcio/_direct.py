@@ -22,9 +22,9 @@ import os
 import sys
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import sys
 from _thread import RLock  # threading's own, without importing threading
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

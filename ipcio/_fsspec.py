@@ -15,7 +15,6 @@ import errno
 import io
 import os
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 
@@ -23,8 +22,11 @@ from ipcio import shm
 from ipcio._growing import grow
 from ipcio._inventory import survey
 from ipcio._names import check_name, check_perm
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ipcio import MemoryFile
 
 __all__ = ["SharedMemoryFileSystem", "SharedMemoryReader"]

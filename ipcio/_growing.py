@@ -9,7 +9,8 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -15,9 +15,9 @@ import io
 import os
 import sys
 from operator import index
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap

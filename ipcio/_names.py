@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from operator import index
-from typing import TYPE_CHECKING, TypeVar
+
+from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import signal
-import threading
+from _thread import RLock  # threading's own, without importing threading
 from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ipcio._timeouts import check_timeout, now
+from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
-    from typing import Literal
+    from typing import Any, Literal
 
     from typing_extensions import Buffer, Self
 
@@ -28,7 +27,7 @@ __all__ = ["EOF", "ExitStatus", "Process"]
 
 _Piece = TypeVar("_Piece", bytes, str)
 
-_SIGNALS = {"term": int(signal.SIGTERM), "kill": 9}  # not every system has a name for the second
+_SIGNALS = {"term": 15, "kill": 9}  # everywhere; not every system has a name for the second
 _TURN = 0.005  # seconds for which a coroutine works before it lets others run
 _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
 
@@ -87,7 +86,7 @@ class Process(Generic[_Piece]):
         self._sinks = [(output, sink) for output, sink in outputs if sink is not None]
         self._callback = callback
         self._session = session
-        self._pumping = threading.RLock()  # a callback may wait, too
+        self._pumping = RLock()  # a callback may wait, too
         self._status: ExitStatus | None = None
 
     @property
@@ -129,6 +128,8 @@ class Process(Generic[_Piece]):
             Also to the descendants in its process group, for a child that was started
             with ``start_new_session=True``; for others `ValueError`.
         """
+        import signal  # with all its names, which only who uses them needs
+
         number = _SIGNALS.get(sig) if isinstance(sig, str) else sig
         if number is None or number not in {*signal.valid_signals(), *_SIGNALS.values()}:
             raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")

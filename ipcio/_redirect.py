@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import subprocess
-from typing import TYPE_CHECKING, Any
 
 from ipcio._buffers import flush, refresh
 from ipcio._streams import Form, Input, Output
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["redirect_input", "redirect_output"]
 

@@ -12,10 +12,10 @@ import errno
 from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter, index
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._timeouts import check_timeout
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

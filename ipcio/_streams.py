@@ -9,14 +9,16 @@ other step is one assignment.
 from __future__ import annotations
 
 import codecs
-import threading
+from _thread import RLock  # threading's own, without importing threading
 from collections import deque
 from itertools import chain
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 __all__ = ["Form", "Input", "Output"]
 
@@ -210,7 +212,7 @@ class Input:
         self._queue: deque[tuple[bytes, list[int]] | None] = deque()  # data, and how much of it is sent; None: the end
         self._encoder = None if encoding is None else codecs.getincrementalencoder(encoding)(errors)
         self._start = self._state = None if self._encoder is None else self._encoder.getstate()
-        self._lock = threading.RLock()  # a signal handler may queue something, too
+        self._lock = RLock()  # a signal handler may queue something, too
         self._read = read
         self._from_file = read is not None
         self._fetched = _Fetched([], [])

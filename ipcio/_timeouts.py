@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from math import isnan
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

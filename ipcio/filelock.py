@@ -54,10 +54,10 @@ import os
 import struct
 import sys
 from operator import index
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ipcio._buffers import PLAIN, flush, refresh
 from ipcio._timeouts import check_timeout, now
+from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if sys.platform == "win32":
     from ipcio._windows import filelock as _chosen
@@ -66,7 +66,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
+    from typing import Any, Literal
 
     from ipcio._contract import Conflict, LockBackend
 

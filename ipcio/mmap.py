@@ -26,11 +26,11 @@ import mmap as _mmap
 import os
 import sys
 from operator import index
-from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
+from ipcio._typing import TYPE_CHECKING
 
 if sys.platform == "win32":
     from ipcio._windows import mmap as _chosen

@@ -25,20 +25,15 @@ Python: `subprocess`.)
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, overload
 
 from ipcio._process import EOF, ExitStatus, Process
-from ipcio._redirect import redirect_input, redirect_output
 from ipcio._streams import Form
-
-if sys.platform == "win32":
-    from ipcio._windows import proc as _chosen
-else:
-    from ipcio._posix import proc as _chosen
+from ipcio._typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from ipcio._contract import ProcBackend
 
@@ -46,8 +41,6 @@ if TYPE_CHECKING:
     _Command = str | Sequence[_Path]
 
 __all__ = ["EOF", "ExitStatus", "Process", "spawn"]
-
-_backend: ProcBackend = _chosen
 
 
 @overload
@@ -127,11 +120,23 @@ def spawn(
     if callback is not None and not callable(callback):
         raise TypeError("the callback must be callable")
     form = Form(encoding, errors, lines=lines)
+    # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
+    from ipcio._redirect import redirect_input, redirect_output
+
+    backend = _backend()
     child_in, source = redirect_input(stdin, encoding, errors)
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
     child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
-    child = _backend.Child(command, (child_in, child_out, child_err), cwd, env, start_new_session)
+    child = backend.Child(command, (child_in, child_out, child_err), cwd, env, start_new_session)
     child.connect(source, (output, output_too))
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
     queue = source if source is not None and source.is_queue else None
     return Process(child, queue, ends, callback, session=start_new_session)
+
+
+def _backend() -> ProcBackend:
+    if sys.platform == "win32":
+        from ipcio._windows import proc
+    else:
+        from ipcio._posix import proc
+    return proc

@@ -33,12 +33,12 @@ from __future__ import annotations
 
 import sys
 from operator import index
-from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
 from ipcio._names import check_name, check_perm, create_or_attach
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipcio._contract import Mapping, ShmBackend

@@ -17,10 +17,10 @@ from __future__ import annotations
 import io
 import os
 from operator import index
-from typing import TYPE_CHECKING
 
 from ipcio._direct import DirectFile
 from ipcio._memfile import MemoryFile, raw_bytes
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

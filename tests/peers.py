@@ -18,7 +18,7 @@ DEADLINE = 30  # seconds until a silent peer is a failed test
 _LOOP = """
 import json, sys
 scope = {}
-exec("import ctypes, encodings.ascii, gc, io, os, pickle, signal, time", scope)
+exec("import ctypes, encodings.ascii, gc, io, os, pickle, signal, subprocess, time, typing", scope)
 exec("from ipcio import sem, shm, mmap, strfile", scope)
 if len(sys.argv) > 1:  # another user, who may not be able to read the interpreter's own directory
     user, os = int(sys.argv[1]), scope["os"]

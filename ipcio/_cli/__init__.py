@@ -15,10 +15,10 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio import __version__
 from ipcio._cli.common import complain
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -5,7 +5,7 @@ It looks for what an argument can be in an attribute `completer` of what ``add_a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

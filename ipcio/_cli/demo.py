@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ipcio._cli.common import count
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._cli.table import note, shown
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

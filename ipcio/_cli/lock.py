@@ -6,9 +6,9 @@ import argparse
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._cli.common import complain, seconds
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

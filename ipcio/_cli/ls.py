@@ -6,11 +6,11 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from ipcio._cli import table
 from ipcio._cli.common import seconds
 from ipcio._cli.table import shown
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

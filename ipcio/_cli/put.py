@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

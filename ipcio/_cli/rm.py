@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ipcio._cli import completion
 from ipcio._cli.common import add_names, complain
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from typing import TYPE_CHECKING
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names, count, seconds
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -30,10 +30,10 @@ import mmap
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from ipcio._posix import lifetime, objects, places
 from ipcio._posix.sem import PosixSemaphore
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -20,7 +20,8 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

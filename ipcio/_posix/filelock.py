@@ -7,10 +7,10 @@ import os
 import struct
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ipcio._posix.owners import search as owners
 from ipcio._timeouts import poll
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -15,15 +15,16 @@ import stat
 import struct
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ipcio._posix import lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.filelock import describe
 from ipcio._posix.objects import DIRECTORY, semaphore_path
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Literal
 
     from ipcio._contract import Entry, Holder
 

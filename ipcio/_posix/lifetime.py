@@ -29,11 +29,11 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
 from weakref import ref
 
 from ipcio._forklock import before_fork, turn
 from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

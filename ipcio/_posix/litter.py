@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import growing, inventory, lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,12 @@ import mmap
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ipcio._contract import FileMapping
 
 __all__ = ["map_descriptor", "open", "path_of"]

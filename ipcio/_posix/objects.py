@@ -13,11 +13,11 @@ import errno
 import functools
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from ipcio._names import invent_name
 from ipcio._posix import lifetime
 from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType

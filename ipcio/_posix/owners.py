@@ -8,7 +8,8 @@ look at the process (``/proc/PID/fdinfo``, proc(5)).
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,12 +22,13 @@ from collections import deque
 from functools import partial
 from itertools import islice
 from math import ceil
-from typing import TYPE_CHECKING, Any
 
 from ipcio._posix.spawn import Pipe, start
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from ipcio._streams import Input, Output
 

@@ -7,10 +7,10 @@ import os
 import struct
 from functools import lru_cache, partial
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects, undo
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipcio._contract import Permits, Share

@@ -12,11 +12,11 @@ import os
 import struct
 from functools import partial
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import companions, lifetime, undo
 from ipcio._posix.sem import PosixSemaphore
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipcio._contract import Permits

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects
 from ipcio._posix.mmap import map_descriptor
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipcio._contract import Mapping

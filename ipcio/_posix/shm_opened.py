@@ -11,11 +11,11 @@ import contextlib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._posix import companions, lifetime
 from ipcio._posix.mmap import map_descriptor
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap

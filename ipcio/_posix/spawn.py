@@ -12,11 +12,13 @@ from _thread import allocate_lock, start_new_thread
 from collections import deque
 from functools import partial
 from itertools import chain, repeat, starmap
-from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
 __all__ = ["Pipe", "Popen", "start"]
 

@@ -13,13 +13,14 @@ import os
 import time
 from ctypes import byref, c_int, c_size_t
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING, Any
 
 from ipcio._forklock import turn
 from ipcio._posix import libc
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ipcio._contract import Share
 

@@ -19,10 +19,10 @@ import errno
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from ipcio._posix import lifetime
 from ipcio._posix.objects import Making, directory, semaphore_path
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

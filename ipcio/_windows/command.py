@@ -12,8 +12,8 @@ import ctypes
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:

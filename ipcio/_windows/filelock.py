@@ -35,10 +35,10 @@ import random
 from contextlib import suppress
 from functools import partial
 from operator import index, methodcaller
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
 from ipcio._timeouts import poll
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:

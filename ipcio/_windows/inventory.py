@@ -15,12 +15,13 @@ import errno
 import os
 from ctypes import wintypes
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Literal
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from ipcio._contract import Entry
 

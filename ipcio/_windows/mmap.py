@@ -8,11 +8,13 @@ import mmap
 import msvcrt
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ipcio._contract import FileMapping
 
 __all__ = ["open", "path_of"]

@@ -13,8 +13,8 @@ import os
 import time
 from collections import deque
 from itertools import islice, starmap
-from typing import TYPE_CHECKING
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:

@@ -18,7 +18,11 @@ import os
 from collections import deque
 from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import Any
+
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["CHUNK", "Pipe"]
 

@@ -12,14 +12,15 @@ import threading
 from collections import deque
 from itertools import repeat
 from math import ceil
-from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from ipcio._streams import Input, Output
 

@@ -6,8 +6,8 @@ import ctypes
 from functools import partial
 from itertools import starmap
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:

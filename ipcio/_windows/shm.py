@@ -19,9 +19,9 @@ import ctypes
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
 
 from ipcio._forklock import turn
+from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:

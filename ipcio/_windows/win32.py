@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 from ctypes import wintypes
-from typing import TYPE_CHECKING
+
+from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
