@@ -13,9 +13,10 @@ import sys
 import time
 from datetime import datetime, timezone
 
+from benchmarks import rows
 from benchmarks.rows import ROWS, Skip
 
-for module in ("files", "names", "lua", "sem", "locks", "procs", "imports"):  # in the order of the table
+for module in ("files", "names", "moving", "lua", "sem", "locks", "procs", "imports"):  # in the order of the table
     importlib.import_module(f"benchmarks.{module}")
 
 GROUPS = list(dict.fromkeys(row.group for row in ROWS))
@@ -23,14 +24,15 @@ RESULTS = os.path.join(os.path.dirname(__file__), "results")
 LEAST = 5  # rounds, however long they take
 
 
-def measure(ours, peer, rounds, seconds):
-    """Time both sides in turn, who is first alternating; return their times per round."""
+def measure(sides, rounds, seconds):
+    """Time the sides in turn, each being first in turn; return their times per round."""
     least = min(rounds, LEAST)
-    times = [], []
+    times = [[] for _ in sides]
     give_up = time.monotonic() + seconds
     for turn in range(rounds):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            times[which].append((ours, peer)[which]())
+        for place in range(len(sides)):
+            which = (turn + place) % len(sides)
+            times[which].append(sides[which]())
         if time.monotonic() > give_up and turn + 1 >= least:
             break
     return times
@@ -41,16 +43,19 @@ def report(row, rounds, seconds):
     found = {"group": row.group, "operation": row.name, "peer": row.peer, "kind": row.kind, "goal": row.goal}
     try:
         with contextlib.ExitStack() as stack:
-            ours, peer = measure(*row.prepare(stack), rounds, seconds)
+            ours, peer, *floor = measure(row.prepare(stack), rounds, seconds)
     except Skip as reason:
         return {**found, "skipped": str(reason)}
-    return {
-        **found,
+    found |= {
         "ratio": min(ours) / min(peer),
         "median": statistics.median(our / their for our, their in zip(ours, peer, strict=True)),
         "ours": ours,
         "theirs": peer,
     }
+    if row.floor:
+        bare = floor[0] if floor else peer
+        found |= {"floor": row.floor, "floor_ratio": min(bare) / min(peer), "bare": bare}
+    return found
 
 
 def line(found):
@@ -58,9 +63,10 @@ def line(found):
     goal = found["goal"]
     start = f"| {found['group']} | {found['operation']} | {found['peer']} | {'' if goal is None else goal} |"
     if "skipped" in found:
-        return f"{start} | | skipped: {found['skipped']} |"
+        return f"{start} | | | | skipped: {found['skipped']} |"
     over = "over" if isinstance(goal, float) and found["ratio"] > goal else ""
-    return f"{start} {found['ratio']:.3g} | {found['median']:.3g} | {over} |"
+    floor = f"{found['floor_ratio']:.3g}: {found['floor']}" if "floor" in found else ""
+    return f"{start} {found['ratio']:.3g} | {found['median']:.3g} | {floor} | {over} |"
 
 
 def machine():
@@ -79,7 +85,11 @@ def summary(found):
     """What is kept of a row in a file for the documentation: minima and medians instead of every time."""
     if "skipped" in found:
         return found
-    short = {side: {"min": min(found[side]), "median": statistics.median(found[side])} for side in ("ours", "theirs")}
+    short = {
+        side: {"min": min(found[side]), "median": statistics.median(found[side])}
+        for side in ("ours", "theirs", "bare")
+        if side in found
+    }
     return {**found, **short, "rounds": len(found["ours"])}
 
 
@@ -92,14 +102,14 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="write a summary, of which benchmarks.chart draws charts")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.seconds = 2, 0.0
+        arguments.rounds, arguments.seconds, rows.quick = 2, 0.0, True
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(unknown)}")
 
     about = machine()
-    print(f"{'; '.join(about.values())}. Ratios of time, ipcio to peer; less is better.\n")
-    print("| group | operation | peer | goal | ratio of minima | median ratio | |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"{'; '.join(about.values())}. Ratios of time, ipcio to peer and floor to peer; less is better.\n")
+    print("| group | operation | peer | goal | ratio of minima | median ratio | floor | |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     results = []
     for row in ROWS:
         if not arguments.groups or row.group in arguments.groups:

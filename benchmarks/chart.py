@@ -19,6 +19,7 @@ PANELS = {  # in the order of the page: the groups that each one shows, but for 
     "semaphores": ("Semaphores", {"sem"}),
     "locks": ("Locks on files", {"filelock"}),
     "processes": ("Child processes", {"proc"}),
+    "moving": ("Much memory, from one process to another", {"moving"}),
     "names": ("Names and imports", {"names", "import"}),
     "scaling": ("ipcio against itself with less to do", {"scaling"}),
 }
@@ -26,6 +27,7 @@ PANELS = {  # in the order of the page: the groups that each one shows, but for 
 WIDTH, PLOT, BAR = 440, 385, 11  # right of the plot are the numbers
 SELVES = {"scaling": "shared memory", "sem": "semaphores", "strfile": "strfile"}
 FASTER, SLOWER = "#2f8f83", "#c9742b"  # three to one or better on white and on black
+LEAST = 0.005  # a floor further down would press all bars of its picture together: the table has it
 STEPS = [factor * 10.0**power for power in range(-4, 5) for factor in (1, 2, 5)]
 
 
@@ -50,6 +52,11 @@ def duration(seconds):
     return f"{three(seconds * 1e9)} ns"
 
 
+def amount(row, number):
+    """What was measured of a row: a time, or memory."""
+    return f"{three(number / 2**20)} MiB" if row["kind"] == "memory" else duration(number)
+
+
 def text(x, y, words, size=12, **attributes):
     more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}"{more}>{escape(words)}</text>'
@@ -60,9 +67,14 @@ def vertical(x, top, bottom, **attributes):
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="currentColor"{more}/>'
 
 
+def diamond(x, y, size=4):
+    corners = f"{x - size:.1f},{y:.1f} {x:.1f},{y - size:.1f} {x + size:.1f},{y:.1f} {x:.1f},{y + size:.1f}"
+    return f'<polygon points="{corners}" stroke="#888" stroke-width="0.5"/>'
+
+
 def chart(title, rows):
     """A picture: for each row a bar from 1, to the left if ipcio is faster, to the right if it is slower."""
-    ratios = [row["ratio"] for row in rows]
+    ratios = [row["ratio"] for row in rows] + [row["floor_ratio"] for row in rows if row.get("floor_ratio", 0) >= LEAST]
     low = max(step for step in STEPS if step <= min([0.5, *ratios]))
     high = min(step for step in STEPS if step >= max([2, *ratios]))
 
@@ -93,6 +105,8 @@ def chart(title, rows):
         drawn.append(f'<rect x="{left:.1f}" y="{y}" width="{max(right - left, 1):.1f}" height="{BAR}" {fill}/>')
         if isinstance(row["goal"], float) and low <= row["goal"] <= high:
             drawn.append(vertical(x(row["goal"]), y - 3, y + BAR + 3, stroke_width=2))
+        if low <= row.get("floor_ratio", 0) <= high and not bare:
+            drawn.append(diamond(x(row["floor_ratio"]), y + BAR / 2))
         drawn.append(text(WIDTH, y + BAR - 1.5, three(ratio), text_anchor="end"))
         y += BAR
 
@@ -104,10 +118,10 @@ def chart(title, rows):
     height = y + 26
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}: ratios of time"',
+            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}: ratios"',
             f'  viewBox="0 0 {WIDTH} {height}" style="width: 100%; max-width: 34rem" fill="currentColor"',
             '  font-family="system-ui, sans-serif">',
-            text(0, 12, f"{title}: ipcio's time / the other's", 12, opacity=0.75),
+            text(0, 12, f"{title}: what ipcio takes / what the other takes", 12, opacity=0.75),
             *sides,
             *drawn,
             *scale,
@@ -119,23 +133,23 @@ def chart(title, rows):
 def table(found):
     """Everything, as Markdown."""
     lines = [
-        f"Measured on {found['date']}: {'; '.join(found['about'].values())}. Times: the least of all rounds.",
+        f"Measured on {found['date']}: {'; '.join(found['about'].values())}. The least of all rounds.",
         "",
-        "| operation | against | ipcio | the other | ratio | of medians | goal |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| operation | against | ipcio | the other | ratio | of medians | goal | floor / the other |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     panel = ""
     for row in sorted(found["rows"], key=lambda row: list(PANELS).index(panel_of(row))):
         if "skipped" in row:
             continue
         if panel != (panel := panel_of(row)):
-            lines.append(f"| **{PANELS[panel][0]}** | | | | | | |")
+            lines.append(f"| **{PANELS[panel][0]}** | | | | | | | |")
         goal = "" if row["goal"] is None else row["goal"]
         against = f"{row['peer']} (bare)" if row["kind"] == "floor" else row["peer"]
-        lines.append(
-            f"| {row['operation']} | {against} | {duration(row['ours']['min'])} | {duration(row['theirs']['min'])}"
-            f" | {three(row['ratio'])} | {three(row['median'])} | {goal} |"
-        )
+        floor = f"{three(row['floor_ratio'])}: {row['floor']}" if "floor" in row else ""
+        times = " | ".join(amount(row, row[side]["min"]) for side in ("ours", "theirs"))
+        ratios = f"{three(row['ratio'])} | {three(row['median'])}"
+        lines.append(f"| {row['operation']} | {against} | {times} | {ratios} | {goal} | {floor} |")
     if skipped := [row for row in found["rows"] if "skipped" in row]:
         reasons = dict.fromkeys(row["skipped"] for row in skipped)
         lines += ["", f"Rows that could not be measured: {len(skipped)} ({'; '.join(reasons)})."]

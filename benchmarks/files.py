@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 import ipcio.mmap
-from benchmarks.rows import FLOOR, LINES, MIB, SELF, TMPFS, loops, row
+from benchmarks.rows import KIB, LINES, MIB, SELF, TMPFS, loops, row
 from ipcio import strfile
 
 
@@ -35,53 +35,60 @@ def same_pages(stack, content):
     return {"h": handle, "m": memory}
 
 
+COPY = "memoryview[:] = memoryview"
+
+
+def copies(stack, ours, peer, bare="b[:] = v", size=MIB):
+    """Ways to copy the pages to or from somewhere else."""
+    names = same_pages(stack, bytes(size))
+    view = stack.enter_context(memoryview(names["m"]))
+    array = bytearray(size)
+    return loops(ours, peer, bare, a=array, b=memoryview(array), d=bytes(size), n=size, v=view, **names)
+
+
 # -- the file face -----------------------------------------------------------
 
 
-@row("face", "seek, write 64 B", "mmap.mmap", versions(1.8, 1.2))
+@row("face", "seek, write 64 B", "mmap.mmap", versions(1.8, 1.2), floor="mmap[:64] = bytes")
 def _(stack):
-    return loops("h.seek(0); h.write(d)", "m.seek(0); m.write(d)", d=bytes(64), **same_pages(stack, LINES))
+    sides = "h.seek(0); h.write(d)", "m.seek(0); m.write(d)", "m[:64] = d"
+    return loops(*sides, d=bytes(64), **same_pages(stack, LINES))
 
 
-@row("face", "seek, read 64 B", "mmap.mmap", versions(1.5, 1.05))
+@row("face", "seek, read 64 B", "mmap.mmap", versions(1.5, 1.05), floor="mmap[:64]")
 def _(stack):
-    return loops("h.seek(0); h.read(64)", "m.seek(0); m.read(64)", **same_pages(stack, LINES))
+    return loops("h.seek(0); h.read(64)", "m.seek(0); m.read(64)", "m[:64]", **same_pages(stack, LINES))
 
 
-@row("face", "iterate lines of 64 B", 'iter(mmap.readline, b"")', 1.05)
+@row("face", "iterate lines of 64 B", 'iter(mmap.readline, b"")', 1.05, floor="BytesIO")
 def _(stack):
     return loops(
         "h.seek(0)\nfor line in h: pass",
         "m.seek(0)\nfor line in iter(m.readline, b''): pass",
+        "p.seek(0)\nfor line in p: pass",
+        p=io.BytesIO(LINES),
         **same_pages(stack, LINES),
     )
 
 
-@row("face", "seek, read 1 MiB", "mmap.mmap", 1.02)
+@row("face", "seek, read 1 MiB", "mmap.mmap", 1.02, floor=COPY)
 def _(stack):
-    return loops("h.seek(0); h.read(n)", "m.seek(0); m.read(n)", n=MIB, **same_pages(stack, bytes(MIB)))
+    return copies(stack, "h.seek(0); h.read(n)", "m.seek(0); m.read(n)")
 
 
-@row("face", "seek, write 1 MiB", "mmap.mmap", 1.02)
+@row("face", "seek, write 1 MiB", "mmap.mmap", 1.02, floor=COPY)
 def _(stack):
-    return loops("h.seek(0); h.write(d)", "m.seek(0); m.write(d)", d=bytes(MIB), **same_pages(stack, bytes(MIB)))
+    return copies(stack, "h.seek(0); h.write(d)", "m.seek(0); m.write(d)", "v[:] = b")
 
 
-@row("face", "seek, readinto 1 MiB", "bytearray[:] = mmap[:]", 1.1)
+@row("face", "seek, readinto 1 MiB", "bytearray[:] = mmap[:]", 1.1, floor=COPY)
 def _(stack):
-    return loops("h.seek(0); h.readinto(b)", "b[:] = m[:]", b=bytearray(MIB), **same_pages(stack, bytes(MIB)))
+    return copies(stack, "h.seek(0); h.readinto(b)", "a[:] = m[:]")
 
 
-@row("face", "seek, readinto 1 MiB", "memoryview[:] = memoryview", kind=FLOOR)
+@row("face", "seek, readinto 4 KiB", "bytearray[:] = mmap[:]", floor=COPY)
 def _(stack):
-    names = same_pages(stack, bytes(MIB))
-    source = stack.enter_context(memoryview(names["m"]))
-    return loops("h.seek(0); h.readinto(b)", "b[:] = v", b=memoryview(bytearray(MIB)), v=source, **names)
-
-
-@row("face", "seek, readinto 4 KiB", "bytearray[:] = mmap[:]")
-def _(stack):
-    return loops("h.seek(0); h.readinto(b)", "b[:] = m[:]", b=bytearray(4096), **same_pages(stack, bytes(4096)))
+    return copies(stack, "h.seek(0); h.readinto(b)", "a[:] = m[:]", size=4 * KIB)
 
 
 # -- the standard library's wrappers over a handle, and over the same file ---------
@@ -91,31 +98,31 @@ READ_LINES = "{0}.seek(0)\nfor line in {0}: pass"
 WRITE_LINES = "{0}.seek(0)\nfor _ in range(1024): {0}.write(d)\n{0}.flush()"
 
 
-def wrappers(stack, statement, data, wrapper, opened, **options):
+def wrappers(stack, statement, data, wrapper, opened, memory, **options):
     path = file_of(stack, LINES)
     handle = stack.enter_context(wrapper(ipcio.mmap.open(path, "rw"), **options))
     file = stack.enter_context(open(path, opened, **options))
-    return loops(statement.format("h"), statement.format("f"), h=handle, f=file, d=data)
+    return loops(*map(statement.format, "hfm"), h=handle, f=file, m=memory, d=data)
 
 
-@row("wrappers", "BufferedRandom: 64 B written and read, scattered", "real file on tmpfs", 1.2)
+@row("wrappers", "BufferedRandom: 64 B written and read, scattered", "real file on tmpfs", 1.2, floor="BytesIO")
 def _(stack):
-    return wrappers(stack, SCATTER, bytes(64), io.BufferedRandom, "r+b")
+    return wrappers(stack, SCATTER, bytes(64), io.BufferedRandom, "r+b", io.BytesIO(LINES))
 
 
-@row("wrappers", "BufferedRandom: iterate lines", "real file on tmpfs", 1.2)
+@row("wrappers", "BufferedRandom: iterate lines", "real file on tmpfs", 1.2, floor="BytesIO")
 def _(stack):
-    return wrappers(stack, READ_LINES, None, io.BufferedRandom, "r+b")
+    return wrappers(stack, READ_LINES, None, io.BufferedRandom, "r+b", io.BytesIO(LINES))
 
 
-@row("wrappers", "TextIOWrapper: iterate lines", "real file on tmpfs", 1.2)
+@row("wrappers", "TextIOWrapper: iterate lines", "real file on tmpfs", 1.2, floor="StringIO")
 def _(stack):
-    return wrappers(stack, READ_LINES, None, io.TextIOWrapper, "r+", encoding="utf-8")
+    return wrappers(stack, READ_LINES, None, io.TextIOWrapper, "r+", io.StringIO(LINES.decode()), encoding="utf-8")
 
 
-@row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2)
+@row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2, floor="StringIO")
 def _(stack):
-    return wrappers(stack, WRITE_LINES, "y" * 63 + "\n", io.TextIOWrapper, "r+", encoding="utf-8")
+    return wrappers(stack, WRITE_LINES, "y" * 63 + "\n", io.TextIOWrapper, "r+", io.StringIO(), encoding="utf-8")
 
 
 # -- strfile -----------------------------------------------------------------
@@ -128,7 +135,14 @@ def _(stack):
     )
 
 
-@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0)
+@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0, floor="bytes.splitlines")
 def _(stack):
     handle, peer = stack.enter_context(strfile.open(LINES)), io.BytesIO(LINES)
-    return loops("h.seek(0)\nfor line in h: pass", "p.seek(0)\nfor line in p: pass", h=handle, p=peer)
+    return loops(
+        "h.seek(0)\nfor line in h: pass",
+        "p.seek(0)\nfor line in p: pass",
+        "for line in data.splitlines(True): pass",
+        h=handle,
+        p=peer,
+        data=LINES,
+    )

@@ -11,8 +11,8 @@ import tempfile
 from benchmarks.rows import ROOT, row
 
 
-def imports(stack, ours, peer):
-    """Two imports, each in a fresh interpreter, from compiled files that are there."""
+def imports(stack, *statements):
+    """Imports, each in a fresh interpreter, from compiled files that are there."""
     cache = stack.enter_context(tempfile.TemporaryDirectory())
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
@@ -27,22 +27,34 @@ def imports(stack, ours, peer):
         )
         return float(answer.stdout)
 
-    sides = functools.partial(side, ours), functools.partial(side, peer)
+    sides = [functools.partial(side, statement) for statement in statements]
     for compiling in sides:
         compiling()
     return sides
 
 
-@row("import", "import ipcio", "multiprocessing.shared_memory", 0.05)
+# What nobody can do without: the modules in C that system calls come from.
+MEMORY = "import mmap, _posixshmem"
+SEMAPHORE = "import _multiprocessing"
+ALL = "import mmap, _posixshmem, _multiprocessing, _posixsubprocess, fcntl, select"
+
+
+@row("import", "import ipcio", "multiprocessing.shared_memory", 0.05, floor="nothing")
 def _(stack):
-    return imports(stack, "import ipcio", "import multiprocessing.shared_memory")
+    return imports(stack, "import ipcio", "import multiprocessing.shared_memory", "pass")
 
 
-@row("import", "from ipcio import shm, mmap, strfile", "multiprocessing.shared_memory")
+@row("import", "from ipcio import shm, mmap, strfile", "multiprocessing.shared_memory", floor=MEMORY)
 def _(stack):
-    return imports(stack, "from ipcio import shm, mmap, strfile", "import multiprocessing.shared_memory")
+    return imports(stack, "from ipcio import shm, mmap, strfile", "import multiprocessing.shared_memory", MEMORY)
 
 
-@row("import", "from ipcio import sem", "multiprocessing.synchronize")
+@row("import", "from ipcio import sem", "multiprocessing.synchronize", floor=SEMAPHORE)
 def _(stack):
-    return imports(stack, "from ipcio import sem", "import multiprocessing.synchronize")
+    return imports(stack, "from ipcio import sem", "import multiprocessing.synchronize", SEMAPHORE)
+
+
+@row("import", "all six modules of ipcio", "multiprocessing.shared_memory", 0.6, floor=ALL)
+def _(stack):
+    ours = "from ipcio import filelock, mmap, proc, sem, shm, strfile"
+    return imports(stack, ours, "import multiprocessing.shared_memory", ALL)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import importlib
 import importlib.util
 import os
 import random
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-from benchmarks.rows import BOUND, FLOOR, ROUND, Skip, loops, row
+from benchmarks.rows import BOUND, FLOOR, ROUND, Skip, fork, loops, optional, pipe, row
 from ipcio import filelock
 
 FLOCK = struct.Struct("hhqqi0q")
@@ -27,13 +25,6 @@ def opened(stack):
     with open(path, "xb") as file:
         file.write(bytes(4096))
     return [*(stack.enter_context(open(path, "r+b", buffering=0)) for _ in range(2)), path]
-
-
-def portalocker():
-    try:
-        return importlib.import_module("portalocker")
-    except ImportError:
-        raise Skip("portalocker is not installed") from None
 
 
 def raw(fd, command, kind):
@@ -48,53 +39,55 @@ PAIR = "lock(f); unlock(f)"
 
 def pair(stack, peer, ours=PAIR, **names):
     file, other, path = opened(stack)
-    names |= {"f": file, "o": other, "fd": file.fileno(), "fd2": other.fileno(), "path": path}
-    return loops(ours, peer, lock=filelock.lock, unlock=filelock.unlock, locked=filelock.locked, **names)
+    names |= {"f": file, "fd": file.fileno(), "fd2": other.fileno(), "path": path}
+    names |= {"call": fcntl.fcntl, "SET": fcntl.F_OFD_SETLK, "pack": FLOCK.pack}
+    names |= {"EX": fcntl.F_WRLCK, "UN": fcntl.F_UNLCK, "taken": TAKEN, "free": FREE}
+    return loops(ours, peer, BARE, lock=filelock.lock, unlock=filelock.unlock, locked=filelock.locked, **names)
+
+
+TAKEN, FREE = (FLOCK.pack(kind, 0, 0, 0, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+BARE = "call(fd2, SET, taken); call(fd2, SET, free)"
+TWICE = "fcntl.fcntl, twice"
 
 
 def lockf(stack, ours):
-    return pair(stack, "lockf(f, EX); lockf(f, UN)", ours, lockf=fcntl.lockf, EX=fcntl.LOCK_EX, UN=fcntl.LOCK_UN)
+    names = {"lockf": fcntl.lockf, "LOCK_EX": fcntl.LOCK_EX, "LOCK_UN": fcntl.LOCK_UN}
+    return pair(stack, "lockf(f, LOCK_EX); lockf(f, LOCK_UN)", ours, **names)
 
 
-@row("filelock", "lock, unlock", "fcntl.lockf: lock, unlock", 1.35)
+@row("filelock", "lock, unlock", "fcntl.lockf: lock, unlock", 1.35, floor=TWICE)
 def _(stack):
     return lockf(stack, PAIR)
 
 
-@row("filelock", "lock, unlock of a descriptor", "fcntl.lockf: lock, unlock", 1.35)
+@row("filelock", "lock, unlock of a descriptor", "fcntl.lockf: lock, unlock", 1.35, floor=TWICE)
 def _(stack):
     return lockf(stack, "lock(fd); unlock(fd)")
 
 
-@row("filelock", "lock, unlock of a descriptor", "fcntl.fcntl with a packed struct: lock, unlock", kind=FLOOR)
+@row("filelock", "lock, unlock of a descriptor", "fcntl.fcntl with a packed struct: lock, unlock", None, FLOOR, TWICE)
 def _(stack):
-    return pair(
-        stack,
-        "call(fd, SET, pack(EX, 0, 0, 0, 0)); call(fd, SET, pack(UN, 0, 0, 0, 0))",
-        "lock(fd); unlock(fd)",
-        call=fcntl.fcntl,
-        pack=FLOCK.pack,
-        SET=fcntl.F_OFD_SETLK,
-        EX=fcntl.F_WRLCK,
-        UN=fcntl.F_UNLCK,
-    )
+    packed = "call(fd, SET, pack(EX, 0, 0, 0, 0)); call(fd, SET, pack(UN, 0, 0, 0, 0))"
+    return pair(stack, packed, "lock(fd); unlock(fd)")
 
 
-@row("filelock", "lock, unlock", "portalocker: lock, unlock", 0.3)
+@row("filelock", "lock, unlock", "portalocker: lock, unlock", 0.3, floor=TWICE)
 def _(stack):
-    theirs = portalocker()
-    return pair(
-        stack,
-        "their_lock(f, EX); their_unlock(f)",
-        their_lock=theirs.lock,
-        their_unlock=theirs.unlock,
-        EX=theirs.LOCK_EX,
-    )
+    theirs = optional("portalocker")
+    names = {"their_lock": theirs.lock, "their_unlock": theirs.unlock, "EXCLUSIVE": theirs.LOCK_EX}
+    return pair(stack, "their_lock(f, EXCLUSIVE); their_unlock(f)", **names)
 
 
-@row("filelock", "with locked", "portalocker: with Lock, which opens the file", 0.1)
+@row("filelock", "with locked", "portalocker: with Lock, which opens the file", 0.1, floor=TWICE)
 def _(stack):
-    return pair(stack, "with Lock(path): pass", "with locked(f): pass", Lock=portalocker().Lock)
+    return pair(stack, "with Lock(path): pass", "with locked(f): pass", Lock=optional("portalocker").Lock)
+
+
+@row("filelock", "with locked", "fasteners: with InterProcessLock, which opens the file", floor=TWICE)
+def _(stack):
+    # A file of its own: as classic locks are, it is lost when anything closes the file.
+    lock = optional("fasteners").InterProcessLock(f"{opened(stack)[2]}.lock")
+    return pair(stack, "with theirs: pass", "with locked(f): pass", theirs=lock)
 
 
 # In a process of its own: filelock installs an audit hook, which slows the calls of everybody.
@@ -107,12 +100,11 @@ for number in sys.stdin:
 """
 
 
-@row("filelock", "with locked", "filelock: with FileLock", 0.03)
+@row("filelock", "with locked", "filelock: with FileLock", 0.03, floor=TWICE)
 def _(stack):
-    if importlib.util.find_spec("filelock") is None:
-        raise Skip("filelock is not installed")
-    file, _, path = opened(stack)
-    ours, _ = loops("with locked(f): pass", "pass", locked=filelock.locked, f=file)
+    missing("filelock")
+    ours, _, floor = pair(stack, "pass", "with locked(f): pass")
+    path = opened(stack)[2]
     peer = stack.enter_context(
         subprocess.Popen(
             [sys.executable, "-c", FILELOCK, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -125,7 +117,13 @@ def _(stack):
         return float(peer.stdout.readline())
 
     theirs()
-    return ours, functools.partial(theirs, max(1, int(ROUND / theirs())))
+    return ours, functools.partial(theirs, max(1, int(ROUND / theirs()))), floor
+
+
+def missing(module):
+    """Skip the row where a module is missing, which is imported in another process only."""
+    if importlib.util.find_spec(module) is None:
+        raise Skip(f"{module} is not installed")
 
 
 # -- handed over -------------------------------------------------------------
@@ -133,15 +131,16 @@ def _(stack):
 ANSWER = struct.Struct("dd")
 
 
-def hand_over(stack, lock, unlock, seconds):
-    """A lock that another process waits for: how late it comes there, and the processor time that the wait took."""
+def hand_over(stack, lock, unlock, seconds, hold=None, let=None):
+    """A lock that another process waits for: how late it comes there, and the processor time that the wait took.
+
+    `hold` and `let` are how this process takes the lock and gives it, if not as the other one.
+    """
+    hold, let = hold or lock, let or unlock
     ours, theirs, _ = opened(stack)
-    (here_in, there_out), (there_in, here_out) = os.pipe(), os.pipe()
-    for end in (here_in, there_out, there_in, here_out):
-        stack.callback(os.close, end)
-    child = os.fork()
-    if not child:
-        signal.alarm(3600)  # if nobody lives to kill it
+    (here_in, there_out), (there_in, here_out) = pipe(stack), pipe(stack)
+
+    def wait():
         while True:
             os.read(there_in, 1)
             used = time.process_time()
@@ -150,16 +149,15 @@ def hand_over(stack, lock, unlock, seconds):
             used = time.process_time() - used
             unlock(theirs)
             os.write(there_out, ANSWER.pack(now, used))
-    stack.callback(os.waitpid, child, 0)
-    stack.callback(os.kill, child, signal.SIGKILL)
+
+    fork(stack, wait)
 
     def once():
-        unlocking = unlock  # looked up before the clock is
-        filelock.lock(ours)
+        hold(ours)
         os.write(here_out, b"x")
         time.sleep(seconds + random.random() * 0.002)
         start = time.perf_counter()
-        unlocking(ours)
+        let(ours)
         then, used = ANSWER.unpack(os.read(here_in, ANSWER.size))
         return then - start, used
 
@@ -178,23 +176,85 @@ def raw_unlock(file):
     raw(file.fileno(), fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
 
-@row("filelock", "handed over to who waits", "fcntl.fcntl: waiting in the kernel", 1.3, FLOOR)
+KERNEL = "fcntl.fcntl: waiting in the kernel"
+
+
+def timed_and_raw(stack, seconds):
+    return hand_over(stack, timed_lock, filelock.unlock, seconds), hand_over(stack, raw_lock, raw_unlock, seconds)
+
+
+@row("filelock", "handed over to who waits", KERNEL, 1.3, FLOOR)
 def _(stack):
     ours = hand_over(stack, filelock.lock, filelock.unlock, 0.003)
     theirs = hand_over(stack, raw_lock, raw_unlock, 0.003)
     return lambda: ours()[0], lambda: theirs()[0]
 
 
-@row("filelock", "handed over to who waits with a timeout", "a millisecond", 1.0, BOUND)
+@row("filelock", "handed over to who waits with a timeout", "a millisecond", 1.0, BOUND, KERNEL)
 def _(stack):
-    ours = hand_over(stack, timed_lock, filelock.unlock, 0.02)
-    return lambda: ours()[0], lambda: 0.001
+    ours, floor = timed_and_raw(stack, 0.02)
+    return lambda: ours()[0], lambda: 0.001, lambda: floor()[0]
 
 
 WAIT = 0.1
 
 
-@row("filelock", "processor time of waiting with a timeout", "the time waited", 0.04, BOUND)
+@row("filelock", "processor time of waiting with a timeout", "the time waited", 0.04, BOUND, KERNEL)
 def _(stack):
-    ours = hand_over(stack, timed_lock, filelock.unlock, WAIT)
-    return lambda: ours()[1], lambda: WAIT
+    ours, floor = timed_and_raw(stack, WAIT)
+    return lambda: ours()[1], lambda: WAIT, lambda: floor()[1]
+
+
+# -- handed over, against those who poll: in theirs, both processes use their kind of lock -----
+
+
+def flock(file):
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def unflock(file):
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def against_polling(stack, lock, unlock, hold, let):
+    ours, floor = timed_and_raw(stack, 0.02)
+    theirs = hand_over(stack, lock, unlock, 0.02, hold, let)
+    return lambda: ours()[0], lambda: theirs()[0], lambda: floor()[0]
+
+
+@row("filelock", "handed over to who waits with a timeout", "portalocker: Lock, timeout", floor=KERNEL)
+def _(stack):
+    portalocker = optional("portalocker")
+    held = []
+
+    def lock(file):
+        held.append(portalocker.Lock(file.name, "r+b", timeout=60, flags=portalocker.LOCK_EX | portalocker.LOCK_NB))
+        held[0].acquire()
+
+    return against_polling(stack, lock, lambda _: held.pop().release(), flock, unflock)
+
+
+@row("filelock", "handed over to who waits with a timeout", "filelock: FileLock.acquire", floor=KERNEL)
+def _(stack):
+    missing("filelock")
+    held = []
+
+    def lock(file):
+        from filelock import FileLock  # in the fork: see FILELOCK
+
+        held.append(FileLock(file.name))
+        held[0].acquire(timeout=60)
+
+    return against_polling(stack, lock, lambda _: held.pop().release(), flock, unflock)
+
+
+@row("filelock", "handed over to who waits with a timeout", "fasteners: InterProcessLock.acquire", floor=KERNEL)
+def _(stack):
+    fasteners = optional("fasteners")
+    held = []
+
+    def lock(file):
+        held.append(fasteners.InterProcessLock(file.name))
+        held[0].acquire(timeout=60)
+
+    return against_polling(stack, lock, lambda _: held.pop().release(), raw_lock, raw_unlock)
