@@ -27,6 +27,7 @@ __all__ = ["Semaphore"]
 
 _ONE = 1  # ``is _ONE`` is the cheapest way to tell the default
 _ZERO = 0
+_NUMBERS = frozenset({int, float})  # the usual ones
 _NOTHING: repeat[tuple[()]] = repeat(())
 _AT_ONCE = repeat((False,))  # do not block
 
@@ -130,6 +131,11 @@ class Semaphore:
         elif timeout is _ZERO:
             for got in self._trying:
                 return got
+        elif type(timeout) in _NUMBERS and timeout > 0:  # there may be a permit, and then no time matters
+            for got in self._trying:
+                if got:
+                    return got
+                break
         for got in starmap(self._acquire, ((True, check_timeout(timeout)),)):
             return got
         raise AssertionError("unreachable")
