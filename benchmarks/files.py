@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 import ipcio.mmap
-from benchmarks.rows import KIB, LINES, MIB, SELF, TMPFS, loops, row
+from benchmarks.rows import ITSELF, KIB, LINES, MIB, SELF, TMPFS, loops, row
 from ipcio import strfile
 
 
@@ -102,6 +102,7 @@ def wrappers(stack, statement, data, wrapper, opened, memory, **options):
     path = file_of(stack, LINES)
     handle = stack.enter_context(wrapper(ipcio.mmap.open(path, "rw"), **options))
     file = stack.enter_context(open(path, opened, **options))
+    memory = wrapper(memory, **options) if options else memory
     return loops(*map(statement.format, "hfm"), h=handle, f=file, m=memory, d=data)
 
 
@@ -115,14 +116,22 @@ def _(stack):
     return wrappers(stack, READ_LINES, None, io.BufferedRandom, "r+b", io.BytesIO(LINES))
 
 
-@row("wrappers", "TextIOWrapper: iterate lines", "real file on tmpfs", 1.2, floor="StringIO")
+@row("wrappers", "TextIOWrapper: iterate lines", "real file on tmpfs", 1.2, floor="BytesIO")
 def _(stack):
-    return wrappers(stack, READ_LINES, None, io.TextIOWrapper, "r+", io.StringIO(LINES.decode()), encoding="utf-8")
+    return wrappers(stack, READ_LINES, None, io.TextIOWrapper, "r+", io.BytesIO(LINES), encoding="utf-8")
 
 
-@row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2, floor="StringIO")
+@row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2, floor="BytesIO")
 def _(stack):
-    return wrappers(stack, WRITE_LINES, "y" * 63 + "\n", io.TextIOWrapper, "r+", io.StringIO(), encoding="utf-8")
+    return wrappers(
+        stack,
+        WRITE_LINES,
+        "y" * 63 + "\n",
+        io.TextIOWrapper,
+        "r+",
+        io.TextIOWrapper(io.BytesIO(), "utf-8"),
+        encoding="utf-8",
+    )
 
 
 # -- strfile -----------------------------------------------------------------
@@ -135,14 +144,12 @@ def _(stack):
     )
 
 
-@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0, floor="bytes.splitlines")
+@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0, floor=ITSELF)
 def _(stack):
     handle, peer = stack.enter_context(strfile.open(LINES)), io.BytesIO(LINES)
     return loops(
         "h.seek(0)\nfor line in h: pass",
         "p.seek(0)\nfor line in p: pass",
-        "for line in data.splitlines(True): pass",
         h=handle,
         p=peer,
-        data=LINES,
     )

@@ -81,8 +81,11 @@ def double_buffer(stack, *, copy, block=HALF):
     return moved(stack, block, send, receive)
 
 
-def through_pipe(stack, block=64 * KIB):
-    """As much as the pipe holds, at a time."""
+# The blocks of the others are those with which each was fastest, of 16 KiB to 4 MiB; so is ours.
+
+
+def through_pipe(stack, block=128 * KIB):
+    """Written and read in the simplest way, into one buffer."""
     read, write = pipe(stack)
     data, own = os.urandom(block), memoryview(bytearray(block))
 
@@ -100,7 +103,7 @@ def through_pipe(stack, block=64 * KIB):
     return moved(stack, block, send, receive)
 
 
-def through_connection(stack, block=64 * KIB):
+def through_connection(stack, block=256 * KIB):
     """A multiprocessing.Pipe in one direction, which is a pipe: in both it would be a socket, and slower."""
     read, write = multiprocessing.Pipe(duplex=False)
     stack.enter_context(read)
@@ -119,7 +122,7 @@ def through_connection(stack, block=64 * KIB):
     return moved(stack, block, send, receive)
 
 
-def through_queue(stack, block=MIB):
+def through_queue(stack, block=256 * KIB):
     """A multiprocessing.Queue of few blocks, or all of them would be in memory."""
     queue = multiprocessing.Queue(4)
     stack.callback(queue.join_thread)

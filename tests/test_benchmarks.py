@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,3 +52,30 @@ def test_slower_is_to_the_right_and_faster_to_the_left(chart):
     (fast, width), (slow, _) = bars
     assert float(fast) + float(width) == pytest.approx(float(slow), abs=0.2)
     assert "x &lt; y" in chart.chart("title", rows)
+
+
+def benchmarks(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    return done.stdout.decode()
+
+
+@pytest.mark.needs("fork")
+def test_every_row_has_a_floor_but_those_against_ipcio_itself():
+    code = (
+        "from benchmarks import __main__ as main; print(*((row.kind, bool(row.floor)) for row in main.ROWS), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    rows = [ast.literal_eval(line) for line in done.stdout.decode().splitlines()]
+    assert len(rows) > 80
+    assert all(has_floor == (kind != "self") for kind, has_floor in rows)
+
+
+@pytest.mark.needs("fork", "open file locks")
+def test_a_run_can_be_drawn(chart, tmp_path):
+    file = tmp_path / "run.json"
+    table = benchmarks("face", "filelock", "--json", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert len(found["rows"]) == len(table.splitlines()) - 4
+    assert {"benchmarks-memory.svg", "benchmarks-locks.svg"} <= chart.draw(found).keys()
