@@ -1,0 +1,14 @@
+"""``python -m tests.campaign``: attack ipcio for two minutes, and print what it withstood."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# As for pytest: what helps tests is found by its bare name.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from campaign import runner
+
+if __name__ == "__main__":
+    sys.exit(runner.main())
