@@ -12,7 +12,8 @@ The module ``campaign.NAME`` has one function for the part of that name::
         yield one_round
         ...                    # the end; a failure here is a loss, too
 
-`one_round` returns how much it did, under "kills", "faults" or any other word.  After the part nothing
+`one_round` returns how much it did, under "kills", "faults" or any other word; what cannot be added up it may
+leave as text in ``one_round.note``.  After the part nothing
 may be left: names, System V sets, descriptors, children, threads.  What a part needs and the machine has
 not, it says by raising `Unable`, in `setup` or before.
 """

@@ -33,15 +33,15 @@ class Report:
         self.counts = Counter()
         self.rounds = self.losses = 0
         self.seconds = 0.0
-        self.lacks = ""
+        self.lacks = self.note = ""
 
     def row(self):
         if self.lacks:
             return [self.name, "", "", "", "", "", f"not run: {self.lacks}"]
         counts = Counter(self.counts)
         figures = [self.rounds, counts.pop("kills", 0), counts.pop("faults", 0), self.losses, round(self.seconds)]
-        rest = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()) if count)
-        return [self.name, *(f"{figure:,}" for figure in figures), rest]
+        rest = [f"{count:,} {what}" for what, count in sorted(counts.items()) if count]
+        return [self.name, *(f"{figure:,}" for figure in figures), "; ".join([*rest, *filter(None, [self.note])])]
 
 
 def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, tell=print, watch=contextlib.nullcontext):
@@ -59,6 +59,7 @@ def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, tell=print, watch
             tell(f"again: python -m tests.campaign {part.name} --seed {seed} --round {number}")
 
     number = 0 if only is None else only
+    one_round = None
     try:
         with part.open(place) as one_round:
             while True:
@@ -81,6 +82,7 @@ def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, tell=print, watch
         lost(None, error)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    report.note = getattr(one_round, "note", "")
     left = _left_since(before)
     if left:
         lost(None, AssertionError(left))
