@@ -40,8 +40,8 @@ _NUMBERS = {
     name: numbers
     for names in """
         read 0 63, write 1 64, open 2 -, close 3 57, stat 4 -, fstat 5 80, lstat 6 -, poll 7 -, lseek 8 62, mmap 9 222,
-        mprotect 10 226, munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, ioctl 16 29,
-        pread64 17 67, pwrite64 18 68, access 21 -, pipe 22 -, sched_yield 24 124, mremap 25 216, msync 26 227,
+        mprotect 10 226, munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135,
+        rt_sigreturn 15 139, ioctl 16 29, pread64 17 67, pwrite64 18 68, access 21 -, pipe 22 -, sched_yield 24 124, mremap 25 216, msync 26 227,
         madvise 28 233, dup 32 23, dup2 33 -, nanosleep 35 101, getpid 39 172, clone 56 220, fork 57 -, vfork 58 -,
         execve 59 221, exit 60 93, wait4 61 260, kill 62 129, semget 64 190, semop 65 193, semctl 66 191, fcntl 72 25,
         flock 73 32, fsync 74 82, ftruncate 77 46, rename 82 -, mkdir 83 -, rmdir 84 -, link 86 -, unlink 87 -,
@@ -62,7 +62,16 @@ NAMES = {int(numbers[_COLUMN]): name for name, numbers in _NUMBERS.items() if _C
 
 NOISE = {
     *("brk", "mprotect", "munmap", "mremap", "madvise", "futex", "getpid", "gettid", "getuid", "geteuid", "getppid"),
-    *("rt_sigaction", "rt_sigprocmask", "sched_yield", "clock_gettime", "getrandom", "rseq", "set_robust_list"),
+    *(
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "sched_yield",
+        "clock_gettime",
+        "getrandom",
+        "rseq",
+        "set_robust_list",
+    ),
 }
 
 _MARK = -4242  # closing this begins and ends what is traced
@@ -80,7 +89,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: object = 0) -> int:
-    done = _libc.ptrace(*map(ctypes.c_long, (request, pid, address)), data if data else ctypes.c_long(0))
+    done = _libc.ptrace(*map(ctypes.c_long, (request, pid, address)), data or ctypes.c_long(0))
     if done < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"ptrace: {os.strerror(number)}")
@@ -108,10 +117,8 @@ class Call(NamedTuple):
 # Which argument of a call is a path.
 _PATHS = {
     **dict.fromkeys("open stat lstat access rename mkdir rmdir link unlink readlink chmod execve".split(), 0),
-    **dict.fromkeys(
-        "openat newfstatat unlinkat renameat linkat readlinkat fchmodat faccessat mkdirat statx".split(), 1
-    ),
-    **dict.fromkeys("faccessat2 fchmodat2 renameat2".split(), 1),
+    **dict.fromkeys("openat newfstatat unlinkat renameat linkat readlinkat fchmodat faccessat mkdirat".split(), 1),
+    **dict.fromkeys("faccessat2 fchmodat2 renameat2 statx".split(), 1),
 }
 
 
