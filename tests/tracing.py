@@ -41,7 +41,8 @@ _NUMBERS = {
     for names in """
         read 0 63, write 1 64, open 2 -, close 3 57, stat 4 -, fstat 5 80, lstat 6 -, poll 7 -, lseek 8 62, mmap 9 222,
         mprotect 10 226, munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135,
-        rt_sigreturn 15 139, ioctl 16 29, pread64 17 67, pwrite64 18 68, access 21 -, pipe 22 -, sched_yield 24 124, mremap 25 216, msync 26 227,
+        rt_sigreturn 15 139, ioctl 16 29, pread64 17 67, pwrite64 18 68, access 21 -, pipe 22 -, sched_yield 24 124,
+        mremap 25 216, msync 26 227,
         madvise 28 233, dup 32 23, dup2 33 -, nanosleep 35 101, getpid 39 172, clone 56 220, fork 57 -, vfork 58 -,
         execve 59 221, exit 60 93, wait4 61 260, kill 62 129, semget 64 190, semop 65 193, semctl 66 191, fcntl 72 25,
         flock 73 32, fsync 74 82, ftruncate 77 46, rename 82 -, mkdir 83 -, rmdir 84 -, link 86 -, unlink 87 -,
