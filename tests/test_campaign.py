@@ -1,0 +1,90 @@
+"""The fault campaign's command: each part runs, what is lost is told and repeated, what is left is found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from campaign import runner
+from campaign.parts import PARTS, Part, Unable, chance
+
+SHORT = {"limits": 1, "soak": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_runs_without_a_loss(name, capsys):
+    if not (Path(runner.__file__).parent / f"{name}.py").exists():
+        pytest.skip("not part of this copy")
+    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60)
+    if report.lacks:
+        pytest.skip(report.lacks)
+    assert report.losses == 0, capsys.readouterr().out
+    assert report.rounds
+
+
+def made(one_round):
+    part = Part("made")
+
+    @contextmanager
+    def setup(_place):
+        yield one_round
+
+    part.setup = setup
+    return part
+
+
+def test_a_loss_tells_how_to_see_it_again():
+    def third(rng):
+        assert rng.random() != chance(7, "made", 2).random(), "lost"
+        return {"kills": 2}
+
+    told = []
+    report = runner.run(made(third), 7, rounds=4, seconds=60, tell=told.append)
+    assert (report.rounds, report.losses, report.counts["kills"]) == (4, 1, 6)
+    assert "lost" in told[0]
+    assert told[1].endswith("made --seed 7 --round 2")
+    again = runner.run(made(third), 7, only=2, tell=told.append)
+    assert (again.rounds, again.losses) == (1, 1)
+
+
+def test_what_is_left_is_a_loss():
+    kept = []
+    told = []
+    report = runner.run(
+        made(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)) or {}), 1, rounds=1, tell=told.append
+    )
+    os.close(kept[0])
+    assert report.losses == 1
+    assert "descriptors left open" in told[0]
+
+
+def test_what_this_machine_is_unable_to_do_is_told_and_is_no_loss(monkeypatch, capsys, tmp_path):
+    def unable(_):
+        raise Unable("it lacks a thing")
+
+    monkeypatch.setitem(PARTS, "made", made(unable))
+    assert runner.main(["made", "--seconds", "0", "--table", str(tmp_path / "table")]) == 0
+    text = (tmp_path / "table").read_text(encoding="utf-8")
+    assert "not run: it lacks a thing" in text
+    assert text in capsys.readouterr().out
+
+
+def test_the_status_of_a_command_that_lost_is_one(monkeypatch, capsys):
+    def lose(_):
+        raise AssertionError("lost")
+
+    monkeypatch.setitem(PARTS, "made", made(lose))
+    assert runner.main(["made", "--seconds", "0", "--seed", "3"]) == 1
+    assert "LOSS in made, seed 3, round 0: AssertionError: lost" in capsys.readouterr().out
+
+
+def test_the_command_lists_its_parts(capsys):
+    assert runner.main(["--list"]) == 0
+    assert capsys.readouterr().out.split() == list(PARTS)
+    with pytest.raises(SystemExit):
+        runner.main(["nothing"])
+    assert sys.exc_info()[0] is None
