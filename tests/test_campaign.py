@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ SHORT = {"limits": 1, "soak": 1}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_runs_without_a_loss(name, capsys):
+def test_a_part_runs_without_a_loss(name):
     if not (Path(runner.__file__).parent / f"{name}.py").exists():
         pytest.skip("not part of this copy")
-    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60)
+    told = []
+    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60, tell=told.append)
     if report.lacks:
         pytest.skip(report.lacks)
-    assert report.losses == 0, capsys.readouterr().out
+    assert report.losses == 0, told
     assert report.rounds
 
 
@@ -88,3 +90,26 @@ def test_the_command_lists_its_parts(capsys):
     with pytest.raises(SystemExit):
         runner.main(["nothing"])
     assert sys.exc_info()[0] is None
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
+def test_every_promise_of_the_page_names_tests_that_exist():
+    promises = PAGE.read_text(encoding="utf-8").split("## What is promised\n")[1].split("\n## ")[0]
+    texts = re.findall(r"^\S.*\n: ((?:.+\n)+)", promises, re.MULTILINE)
+    assert len(texts) == 7
+    for text in texts:
+        held = re.findall(r"`(test_\w+\.py): ([^`]+)`", text)
+        assert held, text
+        for file, names in held:
+            code = (Path(__file__).parent / file).read_text(encoding="utf-8")
+            for name in names.split(","):
+                assert f"def {name.strip()}(" in code, f"no {name.strip()} in {file}"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
+def test_the_page_tells_of_every_part():
+    told = PAGE.read_text(encoding="utf-8").split("## The fault campaign\n")[1].split("\n## ")[0]
+    assert re.findall(r"^(\w+)\n: ", told, re.MULTILINE) == list(PARTS)

@@ -104,7 +104,7 @@ def sparse_segment():
 
 def persistent_segment():
     shm.create(NAME, 10, persist=True).close()
-    shm.unlink(NAME)
+    _remove(shm)
 
 
 def forked_segment():
@@ -130,7 +130,17 @@ def _semaphore(**options):
     finally:
         s.close()
         if options.get("persist"):
-            sem.unlink(NAME)
+            _remove(sem)
+
+
+def _remove(module):
+    """What persists is there until its removal is not refused."""
+    try:
+        module.unlink(NAME)
+    except OSError:
+        with spare():
+            module.unlink(NAME)
+        raise
 
 
 def semaphore():
