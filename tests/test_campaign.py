@@ -16,6 +16,7 @@ SHORT = {"limits": 1, "soak": 1}
 
 
 @pytest.mark.slow
+@pytest.mark.needs("files", "fork", "proc")
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part_runs_without_a_loss(name):
     if not (Path(runner.__file__).parent / f"{name}.py").exists():

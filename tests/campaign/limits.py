@@ -434,7 +434,7 @@ def a_world_of_its_own(*, root=False):
     return register
 
 
-@a_world_of_its_own()
+@a_world_of_its_own(root=True)  # an ordinary user is root in his namespace, and /var/tmp/ipcio-0 is not his
 def a_python_started_without_dev_shm(_):
     """It takes the ways of systems where names are no files, and finds the C library without a place for them."""
     go_apart()
