@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.resource_tracker
 import os
 import sys
 
@@ -11,4 +12,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from campaign import runner
 
 if __name__ == "__main__":
+    if hasattr(os, "fork"):
+        multiprocessing.resource_tracker.ensure_running()  # which is started once and stays
     sys.exit(runner.main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import multiprocessing.resource_tracker
 import os
 import platform
 import random
@@ -184,8 +183,6 @@ def main(words=None):
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     heading = f"{system}, {'root' if hasattr(os, 'geteuid') and not os.geteuid() else 'an ordinary user'}, seed {seed}"
     print(heading, flush=True)
-    if hasattr(os, "fork"):
-        multiprocessing.resource_tracker.ensure_running()  # which is started once and stays
     names = chosen.parts or list(PARTS)
     end = time.monotonic() + chosen.seconds
     reports = []
