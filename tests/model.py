@@ -197,7 +197,8 @@ class Search:
                     self.visit(world)
             except AssertionError as error:
                 raise AssertionError(f"{error}\n" + "\n".join(self.story(came, world))) from None
-            assert len(came) <= limit, "too many states to search"
+            if len(came) > limit:
+                raise OverflowError("too many states to search")
         ending = set(ends)
         while ends:
             for source in sources.get(ends.pop(), ()):
