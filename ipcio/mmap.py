@@ -11,9 +11,15 @@ same file, with no system call between::
             ...
 
 The size of the file never changes through a handle.  A file that *somebody else*
-cuts short while it is mapped takes the memory away under its readers, which then
-die of SIGBUS: no user-space library can prevent that.  Map files that only grow or
-are replaced by renaming.
+cuts short while it is mapped takes the memory away under its readers.  On POSIX
+systems who touches the lost bytes then dies of SIGBUS: a memory access is no call
+that could fail.  What does not touch them goes on: opening, `close`, `seek`, `tell`,
+`size`, `truncate`, `flush`, `getbuffer`, `fileno`, pickling.  A system call that is
+given the memory (``os.write(fd, h.getbuffer())``) fails with ``OSError(EFAULT)``, and
+one on the descriptor (``os.pread(h.fileno(), n, at)``) ends where the file ends now.
+So map files that only grow or are replaced by renaming, and have those who cut a
+file take a lock (`ipcio.filelock`); where neither can be had, read it and do not
+map it.
 
 (LuaIPC: ``ipc.mmap``; POSIX: ``mmap(2)``.  Not to be confused with the standard
 library's module of the same name, on which this is built.)

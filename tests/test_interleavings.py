@@ -400,3 +400,39 @@ def test_two_who_look_at_a_dead_object_do_not_take_each_other_for_holders(name, 
             _, outcomes[worker] = worker.step()
     assert until("", None, outcomes[creator], creator) == (MADE, 10)
     until("", None, outcomes[guest], guest)
+
+
+def test_two_creates_that_both_found_the_name_free_and_only_one_has_it(workers):
+    first, second, _ = workers
+    for worker, size in (first, 10), (second, 20):
+        assert until("link", *worker.begin("create", size), worker) is None
+    assert until("", None, None, second) == (MADE, 20)
+    assert until("", None, None, first) == (EXISTS, 0)
+    assert whole(first, "attach") == (GOT, 20)
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_of_two_last_closes_that_meet_the_second_to_ask_removes_the_name(name, workers, refused):
+    pair = workers[:2]
+    assert whole(pair[0], "create", 10) == (MADE, 10)
+    assert whole(pair[1], "attach") == (GOT, 10)
+    one, other = pair[refused], pair[not refused]
+    for worker in pair:
+        assert worker.begin("close", 0) == ("flock", None)  # for the exclusive lock
+    assert one.step() == ("flock", None)  # refused, so to unlock; its share has gone already
+    assert until("unlink", *other.step(), other) is None
+    assert until("", None, None, other) == (DONE, 10)
+    assert until("", None, None, one) == (DONE, 10)
+    assert not there(name)
+
+
+def test_an_attach_that_opened_before_the_last_close_has_nothing(workers):
+    """It was refused the exclusive lock by a holder, who is gone when it is granted the shared one."""
+    holder, guest, newcomer = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until("flock", *guest.begin("attach", 0), guest) is None
+    assert guest.step() == ("flock", None)  # refused
+    assert whole(holder, "close") == (DONE, 10)
+    assert guest.step() == ("fstat", None)  # granted
+    assert whole(newcomer, "create", 20) == (MADE, 20)
+    assert until("", *guest.step(), guest) == (GOT, 20)

@@ -956,7 +956,8 @@ def test_a_set_of_somebody_else_under_the_same_key_is_left_alone(left):
     with closing(crash_safe(name)) as s:
         key = key_of(name)
         sysv.remove(libc.semget(key, 0, 0))
-        number = sysv.make(key, 7, 0o600)
+        number = sysv.make(key, 0o600)
+        sysv.begin(number, 7)
         try:
             with pytest.raises(OSError) as caught:
                 s.dec(0)
@@ -1151,7 +1152,8 @@ def test_gc_finds_what_is_unlinked_and_dead_and_leaves_what_lives(left):
 def victim():
     """A System V set of ours that has nothing to do with ipcio: its key and its id."""
     key = int.from_bytes(os.urandom(3), "little") + 1
-    number = sysv.make(key, 7, 0o666)
+    number = sysv.make(key, 0o666)
+    sysv.begin(number, 7)
     yield key, number
     value = libc.semctl(number, 0, libc.GETVAL)
     sysv.remove(number)

@@ -86,7 +86,8 @@ def call(seconds: float, function: Callable[..., int], *arguments: object) -> bo
     try:
         if _timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
             raise NoTimer(os.strerror(ctypes.get_errno()))
-        _timer_settime(timer, 0, ctypes.byref(times), None)
+        if _timer_settime(timer, 0, ctypes.byref(times), None):  # in a sandbox; nothing would end the wait
+            raise NoTimer(os.strerror(ctypes.get_errno()))
         while function(*arguments):
             code = ctypes.get_errno()
             if code != errno.EINTR:

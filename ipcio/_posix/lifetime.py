@@ -46,6 +46,7 @@ __all__ = [
     "attempts",
     "bury_dead",
     "is_marked",
+    "is_special",
     "key_of",
     "last_rites",
     "locked",
@@ -101,8 +102,9 @@ class Share:
         removed, and opening again tells.)  One that cannot be removed is a
         `FileNotFoundError`, too.
         """
+        dead = _lock(fd, _EXCLUSIVE)  # outside, for a sandbox may forbid that, too
         try:
-            if bury(self._path, fd):
+            if dead and _bury(self._path, fd):
                 return False
         except PermissionError:  # dead, and its owner's to remove
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
@@ -247,7 +249,9 @@ def _part_all() -> None:
             # No descriptors left, say.  So parent and child will have one lock together,
             # and must not let go of it; it goes with the last copy of the descriptor, and
             # the dead bytes wait for the next call.
-            share._own = share._fd
+            # (Who could not let go of the old lock has its new one already.)
+            if share._own < 0:
+                share._own = share._fd
 
 
 before_fork.append(_part_all)
@@ -270,7 +274,7 @@ def bury_dead(path: str) -> bool:
         try:
             fd = os.open(path, PROBE)
         except FileNotFoundError:
-            return True
+            return not is_special(path)
         except PermissionError:
             if not _unlock_dead(path):
                 return False
@@ -299,6 +303,14 @@ def _lives(path: str, fd: int) -> bool:
     return not bury(path, fd) and names(path, os.fstat(fd))
 
 
+def is_special(path: str) -> bool:
+    """Whether something is there that is no file.  Some devices, when opened, say that they do not exist."""
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
     """Remove the name now, whoever holds the object; `FileNotFoundError` if only the dead did.
 
@@ -317,10 +329,9 @@ def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None
             if names(path, info) and (ready is None or ready(fd, info)):
                 os.unlink(path)
                 return
-        except FileNotFoundError:
-            raise
         except OSError as error:
-            if fd >= 0 or error.errno not in {*_NOT_OURS, errno.EACCES}:
+            refused = fd < 0 and (error.errno in {*_NOT_OURS, errno.EACCES} or is_special(path))
+            if not refused:
                 raise
             os.unlink(path)  # not one of ours; the system says what it thinks of it
             return
@@ -370,8 +381,11 @@ def bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     left alone (only where a name changed hands can one get here).  `known` is what was
     known of the object before, if anything.
     """
-    if not _lock(fd, _EXCLUSIVE):
-        return False
+    return _lock(fd, _EXCLUSIVE) and _bury(path, fd, known)
+
+
+def _bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
+    """Do so under the exclusive lock."""
     there = known and _there(path, known)  # tells all in one call, as a rule
     info = there or os.fstat(fd)
     if not is_marked(info):

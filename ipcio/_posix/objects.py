@@ -194,7 +194,12 @@ class Finding(InHand):
 
     def open(self, *, writable: bool) -> None:
         """Open it, whatever it is, without following a link or waiting for anybody."""
-        self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
+        try:
+            self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
+        except FileNotFoundError:
+            if lifetime.is_special(self.path):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+            raise
         self.info = os.fstat(self.fd)
 
     def join(self, lives_by: str | None = None) -> bool:

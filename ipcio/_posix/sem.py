@@ -118,7 +118,7 @@ def _check(found: objects.Finding) -> None:
     if size != _SIZE:
         raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {_SIZE}")
     # glibc ends the process over a kind of futex that it does not know.
-    if found.share is None and _GLIBC.size == _SIZE and _GLIBC.unpack(os.pread(found.fd, size, 0))[2] not in _KINDS:
+    if _GLIBC.size == _SIZE and _GLIBC.unpack(os.pread(found.fd, size, 0))[2] not in _KINDS:
         raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 
 

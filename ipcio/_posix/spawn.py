@@ -31,6 +31,7 @@ def start(
     start_new_session: bool,  # noqa: FBT001
 ) -> tuple[Popen, list[Pipe | None]]:
     """Start a child whose streams are what `subprocess` takes; return it, and a pipe for each that is to be one."""
+    before = _children()  # first, for if this fails there must be no pipes yet
     pipes = [Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)]
     stdin, stdout, stderr = (pipe.theirs if pipe else stream for pipe, stream in zip(pipes, streams, strict=True))
     make = partial(
@@ -44,7 +45,6 @@ def start(
         env=env,
         start_new_session=start_new_session,
     )
-    before = _children()
     try:
         # Ctrl-C, which the main thread notices as soon as the fork is over, comes before Popen knows of a child.
         can_be_disturbed = before is None and threading.current_thread() is threading.main_thread()

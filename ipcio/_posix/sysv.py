@@ -43,15 +43,19 @@ _GIVE = byref(libc.Operation(0, 1, 0))
 # -- sets --------------------------------------------------------------------
 
 
-def make(key: int, value: int, perm: int) -> int:
-    """Make the set for `key` and return its id; `FileExistsError` if the key is taken."""
+def make(key: int, perm: int) -> int:
+    """Make the set for `key` and return its id; `FileExistsError` if the key is taken.  `begin` gives it a value."""
     number: int = libc.semget(key, 1, libc.IPC_CREAT | libc.IPC_EXCL | perm)
     if number < 0:
         raise _explained(libc.get_errno())
+    return number
+
+
+def begin(number: int, value: int) -> None:
+    """Give a new set its value."""
     if libc.semctl(number, 0, libc.SETVAL, c_int(value)):
         raise libc.failure()
     _held.pop(number, None)
-    return number
 
 
 def find(key: int, creator: int) -> int | None:

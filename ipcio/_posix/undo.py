@@ -15,6 +15,7 @@ the time after its `unlink`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -121,10 +122,16 @@ def _make(new: Making, key: int, blank: bytes, value: int, perm: int) -> int:
     except FileExistsError:
         raise _KeyTakenError from None
     try:
-        number = sysv.make(key, value, (perm | 0o600) & 0o666)
+        number = sysv.make(key, (perm | 0o600) & 0o666)
     except FileExistsError:
         os.unlink(anchor)  # lest it stand for a set that is not ours
         raise _KeyTakenError from None
+    except OSError:
+        # There is no set: nobody need look for it, which a sandbox would refuse as well.
+        with contextlib.suppress(OSError):
+            os.unlink(anchor)
+        raise
+    sysv.begin(number, value)
     os.pwrite(new.fd, _ID.pack(number), _ID_AT)
     return number
 

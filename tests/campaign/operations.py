@@ -1,0 +1,442 @@
+"""What is done to ipcio while it dies or its calls fail: each operation, what is there before, what must be after.
+
+An operation is run in a traced child (`tracing`).  This process is the survivor: it may hold the
+name meanwhile, and in the end it is the next user, who must succeed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from children import leave_dead
+from leftovers_linux import SHM, semaphore_name
+
+from ipcio import filelock, mmap, proc, sem, shm
+from ipcio._posix import libc, litter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE, VALUE = 100, 3
+HELD = b"held by a survivor"
+OLD, NEW = b"old content", b"new content"
+
+
+class Scene:
+    """A name and a file, and what this process holds of them while the child works."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+        self.held: Any = None
+        self.keys: set[int] = set()
+        self.leash, self.leashed = os.pipe()
+        with open(path, "wb") as file:
+            file.write(OLD)
+
+    def look(self, calls=()) -> None:
+        """Note the System V sets that there are, or were to be, for the name."""
+        hidden = (entry for entry in entries(self.name) if entry.startswith(".ipcio-undo-"))
+        self.keys.update(int(entry.rpartition("-")[2], 16) for entry in hidden)
+        made = (call.arguments for call in calls if call.name == "semget")
+        self.keys.update(key for key, _, flags, *_ in made if flags & libc.IPC_CREAT)
+
+    def wait_for_descendants(self) -> None:
+        """Wait until nobody has the other end any more, whatever program runs there."""
+        os.close(self.leashed)
+        self.leashed = -1
+        assert os.read(self.leash, 1) == b""
+
+    def end(self) -> None:
+        if self.held is not None:
+            self.held.close()
+            self.held = None
+        for fd in (self.leash, self.leashed):
+            if fd >= 0:
+                os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def entries(name: str) -> list[str]:
+    """What there is in /dev/shm for a name, public and hidden."""
+    return [entry for entry in os.listdir(SHM) if semaphore_name(entry) in {name, f"sem.{name}"}]
+
+
+def gc_of(name: str) -> None:
+    """``ipcio gc`` that sees no other names than this: others, who run beside, have their own dead."""
+    stand_in = types.ModuleType("os")
+    stand_in.__getattr__ = lambda attribute: getattr(os, attribute)
+    stand_in.listdir = lambda _: entries(name)
+    litter.os = stand_in
+    try:
+        for _ in litter.collect():
+            pass
+    finally:
+        litter.os = os
+
+
+# -- operations --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`act(thing, scene)` is what is traced; `ready(scene)` makes the thing before, in the child."""
+
+    name: str
+    kind: str
+    act: Callable[[Any, Scene], Any]
+    before: Callable[[Scene], Any] = lambda _: None
+    """In the survivor; what it returns stays held."""
+    ready: Callable[[Scene], Any] = lambda _: None
+    makes: bool = False
+    """A handle, or nothing: if it raises, nothing at all may be left."""
+    unlinks: bool = False
+    persists: bool = False
+    changes: tuple[int, ...] = (0,)
+    """By how much a value may differ after a death."""
+    says: tuple[type[BaseException], ...] = ()
+    """What it raises without any fault."""
+
+
+def _hold(scene):
+    handle = shm.create(scene.name, SIZE)
+    handle.write(HELD)
+    return handle
+
+
+def _dead(scene):
+    leave_dead(lambda: shm.create(scene.name, 2 * SIZE))
+
+
+def _persistent(scene):
+    shm.create(scene.name, SIZE, persist=True).close()
+
+
+def _close(thing, _):
+    thing.close()
+
+
+def _fork(_, __):
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _inherited(_, scene):
+    scene.held.close()
+
+
+def _shm():
+    def create(**options):
+        return lambda _, scene: shm.create(scene.name, SIZE, **options)
+
+    def attach(mode="rw"):
+        return lambda _, scene: shm.attach(scene.name, mode)
+
+    def make(scene):
+        return shm.create(scene.name, SIZE)
+
+    def join(scene):
+        return shm.attach(scene.name)
+
+    def unlink(_, scene):
+        shm.unlink(scene.name)
+
+    def gc(_, scene):
+        gc_of(scene.name)
+
+    yield "create", create(), {"makes": True}
+    yield "create sparse", create(reserve=False), {"makes": True}
+    yield "create over a dead one", create(), {"before": _dead, "makes": True}
+    yield "create persistent", create(persist=True), {"persists": True, "makes": True}
+    yield "create or attach, new", create(exist_ok=True), {"makes": True}
+    yield "create or attach, held", create(exist_ok=True), {"before": _hold, "makes": True}
+    yield "create, refused", create(), {"before": _hold, "makes": True, "says": (FileExistsError,)}
+    yield "attach", attach(), {"before": _hold, "makes": True}
+    yield "attach to read", attach("r"), {"before": _hold, "makes": True}
+    yield "attach a dead one", attach(), {"before": _dead, "makes": True, "says": (FileNotFoundError,)}
+    yield "close, the only one", _close, {"ready": make}
+    yield "close, one of two", _close, {"before": _hold, "ready": join}
+    yield "close, inherited", _inherited, {"before": _hold}
+    yield "unlink", unlink, {"before": _hold, "unlinks": True}
+    yield "unlink persistent", unlink, {"before": _persistent, "unlinks": True, "persists": True}
+    yield "unlink a dead one", unlink, {"before": _dead, "unlinks": True, "says": (FileNotFoundError,)}
+    yield "fork", _fork, {"ready": make}
+    yield "fork with another holder", _fork, {"before": _hold, "ready": join}
+    yield "gc", gc, {"before": _dead}
+
+
+def _sem(undo):
+    def make(scene, **options):
+        return sem.create(scene.name, VALUE, undo=undo, **options)
+
+    def create(**options):
+        return lambda _, scene: make(scene, **options)
+
+    def dead(scene):
+        leave_dead(lambda: make(scene))
+
+    def persistent(scene):
+        make(scene, persist=True).close()
+
+    def join(scene):
+        return sem.attach(scene.name)
+
+    def having(scene):
+        semaphore = join(scene)
+        assert semaphore.acquire(timeout=0)
+        return semaphore
+
+    def unlink(_, scene):
+        sem.unlink(scene.name)
+
+    def within(thing, _):
+        with thing:
+            os.getppid()
+
+    def gc(_, scene):
+        gc_of(scene.name)
+
+    held = {"before": make}
+    yield "create", create(), {"makes": True}
+    yield "create over a dead one", create(), {"before": dead, "makes": True}
+    yield "create persistent", create(persist=True), {"persists": True, "makes": True}
+    yield "create or attach, held", create(exist_ok=True), {**held, "makes": True}
+    yield "create, refused", create(), {**held, "makes": True, "says": (FileExistsError,)}
+    yield "attach", lambda _, scene: join(scene), {**held, "makes": True}
+    yield (
+        "attach a dead one",
+        lambda _, scene: join(scene),
+        {
+            "before": dead,
+            "makes": True,
+            "says": (FileNotFoundError,),
+        },
+    )
+    yield "close, the only one", _close, {"ready": make}
+    yield "close, one of two", _close, {**held, "ready": join}
+    yield "close, inherited", _inherited, held
+    yield "unlink", unlink, {**held, "unlinks": True}
+    yield "unlink persistent", unlink, {"before": persistent, "unlinks": True, "persists": True}
+    yield "unlink a dead one", unlink, {"before": dead, "unlinks": True, "says": (FileNotFoundError,)}
+    yield "inc", lambda thing, _: thing.inc(), {**held, "ready": join, "changes": (0, 1)}
+    yield "dec", lambda thing, _: thing.dec(), {**held, "ready": join, "changes": (0,) if undo else (0, -1)}
+    yield (
+        "dec within a time",
+        lambda thing, _: thing.dec(1),
+        {
+            **held,
+            "ready": join,
+            "changes": (0,) if undo else (0, -1),
+        },
+    )
+    yield (
+        "inc of what is held",
+        lambda thing, _: thing.inc(),
+        {
+            **held,
+            "ready": having,
+            "changes": (0,) if undo else (0, -1),
+        },
+    )
+    yield "with", within, {**held, "ready": join, "changes": (0,) if undo else (0, -1)}
+    yield "fork", _fork, {**held, "ready": having, "changes": (0,) if undo else (-1,)}
+    yield "gc", gc, {"before": dead}
+
+
+def _locks():
+    def opened(scene):
+        return open(scene.path, "r+b")
+
+    def had(scene):
+        file = opened(scene)
+        filelock.lock(file)
+        file.write(NEW)  # in the buffer
+        return file
+
+    def within(file, _):
+        with filelock.locked(file, "rw", 2, 5):
+            pass
+
+    yield "lock", lambda file, _: filelock.lock(file), {"ready": opened}
+    yield "lock within a time", lambda file, _: filelock.lock(file, timeout=1), {"ready": opened}
+    yield (
+        "lock, too late",
+        lambda file, _: filelock.lock(file, timeout=0.002),
+        {
+            "before": had,
+            "ready": opened,
+            "says": (TimeoutError,),
+        },
+    )
+    yield "unlock", lambda file, _: filelock.unlock(file), {"ready": had}
+    yield "locked", within, {"ready": opened}
+
+
+def _files():
+    def into(path, mode):
+        return mmap.open(path, mode)
+
+    def change(handle, _):
+        handle.write(NEW)
+        handle.flush()
+
+    yield "open", lambda _, scene: into(scene.path, "rw"), {"makes": True}
+    yield "open to read", lambda _, scene: into(scene.path, "r"), {"makes": True}
+    yield "write and flush", change, {"ready": lambda scene: into(scene.path, "rw")}
+    yield "close", _close, {"ready": lambda scene: into(scene.path, "rw")}
+
+
+def _children():
+    def talk(_, scene):
+        heard = []
+        with proc.spawn(
+            ["cat"], stdin=True, stdout=True, stderr=scene.leashed, callback=lambda _, data: heard.append(data)
+        ) as child:
+            child.write(NEW)
+            child.write(proc.EOF)
+            child.wait()
+        return b"".join(heard)
+
+    def leave(child, _):
+        child.close()
+
+    def cat(scene):
+        return proc.spawn(["cat"], stdin=True, stderr=scene.leashed)
+
+    yield "spawn, write, wait", talk, {}
+    yield "close", leave, {"ready": cat}
+
+
+def _all():
+    undo = ("undo", lambda: _sem(undo=True))
+    for kind, every in [("shm", _shm), ("sem", lambda: _sem(undo=False)), undo, ("lock", _locks)]:
+        for name, act, options in every():
+            yield Operation(f"{kind}: {name}", kind, act, **options)
+    for kind, every in [("mmap", _files), ("proc", _children)]:
+        for name, act, options in every():
+            yield Operation(f"{kind}: {name}", kind, act, **options)
+
+
+OPERATIONS = {operation.name: operation for operation in _all()}
+
+
+def warm_up(operation: Operation, name: str, path: str) -> None:
+    """Do it once in this process, so that no import is among its calls later."""
+    scene = Scene(name, path)
+    try:
+        scene.held = operation.before(scene)
+        scene.look()
+        thing = operation.ready(scene)
+        scene.look()
+        made = None
+        with contextlib.suppress(*operation.says):
+            made = operation.act(thing, scene)
+        for each in (made, thing):
+            if hasattr(each, "close"):
+                each.close()
+    finally:
+        scene.end()
+        gc_of(name)  # which is to be warm, too
+    for unlink in (shm.unlink, sem.unlink):
+        with contextlib.suppress(FileNotFoundError):
+            unlink(name)
+
+
+# -- what must be after --------------------------------------------------------
+
+
+def check(operation: Operation, scene: Scene, *, gc_first: bool) -> None:
+    """Every invariant, when the child is gone: what is held is as it was, and the next user succeeds."""
+    if operation.kind == "shm":
+        _check_shm(operation, scene, gc_first=gc_first)
+    elif operation.kind in {"sem", "undo"}:
+        _check_sem(operation, scene, gc_first=gc_first)
+    elif operation.kind == "lock":
+        _check_lock(scene)
+    with open(scene.path, "rb") as file:
+        assert file.read() in {OLD, NEW}, "a file has what nobody wrote"
+    if operation.kind == "proc":
+        scene.wait_for_descendants()
+
+
+def _check_shm(operation, scene, *, gc_first):
+    name = scene.name
+    if gc_first:
+        gc_of(name)
+    if scene.held is not None:
+        scene.held.seek(0)
+        assert scene.held.read(len(HELD)) == HELD, "a survivor's memory has changed"
+        try:
+            with shm.attach(name) as again:
+                assert again.read(len(HELD)) == HELD, "the name means other memory than the survivor's"
+        except FileNotFoundError:
+            assert operation.unlinks, "a survivor's name is gone"
+        else:
+            assert _raises(FileExistsError, shm.create, name, SIZE), "a survivor's name was given to another"
+        scene.held.close()
+        scene.held = None
+    _next_user(operation, scene, shm.attach, shm.unlink, lambda: shm.create(name, SIZE), gc_first=gc_first)
+
+
+def _check_sem(operation, scene, *, gc_first):
+    name = scene.name
+    if gc_first:
+        gc_of(name)
+    if scene.held is not None:
+        assert scene.held.value - VALUE in operation.changes, f"{scene.held.value} permits where {VALUE} were"
+        try:
+            sem.attach(name).close()
+        except FileNotFoundError:
+            assert operation.unlinks, "a survivor's name is gone"
+        else:
+            assert _raises(FileExistsError, sem.create, name, 1), "a survivor's name was given to another"
+        assert scene.held.dec(0), "a permit that is there cannot be taken"
+        scene.held.inc()
+        scene.held.close()
+        scene.held = None
+    undo = operation.kind == "undo"
+    _next_user(operation, scene, sem.attach, sem.unlink, lambda: sem.create(name, 1, undo=undo), gc_first=gc_first)
+
+
+def _next_user(operation, scene, attach, unlink, create, *, gc_first):
+    """Nobody holds the name any more."""
+    name = scene.name
+    if operation.persists:
+        with contextlib.suppress(FileNotFoundError):
+            unlink(name)
+    assert not gc_first or operation.persists or not entries(name), f"gc has left {entries(name)}"
+    assert _raises(FileNotFoundError, attach, name), "the dead hold a name"
+    made = create()
+    if operation.kind == "shm":
+        assert made.read() == bytes(SIZE), "new memory has old bytes"
+    scene.look()
+    made.close()
+    gc_of(name)
+    assert not entries(name), f"gc has left {entries(name)}"
+    left = [key for key in scene.keys if libc.semget(key, 0, 0) >= 0]
+    assert not left, f"System V sets that nothing stands for: {left}"
+
+
+def _check_lock(scene):
+    with open(scene.path, "r+b") as other:
+        if scene.held is not None:
+            assert not filelock.trylock(other), "a survivor's lock is gone"
+            scene.held.close()
+            scene.held = None
+        assert filelock.trylock(other), "the dead have a lock"
+        filelock.unlock(other)
+
+
+def _raises(kind, function, *arguments):
+    try:
+        function(*arguments).close()
+    except kind:
+        return True
+    return False

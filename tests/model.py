@@ -1,0 +1,405 @@
+"""A model of how a name lives, small enough to be searched to the end.
+
+A few processes create, attach, close and unlink under one name.  Each operation is the list of system
+calls that `ipcio._posix.lifetime` and `objects` make, in their order; between any two of them somebody
+else may go on, or be killed.  `Search` takes *every* order and checks every state:
+
+* who has a handle has the name, unless an unlink took it.  So no close takes it from the living, and
+  two creates never both win;
+* an object that is mapped is complete;
+* what a call met was there at some moment of the call, and what it missed was not there at some moment;
+* nobody waits for ever: the end can be reached from every state;
+* at the end, the next user finds what is held, and nothing else.
+
+Left out: objects without our mark, hidden names (where there is no O_TMPFILE), fork, errors.  Two races
+are open (docs/design.md, 6 and 7).  Each is found if it is allowed, and excluded by an assumption otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+SHARED, EXCLUSIVE, NO_LOCK = "SH", "EX", "UN"
+MADE, GOT, EXISTS, ABSENT, DONE = "made", "got", "exists", "absent", "done"
+
+
+class Protocol:
+    """What the code does: each ``yield`` is a system call, and gives its result.
+
+    To break it in one place is to override one method.
+    """
+
+    def create(self):
+        if (yield "access") and not (yield from self.bury_dead()):
+            return EXISTS, 0
+        fd = yield "tmpfile"
+        ino = (yield "fstat", fd)[0]
+        yield from self.make(fd)
+        while not (yield "link", fd):
+            if not (yield from self.bury_dead()):
+                yield from self.close(fd, ino)
+                return EXISTS, 0
+        return MADE, fd
+
+    def make(self, fd):
+        yield "flock", fd, SHARED
+        yield "posix_fallocate", fd
+        yield "mmap", fd
+
+    def attach(self):
+        while True:
+            fd = yield "open"
+            if not fd:
+                return ABSENT, 0
+            yield "fstat", fd
+            if (yield from self.join(fd)):
+                yield "mmap", fd
+                return GOT, fd
+            yield "close", fd
+            del fd
+
+    def join(self, fd):
+        if not (yield from self.bury(fd)) and (yield "flock", fd, SHARED):
+            return (yield "fstat", fd)[1]
+        return False
+
+    def unlink(self):
+        while True:
+            fd = yield "open"
+            if not fd:
+                return ABSENT, 0
+            yield "fstat", fd
+            if not (yield from self.bury(fd)) and (yield "flock", fd, SHARED):
+                ino = (yield "fstat", fd)[0]
+                if (yield "lstat") == ino:
+                    gone = yield "unlink", ino
+                    yield "close", fd
+                    return (DONE if gone else ABSENT), 0
+                del ino
+            yield "close", fd
+            del fd
+
+    def foreign(self):
+        """An unlink by a program that knows nothing of ipcio."""
+        return (DONE if (yield "unlink", 0) else ABSENT), 0
+
+    def close(self, fd, ino):
+        if not (yield from self.bury(fd, ino)):
+            yield "flock", fd, NO_LOCK
+        yield "close", fd
+        return DONE, 0
+
+    def bury(self, fd, known=0):
+        if not (yield "flock", fd, EXCLUSIVE):
+            return False
+        there = known and (yield "lstat") == known
+        if not there:
+            ino = (yield "fstat", fd)[0]
+            there = yield from self.means(ino)
+        if there:
+            yield ("unlink",)
+        return True
+
+    def means(self, ino):
+        return (yield "lstat") == ino
+
+    def bury_dead(self):
+        while True:
+            fd = yield "open"
+            if not fd:
+                return True
+            yield "fstat", fd
+            alive = yield from self.lives(fd)
+            yield "close", fd
+            if alive:
+                return False
+            del fd, alive
+
+    def lives(self, fd):
+        if (yield from self.bury(fd)) or not (yield "flock", fd, SHARED) or (yield from self.bury(fd)):
+            return False
+        ino = (yield "fstat", fd)[0]
+        return (yield "lstat") == ino
+
+
+class Point:
+    """Where an operation is: its next system call, or, with none, its outcome."""
+
+    def __init__(self, operation, arguments, results):
+        self.operation, self.arguments, self.results = operation, arguments, results
+        self.call = self.outcome = None
+        self.after = {}  # the point after each result of the call
+
+
+class Process(NamedTuple):
+    program: tuple  # operations still to come
+    point: Point | None = None  # in the midst of one
+    files: tuple = ()  # open ones, as (number, object, lock)
+    handles: tuple = ()  # (number, object)
+    met: frozenset = frozenset()  # objects that were alive under the name at some moment of this operation
+    missed: bool = False  # whether there was a moment of it when nobody had the name
+    killed: bool = False
+
+    def holds(self):
+        """Objects it has handles on, but for one that it is closing; there the close may have happened."""
+        return {ino for _, ino in self.handles[self.closes() :]}
+
+    def keeps(self):
+        """Objects it may keep alive: a call that has met one may have held it, and may close it at any time."""
+        return self.met.union(ino for _, ino in self.handles)
+
+    def closes(self):
+        return bool(self.point) and self.point.operation == "close"
+
+    def reaps(self):
+        return any(lock == EXCLUSIVE for *_, lock in self.files)
+
+
+class World(NamedTuple):
+    path: int  # the object that the name means, or 0
+    objects: tuple  # of each object: (number, whether complete, whether an unlink took its name)
+    processes: tuple
+
+
+class Search:
+    """All that can happen to these processes; an `AssertionError` tells how it comes to what must not happen.
+
+    `kills`: so many may be killed.  `killed_reapers`: also between the exclusive lock and the unlink.
+    `late_unlinks`: an unlink may come when the name has already come to mean something else.
+    """
+
+    def __init__(self, *programs, dead=False, kills=0, killed_reapers=False, late_unlinks=False, protocol=Protocol):
+        self.protocol = protocol()
+        self.points = {}
+        self.kills, self.killed_reapers, self.late_unlinks = kills, killed_reapers, late_unlinks
+        processes = tuple(Process(tuple(program.split())) for program in programs)
+        self.start = World(1, ((1, True, False),), processes) if dead else World(0, (), processes)
+
+    def run(self, limit=1_000_000):
+        """Search all states; return how many there are."""
+        came = {self.start: None}
+        sources = {}
+        ends = []
+        queue = deque(came)
+        while queue:
+            world = queue.popleft()
+            try:
+                following = list(self.following(world))
+                for number, call, after in following:
+                    sources.setdefault(after, []).append(world)
+                    if after not in came:
+                        came[after] = number, call, world
+                        queue.append(after)
+                        self.check(after)
+                if not following:
+                    ends.append(world)
+                    self.visit(world)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n" + "\n".join(self.story(came, world))) from None
+            if len(came) > limit:
+                raise OverflowError("too many states to search")
+        ending = set(ends)
+        while ends:
+            for source in sources.get(ends.pop(), ()):
+                if source not in ending:
+                    ending.add(source)
+                    ends.append(source)
+        stuck = next((world for world in came if world not in ending), None)
+        assert not stuck, "they wait for ever\n" + "\n".join(self.story(came, stuck))
+        return len(came)
+
+    def wander(self, chance):
+        """One order by chance: number, operation, call or None if it is killed, outcome if that was the last call."""
+        world, moves = self.start, list(self.following(self.start))
+        while moves:
+            number, called, after = chance.choice(moves)
+            before, process = world.processes[number], after.processes[number]
+            outcome = None
+            if called and not process.point:
+                self.step(world, number)  # once more, for `following` has taken other steps since
+                outcome = self.outcome
+            world, moves = after, list(self.following(after))
+            self.check(world)
+            if process.point and process.point.call == called:  # half of a conversion, which for the code is one call
+                moves = [move for move in moves if move[0] == number and move[1]]
+            else:
+                yield number, before.point.operation if before.point else (*before.program, "")[0], called, outcome
+        self.ended = world
+
+    def story(self, came, world):
+        lines = []
+        while came[world]:
+            number, call, world = came[world]
+            lines.append(f"{number}: {' '.join(map(str, call or ['killed']))}")
+        return lines[::-1]
+
+    def following(self, world):
+        """All that can happen next, as (number, its call or None if it is killed, the world then)."""
+        dead = sum(process.killed for process in world.processes)
+        for number, process in enumerate(world.processes):
+            if process.killed:
+                continue
+            point = process.point or self.begin(process)
+            if point:
+                if not self.excluded(world, point):
+                    yield number, point.call, self.step(world, number)
+            if dead < self.kills and process.files and (self.killed_reapers or not process.reaps()):
+                gone = Process((), killed=True)
+                yield number, None, self.settle(world.path, dict(rows(world)), world.processes, number, gone)
+
+    def excluded(self, world, point):
+        """Whether this is the unlink that comes late."""
+        expected = point.call[1] if point.call[0] == "unlink" and len(point.call) > 1 else 0
+        return not self.late_unlinks and expected and world.path not in {expected, 0}
+
+    def begin(self, process):
+        """The first point of the next operation, if there is one."""
+        if not process.program:
+            return None
+        operation = process.program[0]
+        return self.point(operation, process.handles[0] if operation == "close" else ())
+
+    def point(self, operation, arguments, results=()):
+        """Run an operation again as far as it has come, and see where it is."""
+        running = getattr(self.protocol, operation)(*arguments)
+        made = Point(operation, arguments, results)
+        try:
+            call = next(running)
+            for result in results:
+                call = running.send(result)
+            made.call = call if isinstance(call, tuple) else (call,)
+        except StopIteration as end:
+            made.outcome = end.value
+        # Two ways to the same place are one: the same lines, with the same variables.
+        chain, frames = running, []
+        while chain is not None and chain.gi_frame is not None:
+            variables = sorted((name, value) for name, value in chain.gi_frame.f_locals.items() if name != "self")
+            frames.append((chain.gi_code.co_name, chain.gi_frame.f_lasti, *variables))
+            chain = chain.gi_yieldfrom
+        return self.points.setdefault((operation, arguments, made.call, made.outcome, *frames), made)
+
+    def step(self, world, number):
+        """One system call of a process."""
+        process, objects, path = world.processes[number], dict(rows(world)), world.path
+        if not process.point:
+            process = process._replace(program=process.program[1:], point=self.begin(process))
+            process = witness(process, world.processes, path)
+        kind, *arguments = process.point.call
+        files = {fd: (ino, lock) for fd, ino, lock in process.files}
+        fd = arguments[0] if arguments else 0
+        result = True
+        if kind == "access":
+            result = path != 0
+        elif kind in {"open", "tmpfile"}:
+            ino = path if kind == "open" else min(set(range(1, len(objects) + 2)) - set(objects))
+            objects.setdefault(ino, (False, False))
+            result = ino and min(set(range(1, len(files) + 2)) - set(files))
+            if ino:
+                files[result] = ino, NO_LOCK
+        elif kind == "fstat":
+            result = files[fd][0], files[fd][0] == path
+        elif kind == "lstat":
+            result = path
+        elif kind == "flock":
+            ino, lock = files[fd]
+            files[fd] = ino, NO_LOCK
+            # A conversion gives the old lock up first, and others may come between.
+            if NO_LOCK not in (lock, arguments[1]) and lock != arguments[1]:
+                changed = process._replace(files=flat(files))
+                return self.settle(path, objects, world.processes, number, changed)
+            others = [held for one in world.processes for _, locked, held in one.files if locked == ino]
+            others.remove(lock)
+            refusing = {EXCLUSIVE: {SHARED, EXCLUSIVE}, SHARED: {EXCLUSIVE}, NO_LOCK: set()}[arguments[1]]
+            result = not refusing.intersection(others)
+            files[fd] = ino, arguments[1] if result else NO_LOCK
+        elif kind == "posix_fallocate":
+            objects[files[fd][0]] = True, False
+        elif kind == "mmap":
+            assert objects[files[fd][0]][0], "half of an object is seen"
+        elif kind == "link":
+            result = not path
+            if result:
+                path = files[fd][0]
+                process = process._replace(met=process.met | {path})
+        elif kind == "unlink":
+            result = path != 0
+            if path:
+                objects[path] = objects[path][0], bool(arguments)
+            path = 0
+        elif kind == "close":
+            del files[fd]
+        return self.settle(path, objects, world.processes, number, process._replace(files=flat(files)), result)
+
+    def settle(self, path, objects, processes, number, process, result=None):
+        """The world after a step: who has seen what, what came of an operation that is over, what is left."""
+        processes = (*processes[:number], process, *processes[number + 1 :])
+        processes = tuple(witness(one, processes, path) for one in processes)
+        process = processes[number]
+        if process.point and result is not None:
+            after = process.point.after.get(result)
+            if not after:
+                at = process.point
+                after = at.after[result] = self.point(at.operation, at.arguments, (*at.results, result))
+            process = process._replace(point=after)
+            if not after.call:
+                process = self.finish(process)
+        processes = (*processes[:number], process, *processes[number + 1 :])
+        used = {path}.union(ino for one in processes for _, ino, _ in one.files)
+        used.update(ino for one in processes for ino in one.keeps())
+        return World(path, tuple((ino, *objects[ino]) for ino in sorted(used & set(objects))), processes)
+
+    def finish(self, process):
+        operation, (outcome, fd) = process.point.operation, process.point.outcome
+        self.outcome = outcome  # the last one
+        handles, program = process.handles, process.program
+        if outcome in {MADE, GOT}:
+            ino = {number: ino for number, ino, _ in process.files}[fd]
+            assert ino in process.met, "a dead object was attached"
+            handles = (*handles, (fd, ino))
+        elif operation == "close":
+            handles = handles[1:]
+        elif outcome == ABSENT:
+            assert process.missed, f"{operation} did not find what was there all the time"
+        else:
+            assert process.met or operation == "foreign", f"{operation} met a dead object"
+        while program and program[0] == "close" and not handles:  # there is none to close
+            program = program[1:]
+        return Process(program, None, process.files, handles)
+
+    def check(self, world):
+        taken = {ino for ino, _, unlinked in world.objects if unlinked}
+        for number, process in enumerate(world.processes):
+            lost = process.holds() - {world.path} - taken
+            assert not lost, f"{number} has a handle on what has lost its name"
+
+    def visit(self, world):
+        """The next user, when all have done what they had to do: it must find what is held, and nothing else."""
+        alive = any(world.path in process.holds() for process in world.processes)
+        assert alive or not world.path or any(one.killed for one in world.processes), "the last close leaves the name"
+        for operation in ("attach", "create"):
+            visited, steps = world._replace(processes=(*world.processes, Process((operation,)))), 0
+            while visited.processes[-1].program or visited.processes[-1].point:
+                visited = self.step(visited, len(world.processes))
+                steps += 1
+                assert steps < 100, "the next user waits for ever"
+            assert bool(visited.processes[-1].handles) == (alive == (operation == "attach")), f"the next {operation}"
+
+
+def rows(world):
+    return ((ino, (complete, unlinked)) for ino, complete, unlinked in world.objects)
+
+
+def flat(files):
+    return tuple((fd, *files[fd]) for fd in sorted(files))
+
+
+def witness(process, processes, path):
+    """What a process in the midst of an operation may have met, and missed, in this state."""
+    if not process.point or process.closes():
+        return process
+    if path and any(path in one.keeps() for one in processes):
+        process = process._replace(met=process.met | {path})
+    if not path or not any(path in one.holds() for one in processes):
+        process = process._replace(missed=True)
+    return process

@@ -1,0 +1,241 @@
+"""The lifetime protocol, searched to the end by a model; and that the model is the code, and can fail.
+
+The same with more processes and longer programs: ``python -m tests.campaign interleaving``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import ExitStack
+
+import pytest
+from campaigns import campaign, rounds
+from model import DONE, EXCLUSIVE, EXISTS, MADE, SHARED, Protocol, Search
+from test_interleavings import Worker, there
+
+from ipcio import shm
+
+# -- nothing is found --------------------------------------------------------
+
+HELD = [
+    (("create close", "create close"), {}),
+    (("create close", "attach close", "unlink"), {}),
+    (("create unlink close", "create close"), {"kills": 2}),
+    (("create", "attach close", "unlink"), {"kills": 1}),
+    (("create", "attach"), {"dead": True, "kills": 2}),
+    (("create", "attach", "unlink"), {"dead": True}),
+    (("attach", "unlink", "attach"), {"dead": True, "kills": 1}),
+]
+
+
+@pytest.mark.parametrize(("programs", "options"), HELD)
+def test_no_order_breaks_a_promise(programs, options):
+    states = Search(*programs, **options).run()
+    print(f"{', '.join(programs)}: {states} states")
+    assert states > 100
+
+
+# -- what is open is found ---------------------------------------------------
+
+
+def test_a_killed_reaper_lets_in_one_more_guest():
+    """Race 7 of docs/design.md, open: the model finds it as soon as it may."""
+    with pytest.raises(AssertionError, match="a dead object was attached"):
+        Search("attach", "attach", dead=True, kills=1, killed_reapers=True).run()
+    Search("attach", "attach", dead=True, kills=1).run()
+
+
+def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newcomer_its_name():
+    """Race 6, open: between the look at the name and the unlink, by a program that takes no lock."""
+    with pytest.raises(AssertionError, match="has lost its name"):
+        Search("create close", "create", "foreign").run()
+
+
+def test_an_unlink_that_comes_late_costs_a_newcomer_its_name():
+    """Race 6, open: the order of `test_an_unlink_that_comes_late_takes_no_newcomer_along`."""
+    programs = "unlink", "create unlink create close close", "create"
+    order = [1] * 7 + [0] * 6 + [1] * 8 + [1] * 7 + [1] * 4 + [1] * 3 + [0] + [2] * 7 + [1]
+    assert lost(Search(*programs, late_unlinks=True), order)
+    assert not lost(Search(*programs), order)
+
+
+def lost(search, order):
+    """Whether that order, so far as it may be, ends with a handle on what has lost its name."""
+    world = search.start
+    for number in order:
+        following = {mover: after for mover, call, after in search.following(world) if call}
+        if number not in following:
+            return False
+        world = following[number]
+        try:
+            search.check(world)
+        except AssertionError:
+            return True
+    return False
+
+
+# -- what would be wrong is found --------------------------------------------
+
+
+class NoLookAtTheLinks(Protocol):
+    def join(self, fd):
+        return not (yield from self.bury(fd)) and (yield "flock", fd, SHARED)
+
+
+class NoComparison(Protocol):
+    def means(self, _):
+        yield "lstat"
+        return True
+
+
+class NameBeforeLock(Protocol):
+    def create(self):
+        fd = yield "tmpfile"
+        yield "posix_fallocate", fd
+        while not (yield "link", fd):
+            if not (yield from self.bury_dead()):
+                yield "close", fd
+                return EXISTS, 0
+        yield "flock", fd, SHARED
+        return MADE, fd
+
+
+class NameBeforeSize(Protocol):
+    def create(self):
+        fd = yield "tmpfile"
+        yield "flock", fd, SHARED
+        if not (yield "link", fd):
+            yield "close", fd
+            return EXISTS, 0
+        yield "posix_fallocate", fd
+        return MADE, fd
+
+
+class LinkThatReplaces(Protocol):
+    def create(self):
+        fd = yield "tmpfile"
+        yield from self.make(fd)
+        while not (yield "link", fd):
+            yield ("unlink",)
+        return MADE, fd
+
+
+class UpgradeThatKeepsTheShare(Protocol):
+    """The question by a description of its own, with the share still there: each closer sees the other."""
+
+    def close(self, fd, _):
+        fresh = yield "open"
+        if fresh:
+            yield from self.bury(fresh)
+            yield "close", fresh
+        yield "close", fd
+        return DONE, 0
+
+
+class ProbeThatLooksOnce(Protocol):
+    def lives(self, fd):
+        if (yield from self.bury(fd)) or not (yield "flock", fd, SHARED):
+            return False
+        ino = (yield "fstat", fd)[0]
+        return (yield "lstat") == ino
+
+
+class DeadThatComeAlive(Protocol):
+    def join(self, fd):
+        return (yield "flock", fd, SHARED) and (yield "fstat", fd)[1]
+
+
+class ReaperThatOnlyWaits(Protocol):
+    def join(self, fd):
+        if (yield "flock", fd, EXCLUSIVE):
+            return False
+        return (yield "flock", fd, SHARED) and (yield "fstat", fd)[1]
+
+
+class RemovalWithoutALock(Protocol):
+    def close(self, fd, _):
+        yield "close", fd
+        yield ("unlink",)
+        return DONE, 0
+
+
+BREAKAGES = [
+    (NoLookAtTheLinks, ("create close", "attach"), {}, "has lost its name"),
+    (NoComparison, ("create unlink close", "create"), {}, "has lost its name"),
+    (NameBeforeLock, ("create", "attach"), {}, "lost its name"),
+    (NameBeforeSize, ("create", "attach"), {}, "half of an object"),
+    (LinkThatReplaces, ("create", "create"), {}, "has lost its name"),
+    (UpgradeThatKeepsTheShare, ("create close", "attach close"), {}, "leaves the name"),
+    (ProbeThatLooksOnce, ("create close", "create"), {}, "leaves the name"),
+    (DeadThatComeAlive, ("attach",), {"dead": True}, "dead object was attached"),
+    (ReaperThatOnlyWaits, ("attach",), {"dead": True}, "wait for ever"),
+    (RemovalWithoutALock, ("create close", "attach"), {}, "has lost its name"),
+]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "programs", "options", "complaint"), BREAKAGES, ids=[breakage[0].__name__ for breakage in BREAKAGES]
+)
+def test_a_protocol_with_one_thing_wrong_is_found_out(protocol, programs, options, complaint):
+    Search(*programs, **options).run()
+    with pytest.raises(AssertionError, match=complaint):
+        Search(*programs, protocol=protocol, **options).run()
+
+
+# -- the model is the code ---------------------------------------------------
+
+WALKS = [
+    (("create close attach close", "attach close create close", "create close"), {}),
+    (("create close", "attach close", "unlink create close"), {}),
+    (("create unlink create close close", "unlink attach close", "create attach close close"), {}),
+    (("create close", "attach close", "unlink attach close"), {"kills": 1}),
+]
+
+
+def replay(search, chance, workers, name):
+    """Have real processes go through an order of the model's: the same calls, the same outcomes, the same name."""
+    stops = {}
+    deaths = 0
+    for number, operation, call, outcome in search.wander(chance):
+        if call is None:
+            workers[number].kill()
+            workers[number] = Worker(name, [worker for worker in workers if worker is not workers[number]])
+            stops.pop(number, None)
+            deaths += 1
+            continue
+        kind, said = call[0], None
+        if number not in stops:
+            stops[number], said = workers[number].begin(operation, 100)
+        if kind != "access":  # which the stand-ins do not see
+            expected = {"tmpfile": "open"}.get(kind, kind)
+            assert stops[number] == expected, f"{number} {operation}: {stops[number]} {said}, the model: {call}"
+            stops[number], said = workers[number].step()
+            # An lstat right after open looks whether what cannot be opened is a device; the model has none.
+            while stops[number] == "sleep" or (kind, stops[number]) == ("open", "lstat"):
+                stops[number], said = workers[number].step()
+        told = said[0] if said else None
+        assert told == outcome, f"{number} {operation}: {told or stops[number]}, the model: {outcome}"
+        if said:
+            del stops[number]
+    assert there(name) == bool(search.ended.path)
+    for worker in workers:
+        worker.reset()
+    return deaths
+
+
+@campaign
+@pytest.mark.needs("fork", "files")
+@pytest.mark.parametrize(("programs", "options"), WALKS)
+def test_the_model_is_the_code(name, programs, options):
+    """Orders taken from the model by chance, with all they meet, are what the code does call by call."""
+    shm.create(None, 1).close()  # what is found out once is found out now, not in a worker
+    with ExitStack() as stack:
+        workers = []
+        stack.callback(lambda: [worker.end() for worker in workers])
+        for _ in programs:
+            workers.append(Worker(name, workers))
+        for seed in range(rounds(10)):
+            replay(Search(*programs, **options), random.Random(seed), workers, name)
+            if there(name):  # of one who was killed
+                os.unlink(f"/dev/shm/{name}")
