@@ -114,3 +114,12 @@ def test_every_promise_of_the_page_names_tests_that_exist():
 def test_the_page_tells_of_every_part():
     told = PAGE.read_text(encoding="utf-8").split("## The fault campaign\n")[1].split("\n## ")[0]
     assert re.findall(r"^(\w+)\n: ", told, re.MULTILINE) == list(PARTS)
+
+
+@pytest.mark.needs("fork")
+def test_memory_that_rises_is_a_loss():
+    soak = pytest.importorskip("campaign.soak")
+    flat = [(20 << 20, (20 << 20) + 4096 * (n % 7)) for n in range(300)]
+    assert "the other 20,488 KiB" in soak.judge(flat)
+    with pytest.raises(AssertionError, match="memory rises"):
+        soak.judge([(own, other + 20_000 * n) for n, (own, other) in enumerate(flat)])
