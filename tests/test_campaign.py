@@ -22,7 +22,7 @@ def test_a_part_runs_without_a_loss(name):
     if not (Path(runner.__file__).parent / f"{name}.py").exists():
         pytest.skip("not part of this copy")
     told = []
-    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60, tell=told.append)
+    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60, names=False, tell=told.append)
     if report.lacks:
         pytest.skip(report.lacks)
     assert report.losses == 0, told
@@ -46,11 +46,11 @@ def test_a_loss_tells_how_to_see_it_again():
         return {"kills": 2}
 
     told = []
-    report = runner.run(made(third), 7, rounds=4, seconds=60, tell=told.append)
+    report = runner.run(made(third), 7, rounds=4, seconds=60, names=False, tell=told.append)
     assert (report.rounds, report.losses, report.counts["kills"]) == (4, 1, 6)
     assert "lost" in told[0]
     assert told[1].endswith("made --seed 7 --round 2")
-    again = runner.run(made(third), 7, only=2, tell=told.append)
+    again = runner.run(made(third), 7, only=2, names=False, tell=told.append)
     assert (again.rounds, again.losses) == (1, 1)
 
 
@@ -58,7 +58,7 @@ def test_what_is_left_is_a_loss():
     kept = []
     told = []
     report = runner.run(
-        made(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)) or {}), 1, rounds=1, tell=told.append
+        made(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)) or {}), 1, rounds=1, names=False, tell=told.append
     )
     os.close(kept[0])
     assert report.losses == 1
