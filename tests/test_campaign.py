@@ -22,7 +22,7 @@ def test_a_part_runs_without_a_loss(name):
     if not (Path(runner.__file__).parent / f"{name}.py").exists():
         pytest.skip("not part of this copy")
     told = []
-    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60, tell=told.append)
+    report = runner.run(PARTS[name], 9, rounds=SHORT.get(name, 2), seconds=60, names=False, tell=told.append)
     if report.lacks:
         pytest.skip(report.lacks)
     assert report.losses == 0, told
@@ -46,11 +46,11 @@ def test_a_loss_tells_how_to_see_it_again():
         return {"kills": 2}
 
     told = []
-    report = runner.run(made(third), 7, rounds=4, seconds=60, tell=told.append)
+    report = runner.run(made(third), 7, rounds=4, seconds=60, names=False, tell=told.append)
     assert (report.rounds, report.losses, report.counts["kills"]) == (4, 1, 6)
     assert "lost" in told[0]
     assert told[1].endswith("made --seed 7 --round 2")
-    again = runner.run(made(third), 7, only=2, tell=told.append)
+    again = runner.run(made(third), 7, only=2, names=False, tell=told.append)
     assert (again.rounds, again.losses) == (1, 1)
 
 
@@ -58,7 +58,7 @@ def test_what_is_left_is_a_loss():
     kept = []
     told = []
     report = runner.run(
-        made(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)) or {}), 1, rounds=1, tell=told.append
+        made(lambda _: kept.append(os.open(os.devnull, os.O_RDONLY)) or {}), 1, rounds=1, names=False, tell=told.append
     )
     os.close(kept[0])
     assert report.losses == 1
@@ -69,6 +69,7 @@ def test_what_this_machine_is_unable_to_do_is_told_and_is_no_loss(monkeypatch, c
     def unable(_):
         raise Unable("it lacks a thing")
 
+    monkeypatch.setattr(runner, "left_since", lambda _: "")  # of other tests, at the same time
     monkeypatch.setitem(PARTS, "made", made(unable))
     assert runner.main(["made", "--seconds", "0", "--table", str(tmp_path / "table")]) == 0
     text = (tmp_path / "table").read_text(encoding="utf-8")
@@ -114,3 +115,12 @@ def test_every_promise_of_the_page_names_tests_that_exist():
 def test_the_page_tells_of_every_part():
     told = PAGE.read_text(encoding="utf-8").split("## The fault campaign\n")[1].split("\n## ")[0]
     assert re.findall(r"^(\w+)\n: ", told, re.MULTILINE) == list(PARTS)
+
+
+@pytest.mark.needs("fork")
+def test_memory_that_rises_is_a_loss():
+    soak = pytest.importorskip("campaign.soak")
+    flat = [(20 << 20, (20 << 20) + 4096 * (n % 7)) for n in range(300)]
+    assert "the other 20,488 KiB" in soak.judge(flat)
+    with pytest.raises(AssertionError, match="memory rises"):
+        soak.judge([(own, other + 20_000 * n) for n, (own, other) in enumerate(flat)])

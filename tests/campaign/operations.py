@@ -67,11 +67,14 @@ def entries(name: str) -> list[str]:
     return [entry for entry in os.listdir(SHM) if semaphore_name(entry) in {name, f"sem.{name}"}]
 
 
-def gc_of(name: str) -> None:
-    """``ipcio gc`` that sees no other names than this: others, who run beside, have their own dead."""
+def gc_of(name: str, found: list[str] | None = None) -> None:
+    """``ipcio gc`` that sees no other names than this: others, who run beside, have their own dead.
+
+    `found` is what `entries` said before, for who has his calls counted.
+    """
     stand_in = types.ModuleType("os")
     stand_in.__getattr__ = lambda attribute: getattr(os, attribute)
-    stand_in.listdir = lambda _: entries(name)
+    stand_in.listdir = lambda _: entries(name) if found is None else found
     litter.os = stand_in
     try:
         for _ in litter.collect():
@@ -148,8 +151,8 @@ def _shm():
     def unlink(_, scene):
         shm.unlink(scene.name)
 
-    def gc(_, scene):
-        gc_of(scene.name)
+    def gc(found, scene):
+        gc_of(scene.name, found)
 
     yield "create", create(), {"makes": True}
     yield "create sparse", create(reserve=False), {"makes": True}
@@ -169,7 +172,7 @@ def _shm():
     yield "unlink a dead one", unlink, {"before": _dead, "unlinks": True, "says": (FileNotFoundError,)}
     yield "fork", _fork, {"ready": make}
     yield "fork with another holder", _fork, {"before": _hold, "ready": join}
-    yield "gc", gc, {"before": _dead}
+    yield "gc", gc, {"before": _dead, "ready": lambda scene: entries(scene.name)}
 
 
 def _sem(undo):
@@ -200,8 +203,8 @@ def _sem(undo):
         with thing:
             os.getppid()
 
-    def gc(_, scene):
-        gc_of(scene.name)
+    def gc(found, scene):
+        gc_of(scene.name, found)
 
     held = {"before": make}
     yield "create", create(), {"makes": True}
@@ -247,7 +250,7 @@ def _sem(undo):
     )
     yield "with", within, {**held, "ready": join, "changes": (0,) if undo else (0, -1)}
     yield "fork", _fork, {**held, "ready": having, "changes": (0,) if undo else (-1,)}
-    yield "gc", gc, {"before": dead}
+    yield "gc", gc, {"before": dead, "ready": lambda scene: entries(scene.name)}
 
 
 def _locks():

@@ -43,7 +43,7 @@ class Report:
         return [self.name, *(f"{figure:,}" for figure in figures), "; ".join([*rest, *filter(None, [self.note])])]
 
 
-def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, tell=print, watch=contextlib.nullcontext):
+def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, names=True, tell=print, watch=contextlib.nullcontext):
     """Do rounds of a part until the time is over, but one at least; or `only` that one."""
     report = Report(part.name)
     start = time.monotonic()
@@ -82,7 +82,7 @@ def run(part, seed, *, seconds=0.0, rounds=1 << 62, only=None, tell=print, watch
     finally:
         shutil.rmtree(place, ignore_errors=True)
     report.note = getattr(one_round, "note", "")
-    left = _left_since(before)
+    left = _left_since(before, names)
     if left:
         lost(None, AssertionError(left))
     report.seconds = time.monotonic() - start
@@ -104,10 +104,10 @@ def _state():
     return survey(), descriptors(), children(), set(threading.enumerate())
 
 
-def _left_since(before):
+def _left_since(before, names):
     """A complaint, or nothing."""
     gc.collect()
-    complaints = [left_since(before[0])]
+    complaints = [left_since(before[0])] if names else []
     opened = {fd: what for fd, what in descriptors().items() if fd not in before[1]}
     complaints += [f"descriptors left open: {opened}"] if opened else []
     born = children() - before[2]
