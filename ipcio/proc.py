@@ -111,14 +111,17 @@ def spawn(
 
     Raises `OSError` if the program cannot be started (its ``filename`` tells whether
     the program or `cwd` is the reason), `ValueError` or `TypeError` for a malformed
-    argument or a closed file, `io.UnsupportedOperation` for a file that is not open for
-    that; then nothing is left behind.
+    argument or a closed file, `LookupError` for an encoding that Python does not know,
+    `io.UnsupportedOperation` for a file that is not open for that; then nothing is left
+    behind.
     """
     command = cmd if isinstance(cmd, str) else list(cmd)
     if command == []:
         raise ValueError("cmd must name a program")
     if callback is not None and not callable(callback):
         raise TypeError("the callback must be callable")
+    if env is not None and not hasattr(env, "items"):
+        raise TypeError(f"env must be a mapping, not {type(env).__name__!r}")
     form = Form(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
     from ipcio._redirect import redirect_input, redirect_output
