@@ -57,7 +57,7 @@ class Attack:
         try:
             result = function(*arguments, **options)
         except strange.Own as error:
-            assert any(error is each for each in strange.RAISED), self.tale(error)
+            assert any(error is each for each in strange.RAISED), self.tale(error)  # noqa: PT017 -- no test of pytest's
         except DOCUMENTED as error:
             self.check_error(error)
         except BaseException as error:
@@ -73,7 +73,7 @@ class Attack:
 
     def check_error(self, error):
         if isinstance(error, LookupError):
-            assert self.told[-1][0] is proc.spawn and type(error) is LookupError, self.tale(error)
+            assert (self.told[-1][0], type(error)) == (proc.spawn, LookupError), self.tale(error)
         assert type(error) not in {RuntimeError, SystemError}, self.tale(error)
         if isinstance(error, OSError) and not isinstance(error, io.UnsupportedOperation):
             assert error.errno is not None, self.tale(error)

@@ -52,15 +52,15 @@ class Own(Exception):  # noqa: N818
     """What an argument's own method raises; who made the call is to get it."""
 
 
-class OwnKey(Own, KeyError):
+class OwnKey(Own, KeyError):  # noqa: N818
     """One that might be taken for the callee's."""
 
 
-class OwnAttribute(Own, AttributeError):
+class OwnAttribute(Own, AttributeError):  # noqa: N818
     """Another."""
 
 
-class OwnValue(Own, ValueError):
+class OwnValue(Own, ValueError):  # noqa: N818
     """Another."""
 
 
