@@ -366,7 +366,7 @@ def use_command(attack, times):
     try:
         for _ in range(times):
             words = words_of(attack)
-            status = attack.call(run_command, words)
+            status = attack.call(run_command, words, attack.place)
             allowed = {0, 1, 2, 126, 127} if words[:1] == ["lock"] else {0, 1, 2}
             assert status in allowed, f"status {status} of {words!r}"
     finally:
@@ -409,12 +409,13 @@ def words_of(attack):
     return words if words not in (["gc"], ["ls"], ["demo"]) else ["--version"]
 
 
-def run_command(words):
+def run_command(words, place):
     """The exit status, in a child: a command may become another, and has streams of its own."""
     pid = os.fork()
     if not pid:
         status = 99
         try:
+            os.chdir(place)  # where files may be made under odd names
             null = os.open(os.devnull, os.O_RDWR)
             for fd in range(3):
                 os.dup2(null, fd)
