@@ -123,15 +123,7 @@ def _(stack):
 
 @row("wrappers", "TextIOWrapper: write lines", "real file on tmpfs", 1.2, floor="BytesIO")
 def _(stack):
-    return wrappers(
-        stack,
-        WRITE_LINES,
-        "y" * 63 + "\n",
-        io.TextIOWrapper,
-        "r+",
-        io.TextIOWrapper(io.BytesIO(), "utf-8"),
-        encoding="utf-8",
-    )
+    return wrappers(stack, WRITE_LINES, "y" * 63 + "\n", io.TextIOWrapper, "r+", io.BytesIO(), encoding="utf-8")
 
 
 # -- strfile -----------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import subprocess
+from operator import index
 
 from ipcio._buffers import flush, refresh
 from ipcio._streams import Form, Input, Output
@@ -92,10 +93,10 @@ def _descriptor(file: Any) -> int | None:
     if _is_memory(file):  # which may be narrowed, and must not grow
         return None
     try:
-        fd: int = file.fileno()
+        given = file.fileno()
     except (AttributeError, io.UnsupportedOperation):
         return None
-    return fd
+    return index(given)
 
 
 def _is_memory(file: Any) -> bool:

@@ -27,3 +27,13 @@ def test_any_arguments_are_an_error_that_is_documented_or_success(name, tmp_path
 def test_an_environment_that_is_no_mapping_is_a_type_error(env):
     with pytest.raises(TypeError, match="env must be a mapping"):
         proc.spawn(["nothing"], env=env)
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_descriptor_that_is_no_number_is_a_type_error(stream):
+    class Liar:
+        def fileno(self):
+            return "x"
+
+    with pytest.raises(TypeError):
+        proc.spawn(["nothing"], **{stream: Liar()})
