@@ -13,6 +13,8 @@ import signal
 import pytest
 from tracing import Traced, calls, lacks_tracing
 
+from ipcio import sem, shm
+
 pytest.importorskip("fcntl", reason="calls are traced on POSIX systems only")
 
 pytestmark = [pytest.mark.needs("fork", "files"), pytest.mark.able(probe=lambda: not lacks_tracing())]
@@ -162,3 +164,34 @@ def test_a_lock_that_cannot_be_let_go_before_a_fork_leaves_no_descriptor(unique,
 def test_a_timer_that_cannot_be_set_is_no_wait_for_ever(unique, tmp_path):
     said = fault("lock: lock, too late", "timer_settime", errno.EPERM, unique, f"{tmp_path}/file")
     assert said == "TimeoutError"
+
+
+KINDS = {
+    "shm": (lambda name: shm.create(name, 5000), shm.attach, lambda h: (h.size(), h.read()) == (5000, bytes(5000))),
+    "sem": (lambda name: sem.create(name, 3), sem.attach, lambda s: s.value == 3),
+    "undo": (lambda name: sem.create(name, 3, undo=True), sem.attach, lambda s: s.value == 3),
+}
+KEPT = []  # in the child, where it ends with the process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_looks_between_any_two_calls_of_a_create_finds_nothing_or_all_of_it(kind, unique):
+    create, attach, is_whole = KINDS[kind]
+    create(unique()).close()  # what is done once only
+    name = unique()
+    with Traced(lambda: KEPT.append(create(name))) as child:
+        found = []
+        while child.step():
+            try:
+                handle = attach(name)
+            except FileNotFoundError:
+                found.append(False)
+            else:
+                assert is_whole(handle)
+                handle.close()
+                found.append(True)
+    assert found[:5] == [False] * 5
+    assert found == sorted(found)
+    assert found[-1]
+    with pytest.raises(FileNotFoundError):  # it died with its process
+        attach(name)
