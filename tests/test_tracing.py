@@ -179,7 +179,12 @@ def test_who_looks_between_any_two_calls_of_a_create_finds_nothing_or_all_of_it(
     create, attach, is_whole = KINDS[kind]
     create(unique()).close()  # what is done once only
     name = unique()
-    with Traced(lambda: KEPT.append(create(name))) as child:
+
+    def make():
+        KEPT.append(create(name))
+        os.stat("/")  # it stops once more
+
+    with Traced(make) as child:
         found = []
         while child.step():
             try:
