@@ -121,7 +121,7 @@ def chart(title, rows):
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}: ratios"',
             f'  viewBox="0 0 {WIDTH} {height}" style="width: 100%; max-width: 34rem" fill="currentColor"',
             '  font-family="system-ui, sans-serif">',
-            text(0, 12, f"{title}: what ipcio takes / what the other takes", 12, opacity=0.75),
+            text(0, 12, "what ipcio takes / what the other takes", 12, opacity=0.75),
             *sides,
             *drawn,
             *scale,
