@@ -742,7 +742,8 @@ def test_interrupts_at_random_moments_lose_no_permit_and_make_none(make, how):
                 acts = [s.inc, lambda: os.kill(victim.pid, signal.SIGINT)]
                 chance.shuffle(acts)
                 for act in acts:
-                    spin(chance.random() ** 2 * 1e-4)
+                    # Now and then long enough for the other to do what it can, on a busy machine, too.
+                    spin(chance.random() ** 2 * chance.choice([1e-4] * 19 + [2e-2]))
                     act()
                 got = os.read(answers[0], 1)[0]
                 left = permits_of(s)

@@ -19,6 +19,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import traceback
 from contextlib import closing, nullcontext, suppress
 
@@ -30,6 +31,7 @@ from ipcio import filelock, mmap, proc, sem, shm, strfile
 
 RECORDS = 8
 PERMITS = 3
+PATIENCE = 30  # seconds
 OPERATIONS = 60  # of each process that lives, a round
 ENOUGH = 60  # rounds: before, memory is not judged
 WARM = 1 / 3  # of the rounds pass before memory is: caches and arenas fill
@@ -158,12 +160,12 @@ class Work:
         assert self.safe.value == PERMITS, f"{self.safe.value} permits of {PERMITS}"
         assert self.plain.value == PERMITS, f"{self.plain.value} plain permits of {PERMITS}"
         for name in self.names:
-            sem.create(name, 1, undo=True).close()
+            soon(lambda name=name: sem.create(name, 1, undo=True).close())
         for name in self.names + self.private_names:
-            shm.create(name, 10).close()
+            soon(lambda name=name: shm.create(name, 10).close())
         with open(self.path, "r+b") as file:
             for place in range(0, RECORDS * PAIR.size, PAIR.size):
-                assert filelock.trylock(file, "rw", place, PAIR.size), "a lock of the dead"
+                assert filelock.lock(file, "rw", place, PAIR.size, timeout=PATIENCE), "a lock of the dead"
         from leftovers_linux import names_of, paths
 
         from ipcio._posix import lifetime
@@ -184,6 +186,18 @@ OPERATIONS_OF = [
     Work.mapped,
     Work.string,
 ]
+
+
+def soon(make):
+    """Make a name that was of the dead: a child they were starting has their descriptors until it runs its program."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return make()
+        except FileExistsError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.001)
 
 
 def measure():
