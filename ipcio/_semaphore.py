@@ -131,13 +131,15 @@ class Semaphore:
         elif timeout is _ZERO:
             for got in self._trying:
                 return got
-        elif type(timeout) in _NUMBERS and timeout > 0:  # there may be a permit, and then no time matters
-            for got in self._trying:
-                if got:
-                    return got
-                break
-        for got in starmap(self._acquire, ((True, check_timeout(timeout)),)):
-            return got
+        else:
+            trying, acquire = self._trying, self._acquire  # both now: from here on, a close is no end of the wait
+            if type(timeout) in _NUMBERS and timeout > 0:  # there may be a permit, and then no time matters
+                for got in trying:
+                    if got:
+                        return got
+                    break
+            for got in starmap(acquire, ((True, check_timeout(timeout)),)):
+                return got
         raise AssertionError("unreachable")
 
     def inc(self, n: int = 1) -> bool:
