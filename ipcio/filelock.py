@@ -89,7 +89,7 @@ _UNLOCK = _backend.UNLOCK
 _ZERO = 0
 # The requests for all of a file.
 _WHOLE = {mode: _request(kind, 0, 0) for mode, kind in _KINDS.items()}
-_LET_GO = _request(_UNLOCK, 0, 0)
+_RELEASE = _request(_UNLOCK, 0, 0)
 # For a negative length, which the system would take, in a sense of its own: no request can be made of it.
 _NONE: Any = None
 _LAST_BYTE = 2**63 - 1  # that a file can have
@@ -208,7 +208,7 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     if type(file) not in PLAIN:
         flush(file)
     try:
-        request = _LET_GO if nbytes is offset is _ZERO else _request(_UNLOCK, offset, nbytes if nbytes >= 0 else _NONE)
+        request = _RELEASE if nbytes is offset is _ZERO else _request(_UNLOCK, offset, nbytes if nbytes >= 0 else _NONE)
         _ask(file if type(file) is int else file.fileno(), _AT_ONCE, request)
     except BaseException as error:
         if _is_foreign(error):

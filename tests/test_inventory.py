@@ -271,7 +271,7 @@ def test_another_user_is_told_what_anybody_may_know(name, peer):
 @pytest.mark.needs("files", "fork")
 def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
     """As in a container, whose list has no locks that were taken outside, or by who has ended."""
-    monkeypatch.setattr(inventory.lifetime, "locked", set)
+    monkeypatch.setattr(inventory.flocks, "locked", set)
     with shm.create(name, 10):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:
@@ -285,7 +285,7 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
     def no_list():
         raise FileNotFoundError
 
-    monkeypatch.setattr(inventory.lifetime, "locked", no_list)
+    monkeypatch.setattr(inventory.flocks, "locked", no_list)
     monkeypatch.setattr(inventory, "_processes", list)
     look = inventory._look  # the objects of other tests are not for us to try
     monkeypatch.setattr(inventory, "_look", lambda: [each for each in look() if each.name == name])

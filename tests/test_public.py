@@ -152,6 +152,7 @@ LAYERS = [
         "ipcio._posix.libc": set(),
         "ipcio._posix.places": set(),
         "ipcio._posix.abilities": set(),
+        "ipcio._posix.flocks": set(),
         "ipcio._windows.mmap": {"ipcio._windows.win32"},
         "ipcio._windows.filelock": {"ipcio._windows.win32"},
         "ipcio._windows.proc": {"ipcio._windows.pipes", "ipcio._windows.win32"},

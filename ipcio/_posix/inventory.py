@@ -16,7 +16,7 @@ import struct
 import time
 from functools import lru_cache
 
-from ipcio._posix import lifetime, undo
+from ipcio._posix import flocks, lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.filelock import describe
 from ipcio._posix.objects import DIRECTORY, semaphore_path
@@ -134,14 +134,14 @@ def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
 def survey() -> list[Entry]:
     """See `ipcio._contract.InventoryBackend`."""
     found = list(_look())
-    keys = {lifetime.key_of(each.info) for each in found}
-    locked = _locked({lifetime.key_of(each.info) for each in found if _lives_by_shares(each)})
+    keys = {flocks.key_of(each.info) for each in found}
+    locked = _locked({flocks.key_of(each.info) for each in found if _lives_by_shares(each)})
     holders, sharing = _search(keys, locked)
     entries: list[Entry] = []
     for each in found:
         held = True
         if _lives_by_shares(each):
-            key = lifetime.key_of(each.info)
+            key = flocks.key_of(each.info)
             held = key in locked or key in sharing
             again = each if held else _look_again(each)
             if again is None:
@@ -150,7 +150,7 @@ def survey() -> list[Entry]:
             if each.is_hidden and (held or _has_public_name(each)):
                 continue
         if NAMES_ARE_FILES or not held or _object_is_there(each):
-            entries.append(_entry(each, held=held, holders=holders.get(lifetime.key_of(each.info), [])))
+            entries.append(_entry(each, held=held, holders=holders.get(flocks.key_of(each.info), [])))
     entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
     return entries
 
@@ -177,7 +177,7 @@ def _look_again(found: Found) -> Found | None:
         info = os.lstat(found.path)
     except OSError:
         return None
-    if lifetime.key_of(info) != lifetime.key_of(found.info):
+    if flocks.key_of(info) != flocks.key_of(found.info):
         return None
     return found._replace(info=info)
 
@@ -294,12 +294,12 @@ def _user(number: int) -> str:
 def _locked(wanted: set[str]) -> set[str]:
     """Return which of these objects somebody holds a lock on."""
     try:
-        locked = wanted & lifetime.locked()
+        locked = wanted & flocks.locked()
         # The kernel tells its list in pieces, and what moves from one to another meanwhile is missed.
         for _ in range(_LOOKS - 1):
             if locked == wanted:
                 break
-            locked |= wanted & lifetime.locked()
+            locked |= wanted & flocks.locked()
     except OSError:
         return set(_tried(wanted))
     return locked
@@ -317,7 +317,7 @@ def _tried(wanted: set[str]) -> Iterator[str]:
             fd = os.open(f"{place}/{entry}", lifetime.PROBE)
         except OSError:
             continue
-        key = lifetime.key_of(os.fstat(fd))
+        key = flocks.key_of(os.fstat(fd))
         try:
             if key in wanted:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -367,7 +367,7 @@ def _opened(pid: int, root: str) -> Iterator[tuple[str, str]]:
         path = f"/proc/{pid}/fd/{descriptor}"
         try:
             if os.readlink(path).startswith(root):  # of others, not even the state is asked: a server may be down
-                yield descriptor, lifetime.key_of(os.stat(path))
+                yield descriptor, flocks.key_of(os.stat(path))
         except OSError:  # closed meanwhile
             pass
 

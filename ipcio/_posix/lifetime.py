@@ -32,6 +32,7 @@ import time
 from weakref import ref
 
 from ipcio._forklock import before_fork, turn
+from ipcio._posix import flocks
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -47,9 +48,7 @@ __all__ = [
     "bury_dead",
     "is_marked",
     "is_special",
-    "key_of",
     "last_rites",
-    "locked",
     "names",
     "remove",
 ]
@@ -425,20 +424,6 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def key_of(info: os.stat_result) -> str:
-    """Return how the kernel spells which file this is, in its lists of locks and of mappings."""
-    return f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
-
-
-def locked() -> set[str]:
-    """Return the keys of all files that ``flock`` locks are on, from lines such as this; anybody may ask.
-
-    ``1: FLOCK  ADVISORY  READ 6807 00:1a:4498576 0 EOF``
-    """
-    with open("/proc/locks", encoding="ascii") as table:
-        return {words[5] for line in table if (words := line.split())[1] == "FLOCK"}
-
-
 def _unlock_dead(path: str) -> bool:
     """Make a dead object that its permissions keep us from opening fit to be looked at; False if it lives.
 
@@ -447,7 +432,7 @@ def _unlock_dead(path: str) -> bool:
     """
     try:
         info = os.stat(path, follow_symlinks=False)
-        alive = key_of(info) in locked()
+        alive = flocks.key_of(info) in flocks.locked()
     except FileNotFoundError:  # no such name any more; or no such list, and then nobody can tell
         return not os.path.lexists(path)
     except PermissionError:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from decimal import InvalidOperation
 
-from leftovers_linux import children, names_of, paths
+from leftovers_linux import children, descriptors, names_of, paths
 
 from campaign import strange
 from ipcio import MemoryFile, filelock, mmap, proc, sem, shm, strfile
@@ -100,13 +100,8 @@ class Attack:
             self.call(result.close)
 
 
-def descriptors():
-    """Those that are open, without the one that this look itself had."""
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
-
-
 def left_open(before):
-    return descriptors() - before
+    return {fd: what for fd, what in descriptors().items() if fd not in before}
 
 
 # -- names ---------------------------------------------------------------------
@@ -511,7 +506,7 @@ def attack_with(use):
         attack.told.clear()
         strange.RAISED.clear()
         gc.collect()
-        assert not left_open(fds), {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in left_open(fds)}
+        assert not left_open(fds), left_open(fds)
         assert children() == sons, "children left"
         left = {path for path in paths() if any(name in each for each in names_of(path))}
         assert not left, left

@@ -16,7 +16,7 @@ import time
 from children import Forked
 from tracing import Traced, lacks_tracing
 
-from campaign.operations import OPERATIONS, VALUE, Operation, Scene, check, entries, gc_of, warm_up
+from campaign.operations import VALUE, Operation, Scene, check, choose, entries, gc_of
 from campaign.parts import Unable, new_name, part
 from ipcio import filelock, mmap, proc, sem, shm
 from ipcio._posix import libc
@@ -174,10 +174,7 @@ def setup(place):
     def one_round(rng):
         if rng.random() < 0.25:
             return {"kills": kill_at_random(rng, path)}
-        operation = OPERATIONS[rng.choice(sorted(OPERATIONS))]
-        if operation.name not in warm:
-            warm_up(operation, new_name(), path)
-            warm.add(operation.name)
+        operation = choose(rng, warm, path)
         after, gc_first = rng.random() < 0.5, rng.random() < 0.5
         kills = 0
         while kills < ENOUGH and kill_at(operation, new_name(), path, kills, after=after, gc_first=gc_first):

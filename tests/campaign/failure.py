@@ -6,14 +6,13 @@ call succeeds.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
-import os
 
+from leftovers_linux import descriptors
 from tracing import Call, Traced, lacks_tracing
 
-from campaign.operations import OPERATIONS, Operation, Scene, check, entries, warm_up
+from campaign.operations import Operation, Scene, check, choose, entries
 from campaign.parts import Unable, new_name, part
 
 ENOUGH = 60  # calls; who waits makes as many as there is time for
@@ -69,7 +68,7 @@ def fail_at(operation: Operation, name: str, path: str, at: int, number: int | N
 
         def ready():
             thing = operation.ready(scene)
-            known["descriptors"] = _descriptors()
+            known["descriptors"] = descriptors()
             known["thing"] = thing
             known["entries"] = set(entries(scene.name))
             return thing
@@ -116,7 +115,7 @@ def _after(operation, scene, known, returned, raised):
             each.close()
     del returned
     gc.collect()
-    outcome["opened"] = {fd: what for fd, what in _descriptors().items() if fd not in known["descriptors"]}
+    outcome["opened"] = {fd: what for fd, what in descriptors().items() if fd not in known["descriptors"]}
     outcome["again"] = ""
     if failed and operation.makes:
         try:
@@ -146,14 +145,6 @@ def _judge(operation, number, outcome):
     assert not outcome["opened"], f"descriptors left open: {outcome['opened']}"
 
 
-def _descriptors():
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
-    return found
-
-
 @part("failure")
 def setup(place):
     """One operation, all its calls: each with one of its errors."""
@@ -163,10 +154,7 @@ def setup(place):
     warm = set()
 
     def one_round(rng):
-        operation = OPERATIONS[rng.choice(sorted(OPERATIONS))]
-        if operation.name not in warm:
-            warm_up(operation, new_name(), path)
-            warm.add(operation.name)
+        operation = choose(rng, warm, path)
         faults = 0
         for at in range(ENOUGH):
             call, _ = fail_at(operation, new_name(), path, at, None)

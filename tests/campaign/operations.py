@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from children import leave_dead
 from leftovers_linux import SHM, semaphore_name
 
+from campaign.parts import new_name
 from ipcio import filelock, mmap, proc, sem, shm
 from ipcio._posix import libc, litter
 
@@ -328,6 +329,15 @@ def _all():
 
 
 OPERATIONS = {operation.name: operation for operation in _all()}
+
+
+def choose(rng, warm: set, path: str) -> Operation:
+    """One of all; `warm` has the names of those that need no `warm_up` any more."""
+    operation = OPERATIONS[rng.choice(sorted(OPERATIONS))]
+    if operation.name not in warm:
+        warm_up(operation, new_name(), path)
+        warm.add(operation.name)
+    return operation
 
 
 def warm_up(operation: Operation, name: str, path: str) -> None:
