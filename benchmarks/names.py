@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import mmap as bare
 import os
 import shutil
 from multiprocessing import shared_memory
 
-from benchmarks.rows import GIB, MANY, MIB, SELF, TMPFS, Skip, crowd, crowds, loops, new_name, optional, row
+from benchmarks.rows import FLOOR, GIB, MANY, MIB, SELF, TMPFS, Skip, crowd, crowds, loops, new_name, optional, row
 from ipcio import shm
 
 # -- names -------------------------------------------------------------------
@@ -82,6 +83,56 @@ def _(stack):
         path=f"{TMPFS}/{name}-bare",
         posix_ipc=posix_ipc,
     )
+
+
+# What the promise takes, call by call, with nothing around: how much of the time is the system's.
+CALLS_OF_CREATE = """
+os.access(path, os.F_OK)
+fd = os.open(TMPFS, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o1600)
+os.fstat(fd)
+flock(fd, SHARED)
+os.posix_fallocate(fd, 0, 4096)
+m = bare.mmap(fd, 4096)
+os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=0)
+m.close()
+flock(fd, EXCLUSIVE)
+os.lstat(path)
+os.unlink(path)
+os.close(fd)
+"""
+CALLS_OF_ATTACH = """
+fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+os.fstat(fd)
+try: flock(fd, EXCLUSIVE)
+except BlockingIOError: pass
+flock(fd, SHARED)
+m = bare.mmap(fd, os.fstat(fd).st_size)
+m.close()
+try: flock(fd, EXCLUSIVE)
+except BlockingIOError: pass
+flock(fd, NOBODY)
+os.close(fd)
+"""
+SHARED, EXCLUSIVE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+def in_a_row(ours, calls, name, path):
+    if not hasattr(os, "O_TMPFILE"):
+        raise Skip("there are no files without a name here")
+    locks = {"flock": fcntl.flock, "SHARED": SHARED, "EXCLUSIVE": EXCLUSIVE, "NOBODY": fcntl.LOCK_UN}
+    return loops(ours, calls, shm=shm, name=name, path=path, bare=bare, os=os, TMPFS=TMPFS, **locks)
+
+
+@row("names", "create, close", "its own system calls in a row", kind=FLOOR)
+def _(stack):
+    name = new_name()
+    return in_a_row("shm.create(name, 4096).close()", CALLS_OF_CREATE, name, f"{TMPFS}/{name}-bare")
+
+
+@row("names", "attach, close", "its own system calls in a row", kind=FLOOR)
+def _(stack):
+    held = stack.enter_context(shm.create(new_name(), 4096))
+    return in_a_row("shm.attach(name).close()", CALLS_OF_ATTACH, held.name, f"{TMPFS}/{held.name}")
 
 
 # -- scaling: ipcio against itself ---------------------------------------------
