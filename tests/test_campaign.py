@@ -120,7 +120,7 @@ def test_the_page_tells_of_every_part():
 @pytest.mark.needs("fork")
 def test_memory_that_rises_is_a_loss():
     soak = pytest.importorskip("campaign.soak")
-    flat = [(20 << 20, (20 << 20) + 4096 * (n % 7)) for n in range(300)]
-    assert "the other 20,488 KiB" in soak.judge(flat)
+    own, other = [20 << 20] * 300, [(20 << 20) + 4096 * (n % 7) for n in range(300)]
+    assert "the other 20,488 KiB" in soak.judge(own, other)
     with pytest.raises(AssertionError, match="memory rises"):
-        soak.judge([(own, other + 20_000 * n) for n, (own, other) in enumerate(flat)])
+        soak.judge(own, [value + 20_000 * n for n, value in enumerate(other)])

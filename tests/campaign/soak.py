@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from contextlib import closing, nullcontext, suppress
 
 from abilities import lacks
@@ -284,12 +285,12 @@ def rise(values):
     return slope / sum((i - middle) ** 2 for i in range(count)) * (count - 1)
 
 
-def judge(figures):
-    """Tell how memory went; it is a loss if it rose."""
-    if len(figures) < ENOUGH:
+def judge(own, other):
+    """Tell how memory went, round by round; it is a loss if it rose."""
+    if len(own) < ENOUGH:
         return f"memory not judged before {ENOUGH} rounds"
     told = []
-    for who, values in (("one process", [own for own, _ in figures]), ("the other", [other for _, other in figures])):
+    for who, values in (("one process", own), ("the other", other)):
         calm = values[int(len(values) * WARM) :]
         rose = rise(calm)
         told.append(f"{who} {calm[0] >> 10:,} KiB, then {round(rose) >> 10:+,} KiB")
@@ -303,8 +304,9 @@ def setup(place):
         if lacks(ability):
             raise Unable(lacks(ability))
     with closing(Work(place)) as work, closing(Steady(work)) as steady:
-        figures = []
-        counts = []
+        # In the process that is measured, so they must be small themselves: 16 bytes a round.
+        figures = array("q"), array("q")
+        first = []
 
         def one_round(rng):
             steady.start(rng.randrange(1 << 60))
@@ -320,12 +322,13 @@ def setup(place):
                 memory, *theirs = steady.finish()
             work.settle()
             own, *ours = measure()
-            figures.append((own, memory))
-            counts.append((ours, theirs))
-            assert counts[-1] == counts[0], f"descriptors and threads were {counts[0]}, are {counts[-1]}"
+            for values, value in zip(figures, (own, memory), strict=True):
+                values.append(value)
+            first.extend((ours, theirs) if not first else ())
+            assert [ours, theirs] == first, f"descriptors and threads were {first}, are {[ours, theirs]}"
             one_round.note = f"{ours[0]} and {theirs[0]} descriptors all along"
             return {"kills": 2, "operations": 2 * OPERATIONS}
 
         one_round.note = "no round"
         yield one_round
-        one_round.note += "; " + judge(figures)
+        one_round.note += "; " + judge(*figures)
