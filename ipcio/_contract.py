@@ -29,6 +29,7 @@ __all__ = [
     "LockBackend",
     "Mapping",
     "MmapBackend",
+    "Owner",
     "Permits",
     "ProcBackend",
     "RawSemaphore",
@@ -193,6 +194,9 @@ class SemBackend(Protocol):
 Conflict: TypeAlias = "tuple[int, int, bool, int | None]"
 """A lock: start, length, whether exclusive, and the process (None: unknown)."""
 
+Owner: TypeAlias = "tuple[int, int]"
+"""A process and the descriptor by which it has a file open."""
+
 
 class LockBackend(Protocol):
     """Locks on ranges of an open file's bytes; a length of 0 is to infinity.
@@ -227,18 +231,10 @@ class LockBackend(Protocol):
         """Return a lock that is in the way."""
         ...
 
-    def owners(
-        self,
-        fd: int,
-        exclusive: bool,  # noqa: FBT001
-        start: int,
-        length: int,
-        among: Iterable[int] = (),
-        /,
-    ) -> Iterator[int | None]:
+    def owners(self, fd: int, lock: Conflict, among: Iterable[Owner] = (), /) -> Iterator[Owner | None]:
         """Look for processes that have such a lock, if `conflict` knows none, among these or, by default, all.
 
-        That may take its time, so there is a None for each step in vain.
+        That may last long, so there is a None for each step in vain, and no step blocks.
         """
         ...
 

@@ -65,10 +65,9 @@ else:
     from ipcio._posix import filelock as _chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any, Literal
 
-    from ipcio._contract import Conflict, LockBackend
+    from ipcio._contract import Conflict, LockBackend, Owner
 
 __all__ = ["Holder", "lock", "locked", "query", "semantics", "trylock", "unlock"]
 
@@ -106,7 +105,8 @@ _REFUSALS = (
     NotImplementedError,
 )
 
-_SEARCH = 0.05  # seconds that finding the process in the way may take, as a rule
+# Finding the process in the way begins so many seconds before the time is up, and may last so long after it began.
+_SEARCH_BEFORE, _SEARCH_LEAST = 0.05, 0.03
 
 
 class Holder(NamedTuple):
@@ -274,14 +274,10 @@ def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Hold
         raise _diagnose(error, file, mode, offset, nbytes) from None
     if found is None:
         return None
-    start, length, excludes, _ = found
-    return Holder(start, length, "rw" if excludes else "r", next(filter(None, _owners(fd, found)), None))
-
-
-def _owners(fd: int, found: Conflict) -> Iterator[int | None]:
-    """The processes that have such a lock, as they are found, and None while they are not."""
     start, length, excludes, pid = found
-    return _backend.owners(fd, excludes, start, length) if pid is None else iter((pid,))
+    if pid is None:
+        pid, _ = next(filter(None, _backend.owners(fd, found)), (None, -1))
+    return Holder(start, length, "rw" if excludes else "r", pid)
 
 
 def _wait(fd: int, request: Any, seconds: float | None, offset: int, nbytes: int) -> None:
@@ -298,30 +294,32 @@ def _wait(fd: int, request: Any, seconds: float | None, offset: int, nbytes: int
 
 
 def _wait_until(end: float, fd: int, request: Any, seconds: float) -> None:
-    if seconds and _backend.wait(fd, request, seconds - min(seconds / 2, _SEARCH)):
+    if seconds and _backend.wait(fd, request, seconds - min(seconds / 2, _SEARCH_BEFORE)):
         return
-    # Who is in the way is looked for before the time is up, so that the error comes in
-    # time; and since that takes a while, the lock is tried after each step.
-    holder = None
+    # The process in the way is looked for before the time is up, so that the error comes in
+    # time; and since that lasts a while, the lock is tried after each step.
+    owner = None
     found = _backend.conflict(fd, request)
-    for holder in _owners(fd, found) if found else ():
-        with contextlib.suppress(*_BUSY):
-            _ask(fd, _AT_ONCE, request)
-            return
-        if holder is not None:
-            break
+    if found and found[3] is None:
+        enough = max(end, now() + _SEARCH_LEAST)
+        for owner in _backend.owners(fd, found):
+            with contextlib.suppress(*_BUSY):
+                _ask(fd, _AT_ONCE, request)
+                return
+            if owner or now() > enough:
+                break
     if not _backend.wait(fd, request, max(end - now(), 0)):
-        raise _timed_out(fd, request, found, holder)
+        raise _timed_out(fd, request, found, owner)
 
 
-def _timed_out(fd: int, request: Any, before: Conflict | None, holder: int | None) -> TimeoutError:
-    """What to raise; `holder` had the lock `before`."""
+def _timed_out(fd: int, request: Any, before: Conflict | None, owner: Owner | None) -> TimeoutError:
+    """What to raise; `owner` had the lock `before`."""
     found = _backend.conflict(fd, request)
     if found is None:
-        return TimeoutError(errno.ETIMEDOUT, "locked by somebody who has just let go, or cannot be told")
+        return TimeoutError(errno.ETIMEDOUT, "locked by a process that has just unlocked it, or that cannot be known")
     start, length, excludes, pid = found
-    if found == before and holder and any(_backend.owners(fd, excludes, start, length, [holder])):
-        pid = holder
+    if pid is None and found == before and owner and any(_backend.owners(fd, found, [owner])):
+        pid, _ = owner
     command = pid and _backend.describe(pid)
     who = f"process {pid}" + (f" ({command})" if command else "") if pid else "another process"
     span = f"bytes {start} to {start + length - 1}" if length else f"all bytes from {start} on"

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -1060,3 +1061,61 @@ def test_c_and_ipcio_take_turns(path, c):
         counting.result()
         file.seek(0)
         assert int.from_bytes(file.read(8), "little") == 2 * times
+
+
+# -- refusals of the system ----------------------------------------------------
+
+FCNTL = {"x86_64": 72, "aarch64": 25, "riscv64": 25}  # the number of the system call
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+
+
+def refuse_locks(number):
+    """Have the kernel refuse all locks of this process from now on, as a sandbox or a security module does."""
+    import ctypes
+
+    locks = [getattr(fcntl, f"F_{kind}SETLK{wait}") for kind in ("", "OFD_") for wait in ("", "W")]
+    load, equal, answer = 0x20, 0x15, 0x06
+    allowed, refused = 0x7FFF0000, 0x00050000 | number
+    program = [(load, 0, 0, 0), (equal, 0, len(locks) + 1, FCNTL[os.uname().machine]), (load, 0, 0, 24)]
+    program += [(equal, len(locks) - at, 0, command) for at, command in enumerate(locks)]
+    program += [(answer, 0, 0, allowed), (answer, 0, 0, refused)]
+    code = b"".join(struct.pack("=HBBI", *each) for each in program)
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
+        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Program(len(program), code)), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), "no filter")
+
+
+@pytest.mark.able(probe=lambda: hasattr(fcntl, "F_OFD_SETLK") and os.uname().machine in FCNTL)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM], ids=["EACCES", "EPERM"])
+def test_a_refusal_is_no_conflict(path, number):
+    """On Linux only EAGAIN says that another has the range; everything else is raised, also without a wait."""
+
+    def ask():
+        with opened(path) as file:
+            try:
+                refuse_locks(number)
+            except OSError as error:
+                return str(error)
+            for call in (
+                partial(filelock.lock, file),
+                partial(filelock.lock, file, timeout=0),
+                partial(filelock.lock, file, timeout=0.01),
+                partial(filelock.trylock, file),
+                partial(filelock.locked(file, timeout=0).__enter__),
+            ):
+                with pytest.raises(PermissionError) as caught:
+                    call()
+                assert caught.value.errno == number
+                assert caught.value.filename == path
+        return True
+
+    result = Forked(ask).result()
+    if isinstance(result, str):
+        pytest.skip(f"nothing can be filtered here: {result}")
+    assert result is True

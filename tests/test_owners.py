@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import socket
 import sys
+import time
 import types
 
 import pytest
@@ -295,16 +297,16 @@ def test_where_open_files_cannot_be_compared_others_are_named_still(monkeypatch,
 
 def during_the_search(monkeypatch, path, happens):
     """Have something happen once, just after the names of a directory were read."""
-    real = os.listdir
+    real = owners._names_in
     todo = [happens]
 
-    def listdir(directory):
-        found = real(directory)
+    def names_in(directory):
+        found = list(real(directory))
         if directory == path and todo:
             return todo.pop()(found) or found
         return found
 
-    monkeypatch.setattr(owners.os, "listdir", listdir)
+    monkeypatch.setattr(owners, "_names_in", names_in)
 
 
 def test_processes_that_end_during_the_search(monkeypatch, peer, path, asking):
@@ -316,7 +318,7 @@ def test_processes_that_end_during_the_search(monkeypatch, peer, path, asking):
 
 def test_a_holder_that_ends_during_the_search(monkeypatch, peer, path, asking):
     holder = holding(peer, path)
-    during_the_search(monkeypatch, f"/proc/{holder.pid}/fd", lambda _: holder.kill() and None)
+    during_the_search(monkeypatch, f"/proc/{holder.pid}/fdinfo", lambda _: holder.kill() and None)
     assert filelock.query(asking) == (0, 0, "rw", None)  # as it was asked
     assert filelock.query(asking) is None
 
@@ -330,24 +332,24 @@ def test_descriptors_that_are_closed_during_the_search(monkeypatch, path, asking
         return [str(fleeting_number), *found]
 
     fleeting_number = fleeting.fileno()
-    during_the_search(monkeypatch, f"/proc/{os.getpid()}/fd", close)
+    during_the_search(monkeypatch, f"/proc/{os.getpid()}/fdinfo", close)
     with holder:
         assert filelock.query(asking).pid == os.getpid()
 
 
 def test_a_holder_that_unlocks_during_the_search_is_not_named(monkeypatch, peer, path, asking):
     holder = holding(peer, path)
-    during_the_search(monkeypatch, f"/proc/{holder.pid}/fd", lambda _: holder.run("filelock.unlock(f)"))
+    during_the_search(monkeypatch, f"/proc/{holder.pid}/fdinfo", lambda _: holder.run("filelock.unlock(f)"))
     assert filelock.query(asking).pid is None
     assert filelock.query(asking) is None
 
 
 def test_without_a_proc_nobody_is_named(monkeypatch, peer, path, asking):
-    def listdir(directory):
+    def scandir(directory):
         raise FileNotFoundError(directory)
 
     holding(peer, path)
-    monkeypatch.setattr(owners.os, "listdir", listdir)
+    monkeypatch.setattr(owners.os, "scandir", scandir)
     assert named(asking) is None
 
 
@@ -432,28 +434,69 @@ def test_a_file_of_the_same_number_on_another_device_is_another(tmp_path):
 # -- many ----------------------------------------------------------------------
 
 
-def test_one_of_thousands_of_descriptors(path, asking):
-    """The error that names it comes even if the search takes longer than the timeout."""
-    many = 3000
+def with_many_files(many, path, ask):
+    """Ask in a child process that has so many files open."""
 
-    def ask():
+    def child():
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY and most < 2 * many:
+        if most != resource.RLIM_INFINITY and most < many + 100:
             return "too few descriptors are allowed"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * many, most))
-        with contextlib.ExitStack() as files:
-            for number in range(many):
-                file = files.enter_context(opened(path))
-                filelock.lock(file, "r", 10 + number, 1)
-            filelock.lock(file, "rw", 0, 5)
-            for _ in range(many // 10):
-                files.enter_context(opened(path))
-            return named(asking, "rw", 0, 5) == os.getpid()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (many + 100, most))
+        fd = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            for _ in range(many):
+                os.dup(fd)
+        return ask()
 
-    result = Forked(ask).result()
+    result = Forked(child).result()
     if isinstance(result, str):
         pytest.skip(result)
-    assert result is True
+    return result
+
+
+def test_one_of_thousands_of_descriptors(path, asking):
+    def ask():
+        with opened(path) as holder:
+            filelock.lock(holder, "rw", 0, 5)
+            return filelock.query(asking, "rw", 0, 5).pid == os.getpid()
+
+    assert with_many_files(3000, path, ask)
+
+
+def test_a_process_with_very_many_descriptors_hides_no_other(peer, path, asking):
+    """It is the youngest, and the search does not get to its end; the time is kept, and the holder is named."""
+    holder = holding(peer, path)
+
+    def ask():
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=f"process {holder.pid} "):
+            filelock.lock(asking, timeout=0.1)
+        return 0.1 <= time.monotonic() - began
+
+    assert with_many_files(15_000, "/dev/null", ask)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.1])
+def test_the_search_ends_with_the_time(monkeypatch, peer, path, asking, timeout):
+    """However many descriptors there are: here the list of them never ends."""
+    holding(peer, path)
+    monkeypatch.setattr(owners, "_descriptors", lambda: itertools.cycle([None, (os.getpid(), 0)]))
+    with pytest.raises(TimeoutError, match="another process"):
+        filelock.lock(asking, timeout=timeout)
+
+
+def test_no_file_is_asked_for_its_state(monkeypatch, peer, path, asking):
+    """A file of a server that does not answer would never say."""
+    holder = holding(peer, path)
+
+    def refuse(*arguments):
+        raise AssertionError(arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owners.os, "stat", refuse)
+        patch.setattr(owners.os, "fstat", refuse)
+        found = filelock.query(asking)
+    assert found.pid == holder.pid
 
 
 def test_locks_that_are_joined_and_split_are_found_as_they_are(peer, path, asking):

@@ -52,7 +52,8 @@ else:
 
 
 ask = fcntl.fcntl
-BUSY: tuple[type[OSError], ...] = (BlockingIOError, PermissionError)  # POSIX allows EAGAIN and EACCES
+# POSIX allows EAGAIN and EACCES.  Linux has only the first: there the second is a security module's refusal.
+BUSY: tuple[type[OSError], ...] = (BlockingIOError,) if sys.platform == "linux" else (BlockingIOError, PermissionError)
 
 
 _OFD_GET = getattr(fcntl, "F_OFD_GETLK", None)

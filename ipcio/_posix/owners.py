@@ -1,64 +1,117 @@
-"""Who has an open file that has a lock.
+"""Which process has an open file that has a lock.
 
 The kernel names the process of a classic lock, but not that of an open file's: several
-may have it open.  It tells what locks a descriptor's open file has, though, to who may
-look at the process (``/proc/PID/fdinfo``, proc(5)).
+may have it open.  It lists the locks of each descriptor's open file, though, for callers that
+may look at the process (``/proc/PID/fdinfo``, proc(5)).
+
+Nothing here asks a file for its state.  A server of a network or user-space file system that
+does not answer would block the caller for ever, and every machine has descriptors that have
+nothing to do with the lock.  What the kernel says in ``/proc`` comes at once.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import islice
 
+from ipcio._posix import flocks
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ipcio._contract import Conflict, Owner
+
 __all__ = ["search"]
 
+_FEW = 256  # descriptors of a process that are looked at first
+_PIECE = 16384  # bytes
 
-def search(fd: int, exclusive: bool, start: int, length: int, among: Iterable[int] = ()) -> Iterator[int | None]:  # noqa: FBT001
+
+def search(fd: int, lock: Conflict, among: Iterable[Owner] = ()) -> Iterator[Owner | None]:
     """Look for processes that have this very lock on the file, by an open file other than `fd`'s.
 
-    `among` are the processes to look at, by default all, the youngest first.  Yields
-    None for each descriptor looked at in vain, for this may take a while.
+    `among` are the processes to look at, with the descriptor in question; by default all, the
+    youngest first.  Yields None for each step in vain, for this may last a while.
     """
-    lock = "WRITE" if exclusive else "READ", str(start), str(start + length - 1) if length else "EOF"
-    about = os.fstat(fd)
-    # An equal lock of our own is in nobody's way.
-    doubtful = lock in _locks(f"/proc/self/fdinfo/{fd}")
-    for pid in among or _processes():
-        try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
-        except OSError:  # gone, or another user's
-            continue
-        for descriptor in descriptors:
-            try:
-                same = os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), about)
-            except OSError:  # closed meanwhile
-                continue
-            found = same and lock in _locks(f"/proc/{pid}/fdinfo/{descriptor}")
-            yield pid if found and not (doubtful and _may_share(fd, pid, int(descriptor))) else None
+    start, length, exclusive, _ = lock
+    last = b"%d" % (start + length - 1) if length else b"EOF"
+    line = b"WRITE" if exclusive else b"READ", _key(fd), b"%d" % start, last
+    # An equal lock of our own is in no other's way.
+    doubtful = line in _locks("self", fd)
+    for owner in among or _descriptors():
+        found = owner is not None and line in _locks(*owner)
+        yield owner if found and owner and not (doubtful and _may_share(fd, *owner)) else None
 
 
-def _processes() -> list[int]:
+def _descriptors() -> Iterator[Owner | None]:
+    """All descriptors of all processes, and None for other steps.
+
+    One process with very many descriptors must not hide all others: most of its come last.
+    """
+    pids: list[int] = []
+    for entry in _names_in("/proc"):
+        if entry.isdecimal():
+            pids.append(int(entry))
+        yield None
+    many: list[int] = []
+    for pid in sorted(pids, reverse=True):
+        yield None
+        for count, descriptor in enumerate(_names_in(f"/proc/{pid}/fdinfo")):
+            if count == _FEW:
+                many.append(pid)
+                break
+            yield pid, int(descriptor)
+    for pid in many:
+        for descriptor in islice(_names_in(f"/proc/{pid}/fdinfo"), _FEW, None):
+            yield pid, int(descriptor)
+
+
+def _names_in(directory: str) -> Iterator[str]:
+    """The names in a directory, read piece by piece; none any more if it goes, or is another user's."""
     try:
-        return sorted((int(entry) for entry in os.listdir("/proc") if entry.isdecimal()), reverse=True)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                yield entry.name
     except OSError:
-        return []
+        pass
 
 
-def _locks(path: str) -> list[tuple[str, str, str]]:
-    """Kind, first and last byte of the locks that an open file has, from lines such as this.
+def _key(fd: int) -> bytes:
+    """How the kernel's lists of locks spell which file this is."""
+    fields = dict(line.split(b":\t", 1) for line in _read(f"/proc/self/fdinfo/{fd}") if b":\t" in line)
+    inode, mount = fields.get(b"ino"), fields.get(b"mnt_id")
+    if inode is not None and mount is not None:  # since Linux 5.14
+        for line in _read("/proc/self/mountinfo"):
+            number, _, device, _ = line.split(None, 3)
+            if number == mount:
+                major, minor = map(int, device.split(b":"))
+                return b"%02x:%02x:%s" % (major, minor, inode)
+    return flocks.key_of(os.fstat(fd)).encode()
+
+
+def _locks(pid: int | str, descriptor: int) -> list[tuple[bytes, bytes, bytes, bytes]]:
+    """Kind, file, first and last byte of the locks that an open file has, from lines such as this.
 
     ``lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146334 5 14``
     """
+    lines = [line.split() for line in _read(f"/proc/{pid}/fdinfo/{descriptor}") if line.startswith(b"lock:")]
+    return [(words[4], words[6], words[7], words[8]) for words in lines if words[2] == b"OFDLCK"]
+
+
+def _read(path: str) -> list[bytes]:
+    """The lines of a file of the kernel's, none if it cannot be read."""
+    pieces: list[bytes] = []
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.split() for line in file if line.startswith("lock:")]
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while piece := os.read(fd, _PIECE):
+                pieces.append(piece)
+        finally:
+            os.close(fd)
     except OSError:
-        return []
-    return [(words[4], words[7], words[8]) for words in lines if words[2] == "OFDLCK"]
+        pass
+    return b"".join(pieces).splitlines()
 
 
 # kcmp(2) has no function in the C library, and a number of its own on each architecture.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal, TypeAlias
 
-    from ipcio._contract import Conflict
+    from ipcio._contract import Conflict, Owner
 
     Piece: TypeAlias = tuple[int, int]  # the first byte, and the first one behind it
 
@@ -287,7 +287,7 @@ def conflict(fd: int, request: tuple[int, int, int], /) -> Conflict | None:
         return start, stop - start if stop < _END else 0, excluded, None
 
 
-def owners(*_: object) -> Iterator[int | None]:
+def owners(*_: object) -> Iterator[Owner | None]:
     """See `ipcio._contract.LockBackend`; nobody can be found."""
     return iter(())
 
