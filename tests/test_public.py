@@ -144,7 +144,7 @@ LAYERS = [
     {
         "ipcio._posix.mmap": set(),
         "ipcio._posix.filelock": {"ipcio._posix.deadline", "ipcio._posix.owners"},
-        "ipcio._posix.owners": {"ipcio._posix.libc"},
+        "ipcio._posix.owners": {"ipcio._posix.flocks", "ipcio._posix.libc"},
         "ipcio._posix.deadline": set(),
         "ipcio._posix.spawn": set(),
         "ipcio._posix.proc": {"ipcio._posix.spawn"},
