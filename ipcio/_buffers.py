@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["PLAIN", "flush", "refresh"]
+__all__ = ["PLAIN", "flush", "lent", "refresh"]
 
 PLAIN = frozenset({int, io.FileIO})
 """The usual types between which and the descriptor there is nothing; there are others."""
@@ -59,6 +59,19 @@ def flush(file: Any) -> None:
         write_out = getattr(file, "flush", None)
         if write_out is not None:
             write_out()
+
+
+def lent(file: Any) -> int:
+    """Return the descriptor of the `ipcio.MemoryFile` within `file`, also one that ``fileno`` does not give.
+
+    Raises `io.UnsupportedOperation` if there is none.
+    """
+    layer = _layer(file)
+    while _is_text(layer) or _is_buffered(layer):
+        layer = _layer(layer.buffer if _is_text(layer) else layer.raw)
+    # Asked of the class, as below.  The layer of `io` itself says why it has no descriptor.
+    lend: Callable[[Any], int] = getattr(layer.__class__, "_lend", layer.__class__.fileno)
+    return lend(layer)
 
 
 # The layers are told by what their classes have, so that those of `_pyio` are known, too;

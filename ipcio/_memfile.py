@@ -67,6 +67,7 @@ class MemoryFile(io.RawIOBase):
         "_face",
         "_fd",
         "_given",
+        "_lent",
         "_memory",
         "_mode",
         "_name",
@@ -80,8 +81,9 @@ class MemoryFile(io.RawIOBase):
     _size: int  # of the face
     _at: int  # the position; may lie past the end
     _fd: int  # the descriptor behind the memory, -1 if there is none
-    _given: int  # the one that fileno() gave, whose offset is the position from then on; -1 before
-    _base: int  # where in the descriptor's file the memory begins
+    _lent: int  # the descriptor that users get and `ipcio.filelock` locks; -1 until one is needed
+    _given: int  # the same from the first fileno() on: its offset is the position then; -1 before
+    _base: int  # where in the descriptor's file the memory begins; such a handle never gives the descriptor
     _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
     _share: Share | None  # in keeping the name alive
 
@@ -99,7 +101,7 @@ class MemoryFile(io.RawIOBase):
     ) -> None:
         self._face = None
         self._fd = fd
-        self._given = -1
+        self._lent = self._given = -1
         self._share = share
         self._memory = memory  # from here on, whatever is raised, __del__ gives it all back
         self._name = name
@@ -174,37 +176,57 @@ class MemoryFile(io.RawIOBase):
         return address.value or 0
 
     def fileno(self) -> int:
-        """Return the descriptor behind the memory; it stays the handle's own.
+        """Return the descriptor behind the memory; the handle owns and closes it.
 
         From the first call on, the position of the handle and the offset of the
-        descriptor are one (for a map at an offset: ``offset + position``), so that
-        ``os.sendfile``, ``subprocess`` or ``numpy.fromfile`` begin where the handle
-        stands and the handle goes on where they stopped.  That costs a system call
-        or two per operation; a handle never asked does not pay.
+        descriptor are one, so that ``os.sendfile``, ``subprocess`` or
+        ``numpy.fromfile`` begin where the handle stands and the handle goes on where
+        they stopped.  That costs a system call or two per operation; a handle never
+        asked does not pay.
+
+        Raises `io.UnsupportedOperation` where there is no descriptor (strfile; shared
+        memory on macOS and Windows), and for a handle that shows only part of what
+        the descriptor has: a map at an offset or shorter than its file is now, a
+        handle that `truncate` has narrowed.  The descriptor would show other bytes
+        than the handle.  Libraries then use `seek` and `read`; `getbuffer` gives the
+        memory without a copy, and `ipcio.filelock` takes such a handle as any other.
+        A descriptor given before the narrowing keeps its offset in step.
 
         Nothing done through it touches the life of a shared name.  ``lockf`` on it is
         the caller's to use; ``flock`` can share but not exclude, because each handle's
-        part in the name is a shared ``flock`` of its own.  Raises
-        `io.UnsupportedOperation` where there is no descriptor (strfile).
+        part in the name is a shared ``flock`` of its own.  (Where the system does not
+        let this process open the object again, because its permissions forbid it or
+        after a ``chroot``, the descriptor is the one that this ``flock`` is on:
+        unlocking it gives up the handle's part in the name.)
         """
         with turn:
-            self._check_open()
-            if self._fd < 0:
-                raise io.UnsupportedOperation("fileno: this memory has no descriptor")
-            position = self._where()
+            lent = self._lend()
+            if self._base or self._size < os.fstat(lent).st_size:
+                raise io.UnsupportedOperation(
+                    f"fileno: the handle shows {self._size} bytes from offset {self._base}, and its descriptor "
+                    "would show all of the file; use read(), or getbuffer() for the memory without a copy"
+                )
             if self._given < 0:
-                # Not the one that a share's lock is on: what is locked, unlocked or dropped
-                # through the user's must not matter to the name, nor last as long as a map.
-                given = self._fd if self._share is None else self._share.open_again(self._fd)
-                try:
-                    os.lseek(given, self._base + position, os.SEEK_SET)
-                except BaseException:
-                    if given != self._fd:
-                        os.close(given)
-                    raise
-                self._given = given
+                position = self._where()
+                os.lseek(lent, position, os.SEEK_SET)
+                self._given = lent
                 self._go(position)
-            return self._given
+            return lent
+
+    def _lend(self) -> int:
+        """The descriptor for users and for locks, of all that lies behind the memory; made when first needed."""
+        lent = self._lent
+        if lent < 0:
+            with turn:
+                self._check_open()
+                if self._fd < 0:
+                    raise io.UnsupportedOperation("fileno: this memory has no descriptor; getbuffer() gives its bytes")
+                if self._lent < 0:
+                    # Not the one that a share's lock is on: what is locked, unlocked or dropped
+                    # through the user's must not matter to the name, nor last as long as a map.
+                    self._lent = self._fd if self._share is None else self._share.open_again(self._fd)
+                lent = self._lent
+        return lent
 
     # -- position --------------------------------------------------------
 
@@ -235,7 +257,7 @@ class MemoryFile(io.RawIOBase):
                 raise InvalidSeekError(errno.EINVAL, f"invalid whence ({whence!r}, should be 0, 1 or 2)", self._name)
             if target < 0:
                 raise InvalidSeekError(errno.EINVAL, f"negative seek position {target}", self._name)
-            if target + self._base > sys.maxsize:
+            if target > sys.maxsize:
                 raise OverflowError(f"seek position {target} is too large")
             self._go(target)
             return target
@@ -413,15 +435,15 @@ class MemoryFile(io.RawIOBase):
         with turn:
             if self._memory is None:
                 return
-            fd, given, share = self._fd, self._given, self._share
+            fd, lent, share = self._fd, self._lent, self._share
             try:
                 part()
             finally:
                 self._memory = self._face = self._share = None
-                self._fd = self._given = -1
+                self._fd = self._lent = self._given = -1
                 try:
-                    if given not in {-1, fd}:
-                        os.close(given)
+                    if lent not in {-1, fd}:
+                        os.close(lent)
                 finally:
                     if share is not None:  # which owns the descriptor
                         share.give_up()
@@ -451,12 +473,12 @@ class MemoryFile(io.RawIOBase):
     def _where(self) -> int:
         """The position; once a descriptor was given, its offset is the truth."""
         if self._given >= 0:
-            self._at = max(os.lseek(self._given, 0, os.SEEK_CUR) - self._base, 0)
+            self._at = os.lseek(self._given, 0, os.SEEK_CUR)
         return self._at
 
     def _go(self, position: int) -> None:
         if self._given >= 0:
-            os.lseek(self._given, self._base + position, os.SEEK_SET)
+            os.lseek(self._given, position, os.SEEK_SET)
         self._at = position
 
     def _narrow(self, size: int) -> None:

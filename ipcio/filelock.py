@@ -29,7 +29,9 @@ previous holder wrote: read-ahead is forgotten, at an unchanged position.  Befor
 system.
 
 A file is anything with a ``fileno()`` -- text, buffered, raw, a `MemoryFile`, a
-temporary file -- or a descriptor.
+temporary file -- or a descriptor.  A `MemoryFile` that shows only part of its file, a map
+at an offset or a narrowed handle, locks ranges of the whole file all the same: byte 0 is
+the file's first.
 
 **Windows.**  The lock is the open file's within one process: a child that inherits the
 descriptor has no share in it.  Who waits tries again and again, without a place in a
@@ -55,7 +57,7 @@ import struct
 import sys
 from operator import index
 
-from ipcio._buffers import PLAIN, flush, refresh
+from ipcio._buffers import PLAIN, flush, lent, refresh
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -151,7 +153,10 @@ def lock(
     if mode == "r" and type(file) not in PLAIN:
         flush(file)  # if the range was exclusive, others may come in now
     try:
-        fd = file if type(file) is int else file.fileno()
+        try:
+            fd = file if type(file) is int else file.fileno()
+        except io.UnsupportedOperation:
+            fd = lent(file)
         request = (
             _WHOLE[mode]
             if nbytes is offset is _ZERO
@@ -183,7 +188,10 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
             if nbytes is offset is _ZERO
             else _request(_KINDS[mode], offset, nbytes if nbytes >= 0 else _NONE)
         )
-        fd = file if type(file) is int else file.fileno()
+        try:
+            fd = file if type(file) is int else file.fileno()
+        except io.UnsupportedOperation:
+            fd = lent(file)
         try:
             _ask(fd, _AT_ONCE, request)
         except _BUSY:
@@ -209,7 +217,11 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
         flush(file)
     try:
         request = _RELEASE if nbytes is offset is _ZERO else _request(_UNLOCK, offset, nbytes if nbytes >= 0 else _NONE)
-        _ask(file if type(file) is int else file.fileno(), _AT_ONCE, request)
+        try:
+            fd = file if type(file) is int else file.fileno()
+        except io.UnsupportedOperation:
+            fd = lent(file)
+        _ask(fd, _AT_ONCE, request)
     except BaseException as error:
         if _is_foreign(error):
             _let_go(file, offset, nbytes)
@@ -375,6 +387,8 @@ def _descriptor(file: Any) -> int:
         return file
     try:
         return index(file.fileno())
+    except io.UnsupportedOperation:
+        return lent(file)
     except AttributeError:  # it has none, or something within has none
         raise TypeError(f"a file must have a fileno() or be a descriptor; {type(file).__name__!r} is neither") from None
 

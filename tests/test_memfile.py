@@ -66,7 +66,7 @@ def test_narrowing_is_this_handle_s_alone(name):
         h.truncate(10)
         assert other.size() == view.nbytes == 100
         if not lacks("descriptors"):
-            assert os.fstat(h.fileno()).st_size == 100
+            assert os.fstat(other.fileno()).st_size == 100
         with shm.attach(name) as third:
             assert third.size() == 100
 

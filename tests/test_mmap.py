@@ -13,6 +13,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 import file_contract
@@ -65,7 +66,9 @@ class TestReadWriteByFile(file_contract.ReadWriteContract):
 class TestReadWritePart(file_contract.ReadWriteContract):
     """A part in the middle of the file: the rest of the file must not show."""
 
-    @pytest.fixture(params=[FRESH, NARROWED, SHARED, COPIED])
+    HAS_DESCRIPTOR = False  # for the rest would show there
+
+    @pytest.fixture(params=[FRESH, NARROWED, COPIED])
     def state(self, request):
         return request.param
 
@@ -131,7 +134,8 @@ def test_a_part_that_begins_where_the_file_ends_is_empty(file):
     for mode in ("r", "w", "rw"):
         with mmap.open(path, mode, PAGE) as h:
             assert h.size() == 0
-            assert h.fileno() >= 0
+            with pytest.raises(io.UnsupportedOperation):
+                h.fileno()
             h.flush()
         with pytest.raises(ValueError):
             mmap.open(path, mode, PAGE, 1)
@@ -369,14 +373,13 @@ def test_the_last_view_unmaps(file):
 # -- the descriptor
 
 
-@pytest.mark.parametrize("offset", [0, PAGE])
-def test_the_descriptor_stands_where_the_handle_does(file, offset):
-    """`offset + position` in the file; `os` and `subprocess` take over from there and give it back."""
-    path = file(b"#" * offset + b"one\ntwo\nthree\n")
-    with mmap.open(path, "rw", offset) as h:
+def test_the_descriptor_stands_where_the_handle_does(file):
+    """`os` and `subprocess` take over from there and give it back."""
+    path = file(b"one\ntwo\nthree\n")
+    with mmap.open(path, "rw") as h:
         h.readline()
         fd = h.fileno()
-        assert os.lseek(fd, 0, os.SEEK_CUR) == offset + 4
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 4
         assert os.read(fd, 4) == b"two\n"
         assert h.tell() == 8
         assert h.readline() == b"three\n"
@@ -395,27 +398,88 @@ def test_the_descriptor_stands_where_the_handle_does(file, offset):
         assert h.read(1) == b"\n"
         h.seek(0)
         assert h.read() == b"one\nTWO\nthree\n"
-        os.lseek(fd, offset, os.SEEK_SET)
+        os.lseek(fd, 0, os.SEEK_SET)
         assert h.read(3) == b"one"
 
 
 @pytest.mark.needs("sendfile")
-@pytest.mark.parametrize("offset", [0, PAGE])
-def test_sendfile_takes_the_handle(file, offset):
+def test_sendfile_takes_the_handle(file):
     """From the position on, and with an explicit place without moving it."""
-    path = file(b"#" * offset + b"one\ntwo\nthree\n")
+    path = file(b"one\ntwo\nthree\n")
     here, there = socket.socketpair()
-    with here, there, mmap.open(path, "r", offset) as h:
+    with here, there, mmap.open(path) as h:
         h.seek(4)
         assert os.sendfile(here.fileno(), h.fileno(), None, 4) == 4
         assert there.recv(100) == b"two\n"
         assert h.tell() == 8
-        assert os.sendfile(here.fileno(), h.fileno(), offset, 3) == 3
+        assert os.sendfile(here.fileno(), h.fileno(), 0, 3) == 3
         assert there.recv(100) == b"one"
         assert h.read() == b"three\n"
         h.seek(0)
-        assert here.sendfile(h, 0 + offset, 8) == 8
+        assert here.sendfile(h, 0, 8) == 8
         assert there.recv(100) == b"one\ntwo\n"
+
+
+PARTS = {
+    "at an offset": lambda path: mmap.open(path, "rw", PAGE),
+    "shorter than its file": lambda path: mmap.open(path, "rw", 0, PAGE),
+    "in the middle": lambda path: mmap.open(path, "r", PAGE, 10),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_gives_no_descriptor(file, part):
+    """It would show other bytes, as they would to who sends, measures or wraps it."""
+    path = file(b"#" * PAGE + b"one\ntwo\nthree\n")
+    with PARTS[part](path) as h:
+        wanted = h.read()
+        h.seek(0)
+        with pytest.raises(io.UnsupportedOperation, match=r"getbuffer\(\)"):
+            h.fileno()
+        with pytest.raises(io.UnsupportedOperation):
+            subprocess.run(["true"], stdin=h, check=True)
+        with pytest.raises(io.UnsupportedOperation):
+            tarfile.TarFile(fileobj=io.BytesIO(), mode="w").gettarinfo(arcname="x", fileobj=h)
+        here, there = socket.socketpair()
+        with here, there:
+            assert here.sendfile(h) == len(wanted)
+            here.shutdown(socket.SHUT_WR)
+            assert there.makefile("rb").read() == wanted
+
+
+def test_a_file_that_grew_gives_no_descriptor(file):
+    """For its map does not show what was added; one that was cut does, for all to see."""
+    path = file(b"one\ntwo\n")
+    with mmap.open(path) as h:
+        fd = h.fileno()
+        with open(path, "ab") as other:
+            other.write(b"more")
+        with pytest.raises(io.UnsupportedOperation):
+            h.fileno()
+        h.seek(4)
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 4
+        with open(path, "rb+") as other:
+            other.truncate(8)
+        assert h.fileno() == fd
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_locked_by_the_ranges_of_its_file(file, part):
+    """Byte 0 is the file's first, through layers of `io`, too; though there is no descriptor to be had."""
+    from ipcio import filelock
+
+    path = file(b"#" * PAGE + b"one\ntwo\nthree\n")
+    with PARTS[part](path) as h, open(path, "rb+") as other, io.BufferedReader(h) as layer:
+        for file_of in h, layer:
+            assert filelock.trylock(file_of, "r", 0, 10)
+            assert not filelock.trylock(other, "rw", 9, 1)
+            assert filelock.trylock(other, "rw", 10, 1)
+            assert filelock.lock(file_of, "r", 3, 4, timeout=0)
+            assert filelock.query(file_of, "rw", 10, 1)[:3] == (10, 1, "rw")
+            assert filelock.unlock(file_of, 0, 10)
+            assert filelock.unlock(other)
+            with filelock.locked(file_of, "r"):
+                assert not filelock.trylock(other)
 
 
 @pytest.mark.needs("posix")
