@@ -61,7 +61,7 @@ class CursorFile(MemoryFile):
     _left: int  # where we left the cursor
     _lines_begun: Any  # what the loops of DirectFile take from the cursor, until its end
 
-    def __init__(
+    def _begin(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         cursor: mmap.mmap | io.BytesIO,
         memory: mmap.mmap | memoryview[int],
@@ -70,7 +70,7 @@ class CursorFile(MemoryFile):
         recipe: Recipe,
         *rest: Any,  # as for MemoryFile
     ) -> None:
-        MemoryFile.__init__(self, memory, name, mode, recipe, *rest)
+        MemoryFile._begin(self, memory, name, mode, recipe, *rest)
         self._cursor = cursor
         self._left = 0
         self._lines_begun = None
@@ -254,6 +254,10 @@ class DirectFile(CursorFile):
             self._lines_begun = lines = iter(self._cursor_readline, b"")
         return chain(lines, self._rest())
 
+
+# Users see one type of handle: in errors, in `help` and in debuggers.
+for _kind in CursorFile, DirectFile:
+    _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
 
 _call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 

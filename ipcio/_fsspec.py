@@ -25,7 +25,7 @@ from ipcio._names import check_name, check_perm
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from ipcio import MemoryFile
 
@@ -155,7 +155,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 writer.write(content)
         return writer
 
-    def _attach(self, path: str, mode: str) -> MemoryFile:
+    def _attach(self, path: str, mode: Literal["r", "rw"]) -> MemoryFile:
         name = self._strip_protocol(path)
         if "/" in name:
             raise FileNotFoundError(errno.ENOENT, _FLAT, path)

@@ -22,14 +22,21 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, BinaryIO
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer, Self
 
     from ipcio._contract import Share
 
+    # A `typing.BinaryIO` for checkers, as they see `io.FileIO`: so a handle may be passed
+    # wherever a binary file is documented.
+    class _RawBinaryFile(io.RawIOBase, BinaryIO):
+        pass
+
     Memory = mmap.mmap | memoryview[int]
     Recipe = Callable[[Any], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
+else:
+    _RawBinaryFile = io.RawIOBase
 
 __all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
 
@@ -38,7 +45,7 @@ CLOSED = "I/O operation on closed file."  # the io module's words
 _LINE_GUESS = 128  # bytes looked at first when a line is sought; eight times more each round
 
 
-class MemoryFile(io.RawIOBase):
+class MemoryFile(_RawBinaryFile):
     """A fixed-size run of bytes with a position: memory as a raw binary file.
 
     Handles come from `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile`, not from
@@ -87,8 +94,21 @@ class MemoryFile(io.RawIOBase):
     _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
     _share: Share | None  # in keeping the name alive
 
-    # Positional, all of them: Python passes keywords to a class at twice the price.
-    def __init__(
+    def __init__(self, *_: object, **__: object) -> None:
+        """Raise `TypeError`: functions of `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile` make handles."""
+        raise TypeError(
+            "MemoryFile is not called directly: use shm.create(), shm.attach(), mmap.open() or strfile.open()"
+        )
+
+    @classmethod
+    def _over(cls, *arguments: Any) -> Self:
+        """Return a handle; the arguments are those of `_begin`."""
+        handle: Self = cls.__new__(cls)
+        handle._begin(*arguments)
+        return handle
+
+    # Positional, all of them: keywords would double the price of the call.
+    def _begin(
         self,
         memory: Memory,
         name: str | Any,

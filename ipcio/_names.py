@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from operator import index
 
@@ -9,10 +10,11 @@ from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     T = TypeVar("T")
 
-__all__ = ["check_name", "check_perm", "create_or_attach", "invent_name"]
+__all__ = ["check_name", "check_perm", "create_or_attach", "explained", "invent_name"]
 
 
 def check_name(name: str) -> str:
@@ -32,6 +34,37 @@ def check_name(name: str) -> str:
     if "/" in name or "\\" in name or "\0" in name:
         raise ValueError(f"name {name!r} must not contain '/', a backslash or NUL; use a plain word such as 'prices'")
     return name
+
+
+_REASONS = {
+    errno.ENOENT: "no {kind} {name!r}: it was never created, or its last handle was closed (persist=True keeps it)",
+    errno.EEXIST: "{kind} {name!r} exists already: attach to it, or pass exist_ok=True",
+    errno.EACCES: "{kind} {name!r} may not be opened by this user: perm= of create() sets the permissions",
+}
+
+
+class explained:  # noqa: N801 -- read as a verb: ``with explained("semaphore", name):``
+    """Within the block, an error of the system says what kind of object was wanted, and what usually is the reason.
+
+    An error that a back end has explained already keeps its text.
+    """
+
+    __slots__ = ("_kind", "_name")
+
+    def __init__(self, kind: str, name: str | None) -> None:
+        self._kind = kind
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if not isinstance(error, OSError) or error.errno not in _REASONS or self._name is None:
+            return
+        if error.strerror == os.strerror(error.errno):
+            error.strerror = _REASONS[error.errno].format(kind=self._kind, name=self._name)
+            error.filename = self._name
+            error.args = error.errno, error.strerror  # what `pickle` keeps
 
 
 def check_perm(perm: int) -> int:

@@ -50,7 +50,7 @@ class ExitStatus(NamedTuple):
     """How a process ended.  True only if it exited with 0."""
 
     ok: bool
-    kind: str
+    kind: Literal["exit", "signal"]
     """``"exit"``, or ``"signal"`` if one ended it."""
     code: int
     """The exit code, or the number of the signal."""

@@ -32,9 +32,9 @@ _NOTHING: repeat[tuple[()]] = repeat(())
 _AT_ONCE = repeat((False,))  # do not block
 
 
+# A method that lies in a slot of the instance: C code finds it there, and it can be called on
+# the class.  (No docstring: `help` would show it in place of the method's own.)
 class _InSlot(property):
-    """A method that lies in a slot of the instance: C code finds it there, and it can be called on the class."""
-
     def __call__(self, instance: object, *arguments: object) -> object:
         assert self.fget is not None
         return self.fget(instance)(*arguments)
@@ -80,8 +80,8 @@ class Semaphore:
         def __exit__(self, *_: object) -> None: ...
 
     else:
-        __enter__ = _InSlot(attrgetter("_enter"))
-        __exit__ = _InSlot(attrgetter("_exit"))
+        __enter__ = _InSlot(attrgetter("_enter"), doc="Acquire a permit; wait for one if there is none.")
+        __exit__ = _InSlot(attrgetter("_exit"), doc="Release a permit.")
 
     _enter: Callable[[], bool]
     _exit: Callable[..., None]
@@ -93,14 +93,23 @@ class Semaphore:
     _value: Callable[[], int]
     _raw: RawSemaphore | None  # None: closed
     _again: Callable[[str], Semaphore]  # attaches
+    _name: str
+    _created: bool
+    _undo: bool
 
-    def __init__(
-        self,
+    def __init__(self, *_: object, **__: object) -> None:
+        """Raise `TypeError`: functions of `ipcio.sem` make handles."""
+        raise TypeError("Semaphore is not called directly: use sem.create() or sem.attach()")
+
+    @classmethod
+    def _over(
+        cls,
         permits: Permits,
         name: str,
         again: Callable[[str], Semaphore],
         created: bool,  # noqa: FBT001 -- as in MemoryFile
-    ) -> None:
+    ) -> Semaphore:
+        self: Semaphore = cls.__new__(cls)
         raw, self._post, self._value, self._undo = permits
         self._enter = raw.__enter__
         self._exit = raw.__exit__
@@ -112,6 +121,7 @@ class Semaphore:
         self._name = name
         self._again = again
         self._created = created
+        return self
 
     # -- LuaIPC's words --------------------------------------------------
 

@@ -396,3 +396,7 @@ def _descriptor(file: Any) -> int:
 def _name(file: Any, fd: int) -> Any:
     name = getattr(file, "name", None)
     return fd if name is None else name
+
+
+def __dir__() -> list[str]:
+    return __all__

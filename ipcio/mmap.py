@@ -45,7 +45,7 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO, Any
+    from typing import IO, Any, Literal
 
     from ipcio._contract import MmapBackend
 
@@ -61,7 +61,7 @@ _MODES = {"r": "rb", "w": "wb", "rw": "rb+"}
 
 def open(
     path: str | bytes | os.PathLike[Any] | int | IO[bytes],
-    mode: str = "r",
+    mode: Literal["r", "w", "rw"] = "r",
     offset: int = 0,
     size: int = 0,
 ) -> MemoryFile:
@@ -93,7 +93,7 @@ def open(
         return _open(file, name, mode, offset, size)
 
 
-def _open(file: str | bytes | int, name: Any, mode: str, offset: int, size: int) -> MemoryFile:
+def _open(file: str | bytes | int, name: Any, mode: Literal["r", "w", "rw"], offset: int, size: int) -> MemoryFile:
     memory, fd, _ = _backend.open(file, writable=mode != "r", offset=offset, size=size)
     absolute = None if isinstance(file, int) else os.path.abspath(file)
 
@@ -101,8 +101,8 @@ def _open(file: str | bytes | int, name: Any, mode: str, offset: int, size: int)
         return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
     if memory is None:
-        return MemoryFile(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
-    return DirectFile(memory, memory, name, _MODES[mode], recipe, fd, offset)
+        return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
+    return DirectFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:
@@ -119,3 +119,7 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
     if descriptor < 0:
         raise ValueError(f"a descriptor must not be negative, not {descriptor}")
     return descriptor
+
+
+def __dir__() -> list[str]:
+    return __all__

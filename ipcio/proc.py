@@ -143,3 +143,7 @@ def _backend() -> ProcBackend:
     else:
         from ipcio._posix import proc
     return proc
+
+
+def __dir__() -> list[str]:
+    return __all__

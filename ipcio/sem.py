@@ -39,7 +39,7 @@ import sys
 from operator import index
 
 from ipcio._forklock import turn
-from ipcio._names import check_name, check_perm, create_or_attach
+from ipcio._names import check_name, check_perm, create_or_attach, explained
 from ipcio._semaphore import Semaphore
 from ipcio._typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from ipcio._contract import SemBackend
 
 __all__ = ["attach", "create", "open", "unlink"]
+
+_KIND = "semaphore"  # in messages
 
 _backend: SemBackend
 
@@ -121,9 +123,9 @@ def create(
 
     def make(wanted: str) -> Semaphore:
         made = _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo))
-        return Semaphore(made, wanted, attach, True)  # noqa: FBT003
+        return Semaphore._over(made, wanted, attach, True)  # noqa: FBT003
 
-    with turn:  # until there is a handle that a forked child could close
+    with turn, explained(_KIND, name):  # until there is a handle that a forked child could close
         return create_or_attach(name, make, _join if exist_ok else None)
 
 
@@ -137,7 +139,7 @@ def attach(name: str) -> Semaphore:
     `TypeError` for a malformed argument.
     """
     check_name(name)
-    with turn:  # see `create`
+    with turn, explained(_KIND, name):  # see `create`
         return _join(name)
 
 
@@ -149,8 +151,14 @@ def unlink(name: str) -> None:
     `NotImplementedError` on Windows if it does: there a name goes with its last handle and
     in no other way.  (POSIX: ``sem_unlink(3)``.)
     """
-    _backend.unlink(check_name(name))
+    check_name(name)
+    with explained(_KIND, name):
+        _backend.unlink(name)
 
 
 def _join(name: str) -> Semaphore:
-    return Semaphore(_backend.attach(name), name, attach, False)  # noqa: FBT003
+    return Semaphore._over(_backend.attach(name), name, attach, False)  # noqa: FBT003
+
+
+def __dir__() -> list[str]:
+    return __all__

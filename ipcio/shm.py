@@ -37,13 +37,18 @@ from operator import index
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
-from ipcio._names import check_name, check_perm, create_or_attach
+from ipcio._names import check_name, check_perm, create_or_attach, explained
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
     from ipcio._contract import Mapping, ShmBackend
 
 __all__ = ["attach", "create", "unlink"]
+
+_KIND = "shared memory"  # in messages
 
 _backend: ShmBackend
 
@@ -112,7 +117,10 @@ def create(
     def join(wanted: str) -> MemoryFile:
         return _handle(_backend.attach(wanted, writable=True), wanted, "rb+", created=False)
 
-    with turn:  # until there is a handle that a forked child could close, and nothing else has the memory
+    with (
+        turn,
+        explained(_KIND, name),
+    ):  # until there is a handle that a forked child could close, and nothing else has the memory
         handle = create_or_attach(name, make, join if exist_ok else None)
     if handle.size() < size:
         held = handle.size()
@@ -121,7 +129,7 @@ def create(
     return handle
 
 
-def attach(name: str, mode: str = "rw") -> MemoryFile:
+def attach(name: str, mode: Literal["r", "rw"] = "rw") -> MemoryFile:
     """Return a handle on an existing segment, at position 0.
 
     `mode` ``"rw"`` reads and writes; ``"r"`` maps the memory read-only.
@@ -135,10 +143,9 @@ def attach(name: str, mode: str = "rw") -> MemoryFile:
     check_name(name)
     if mode not in {"r", "rw"}:
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
-    with turn:  # see `create`
-        return _handle(
-            _backend.attach(name, writable=mode == "rw"), name, "rb+" if mode == "rw" else "rb", created=False
-        )
+    with turn, explained(_KIND, name):  # see `create`
+        mapping = _backend.attach(name, writable=mode == "rw")
+        return _handle(mapping, name, "rb+" if mode == "rw" else "rb", created=False)
 
 
 def unlink(name: str) -> None:
@@ -149,13 +156,23 @@ def unlink(name: str) -> None:
     live, `NotImplementedError` on Windows if it does: there a name goes with its last
     handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
-    _backend.unlink(check_name(name))
+    check_name(name)
+    with explained(_KIND, name):
+        _backend.unlink(name)
 
 
 def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
     assert memory is not None  # no segment is empty
-    recipe = (attach, (name, "r" if mode == "rb" else "rw"))
+    again = (attach, (name, "r" if mode == "rb" else "rw"))
+
+    def recipe(_: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
+        return again
+
     if isinstance(memory, memoryview):
-        return MemoryFile(memory, name, mode, lambda _: recipe, fd, 0, share, created)
-    return DirectFile(memory, memory, name, mode, lambda _: recipe, fd, 0, share, created)
+        return MemoryFile._over(memory, name, mode, recipe, fd, 0, share, created)
+    return DirectFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
+
+
+def __dir__() -> list[str]:
+    return __all__

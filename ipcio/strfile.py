@@ -50,8 +50,8 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
         view = (whole[:] if plain else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # nobody can change it, and BytesIO shares it
-        return DirectFile(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
-    return MemoryFile(view, "<strfile>", "rb", _recipe)
+        return DirectFile._over(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
+    return MemoryFile._over(view, "<strfile>", "rb", _recipe)
 
 
 class _BytesCursor(io.BytesIO):
@@ -65,3 +65,7 @@ class _BytesCursor(io.BytesIO):
 
 def _recipe(view: memoryview[int]) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
     return open, (view.tobytes(),)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -109,7 +109,7 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
     assert_type(h.nowait(), "ExitStatus | None")
     if status is not None:
         assert_type(status.ok, bool)
-        assert_type(status.kind, str)
+        assert_type(status.kind, Literal["exit", "signal"])
         assert_type(status.code, int)
     assert_type(h.kill(), Literal[True])
     h.kill("kill", tree=True)

@@ -54,7 +54,7 @@ _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 class InHand:
     """What a call has opened so far; a ``with`` block gives it back if the call fails.
 
-    The block also tells an `OSError` of the name that the caller knows.
+    The block also puts the name that the caller knows into an `OSError`.
     """
 
     __slots__ = ("fd", "name", "path", "share")
@@ -71,14 +71,19 @@ class InHand:
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is not None:
             self.drop()
-            if isinstance(error, OSError):
-                long = error.errno == errno.ENAMETOOLONG and NAMES_ARE_FILES
-                raise OSError(error.errno, self._limit() if long else error.strerror, self.name) from None
+            if isinstance(error, OSError) and error.errno is not None:
+                self._name(error)
 
-    def _limit(self) -> str:
-        length = len(os.fsencode(self.name))
-        more = len(os.fsencode(os.path.basename(self.path))) - length
-        return f"a name may have {_LONGEST - more} bytes here, not {length}"
+    def _name(self, error: OSError) -> None:
+        """Put the name that the caller knows into the error, which keeps the traceback of the call that failed."""
+        if error.errno == errno.ENAMETOOLONG and NAMES_ARE_FILES:
+            length = len(os.fsencode(self.name))
+            more = len(os.fsencode(os.path.basename(self.path))) - length
+            error.strerror = f"a name may have {_LONGEST - more} bytes here, not {length}"
+        error.filename = self.name
+        if error.filename2 is not None:  # of `os.link`
+            del error.filename2
+        error.args = error.errno, error.strerror
 
     def close(self) -> None:
         """Close the descriptor, which no share owns."""
