@@ -35,6 +35,10 @@ _AT_ONCE = repeat((False,))  # do not block
 # A method that lies in a slot of the instance: C code finds it there, and it can be called on
 # the class.  (No docstring: `help` would show it in place of the method's own.)
 class _InSlot(property):
+    def __init__(self, slot: str, doc: str) -> None:
+        super().__init__(attrgetter(slot))
+        self.__doc__ = doc
+
     def __call__(self, instance: object, *arguments: object) -> object:
         assert self.fget is not None
         return self.fget(instance)(*arguments)
@@ -80,8 +84,8 @@ class Semaphore:
         def __exit__(self, *_: object) -> None: ...
 
     else:
-        __enter__ = _InSlot(attrgetter("_enter"), doc="Acquire a permit; wait for one if there is none.")
-        __exit__ = _InSlot(attrgetter("_exit"), doc="Release a permit.")
+        __enter__ = _InSlot("_enter", "Acquire a permit; wait for one if there is none.")
+        __exit__ = _InSlot("_exit", "Release a permit.")
 
     _enter: Callable[[], bool]
     _exit: Callable[..., None]

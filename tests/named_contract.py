@@ -10,12 +10,14 @@ import errno
 import gc
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from contextlib import closing
 
@@ -239,6 +241,24 @@ class NameContract(Named):
                 call(name)
             assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, name)
         assert not entries_with(name)
+
+    def test_an_error_says_what_was_wanted_what_usually_is_the_reason_and_where_it_failed(self, name):
+        kind = {"shm": "shared memory", "sem": "semaphore"}[self.module.__name__.rpartition(".")[2]]
+        errors = []
+        for call in (self.module.attach, self.module.unlink):
+            with pytest.raises(FileNotFoundError) as caught:
+                call(name)
+            errors.append((caught.value, caught.tb, f"no {kind} {name!r}: it was never created, or its last"))
+        with closing(self.make(name)), pytest.raises(FileExistsError) as caught:
+            self.make(name)
+        errors.append((caught.value, caught.tb, f"{kind} {name!r} exists already: attach to it, or pass exist_ok=True"))
+        for error, trace, text in errors:
+            assert error.strerror.startswith(text)
+            assert (error.filename, error.filename2) == (name, None)
+            again = pickle.loads(pickle.dumps(error))
+            assert (type(again), str(again)) == (type(error), str(error))
+            *_, (frame, _) = traceback.walk_tb(trace)
+            assert frame.f_code.co_filename != self.module.__file__, "the frame of the call that failed is lost"
 
     def test_exist_ok_attaches_to_what_lives_and_tells(self, name):
         with closing(self.make(name, exist_ok=True)) as h, closing(self.make(name, exist_ok=True)) as other:

@@ -95,11 +95,24 @@ def test_a_full_disk_is_an_error(arguments):
     assert (status, errors) == (1, "ipcio: No space left on device\n")
 
 
-@pytest.mark.parametrize("closed", [1, 2])
 @pytest.mark.needs("posix")
-def test_without_stdout_or_stderr(closed, tmp_path):
+def test_without_stderr(tmp_path):
     (tmp_path / "words").write_text("some words")
-    status, _, errors = run("demo", tmp_path / "words", preexec_fn=lambda: os.close(closed), stdin=subprocess.DEVNULL)
+    status, _, errors = run("demo", tmp_path / "words", preexec_fn=lambda: os.close(2), stdin=subprocess.DEVNULL)
+    assert (status, errors) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["ls", "--json"], ["--help"], ["--version"]])
+@pytest.mark.needs("posix")
+def test_output_that_goes_nowhere_is_an_error(arguments):
+    """Standard output was closed before the program started."""
+    status, _, errors = run(*arguments, preexec_fn=lambda: os.close(1), stdin=subprocess.DEVNULL)
+    assert (status, errors) == (1, "ipcio: Bad file descriptor: 'standard output'\n")
+
+
+@pytest.mark.needs("posix")
+def test_a_command_that_prints_nothing_needs_no_stdout(path):
+    status, _, errors = run("lock", path, "--", "true", preexec_fn=lambda: os.close(1), stdin=subprocess.DEVNULL)
     assert (status, errors) == (0, "")
 
 
@@ -442,7 +455,6 @@ def test_a_holder_with_a_strange_name_is_still_one_line(path, tmp_path):
         [],
         ["--"],
         ["--", ""],
-        ["true"],
         *(
             [option, "--", "true"]
             for option in [
@@ -466,6 +478,11 @@ def test_a_holder_with_a_strange_name_is_still_one_line(path, tmp_path):
                 "--timeout=x",
                 "--timeout=nan",
                 "--timeout=-1",
+                "-E",
+                "-E256",
+                "-Ex",
+                "-E-1",
+                "--nonblock=1",
             ]
         ),
     ],
@@ -479,6 +496,30 @@ def test_lock_usage_errors(path, arguments, capsys):
     assert errors.startswith("usage: ipcio")
     assert errors.splitlines()[-1].startswith("ipcio")
     assert not os.path.exists(path)
+
+
+@pytest.mark.needs("sh")
+@pytest.mark.parametrize(
+    "options", [[], ["--timeout", "5"], ["--timeout=5"], ["--time", "5"], ["-E", "5"], ["--nonblock"]]
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before FILE", "after FILE"])
+def test_lock_needs_no_dashes_before_the_command(path, options, after):
+    ours = [path, *options] if after else [*options, path]
+    assert run("lock", *ours, "sh", "-c", "exit $1", "--shared", "7") == (7, "", "")
+
+
+@pytest.mark.needs("open file locks")
+def test_a_lock_that_was_not_acquired_has_the_status_of_choice(path):
+    with holding(path):
+        for arguments, expected in (
+            (["--nonblock"], 1),
+            (["--nonblock", "-E", "75"], 75),
+            (["-E77", "--timeout=0.1"], 77),
+        ):
+            status, output, errors = run("lock", *arguments, path, "true")
+            assert (status, output, errors.count("\n")) == (expected, "", 1)
+    assert run("lock", "-E75", path, "no-such-command")[0] == 127
+    assert run("lock", "-E75", f"{path}/none", "true")[0] == 1
 
 
 def test_lock_without_a_file_is_a_usage_error():

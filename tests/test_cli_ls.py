@@ -111,21 +111,39 @@ def test_sizes(size, shown):
     assert ls._size(size) == shown
 
 
-def test_a_table_is_cut_to_the_terminal_and_whole_in_a_pipe():
-    rows = [("KIND", "NAME", "HOLDERS"), ("shm", "n" * 60, "h" * 90), ("sem", "größe", "1 Ω")]
-    whole = table.lines(rows, give=1)
-    assert whole[1] == f"shm   {'n' * 60}  {'h' * 90}"
-    for width in (200, 100, 60, 40, 20, 5, 1):
-        cut = table.lines(rows, give=1, width=width)
-        assert max(map(len, cut)) <= width
-        assert cut == whole or width < 200
-    assert "nnnnnnnnnn.." in cut_to(rows, 40)
-    assert cut_to(rows, 40).endswith("hh..")
-    assert table.lines([("表" * 10, "x")], give=0, width=19) == [f"{'表' * 7}..  x"]
+def test_a_table_cuts_nothing_and_folds_the_holders_on_a_terminal():
+    rows = [("KIND", "NAME", "HOLDERS"), ("shm", "n" * 20, "1 python3, 22 python3, 333 sh"), ("sem", "größe", "-")]
+    whole = table.lines(rows)
+    assert whole[1] == f"shm   {'n' * 20}  1 python3, 22 python3, 333 sh"
+    assert table.lines(rows, width=100) == whole
+    assert table.lines(rows, width=53)[1:3] == [f"shm   {'n' * 20}  1 python3, 22 python3,", " " * 28 + "333 sh"]
+    assert table.lines(rows, width=40) == [
+        f"KIND  NAME{' ' * 18}HOLDERS",
+        f"shm   {'n' * 20}",
+        "      1 python3, 22 python3, 333 sh",
+        f"sem   größe{' ' * 17}-",
+    ]
+    assert table.lines(rows, width=10)[2:6] == [
+        f"shm   {'n' * 20}",
+        "      1 python3,",
+        "      22 python3,",
+        "      333 sh",
+    ]
 
 
-def cut_to(rows, width):
-    return table.lines(rows, give=1, width=width)[1]
+@pytest.mark.parametrize("holders", [1, 4, 400])
+def test_every_name_and_every_holder_is_there_at_any_width(holders):
+    rows = [("NAME", "HOLDERS"), ("ipcio-0123456789abcdef", ", ".join(f"{pid} python3" for pid in range(holders)))]
+    for width in range(1, 130):
+        shown = "\n".join(table.lines(rows, width=width))
+        assert "ipcio-0123456789abcdef" in shown
+        assert re.findall(r"(\d+) python3", shown) == [str(pid) for pid in range(holders)]
+
+
+def test_a_page_of_a_watch_counts_the_lines_that_a_terminal_wraps():
+    assert ls._page(["a" * 10, "b", "c"], 5, 10) == ["a" * 10, "b", "c"]
+    assert ls._page(["a" * 10, "b", "c"], 5, 4) == ["a" * 10, "b", "and 1"]
+    assert ls._page(["a" * 10, "b", "c"], 80, 3) == ["a" * 10, "b", "and 1 more lines"]
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["name"], ["--json", "--watch"], ["--watch", "x"], ["--watch"]])
@@ -141,7 +159,7 @@ def test_usage_errors(arguments, capsys):
 
 @pytest.mark.needs("posix", "signals")
 def test_a_watch_on_a_terminal(name):
-    """It fits the terminal, shows what is new, and Ctrl-C ends it without a word."""
+    """It fits the terminal, shows what is new, and Ctrl-C leaves the cursor on a line of its own."""
     import fcntl
     import pty
     import struct
@@ -157,6 +175,7 @@ def test_a_watch_on_a_terminal(name):
                 seen = until(ours, name.encode())
             process.send_signal(signal.SIGINT)
             assert finish(process) == (130, None, "")
+            assert until(ours, b"\n").endswith(b"\r\n")
     finally:
         os.close(theirs)
         os.close(ours)

@@ -9,7 +9,7 @@ import pytest
 from abilities import lacks
 from file_contract import IS_BUFFER, outcome, run
 
-from ipcio import MemoryFile, shm
+from ipcio import MemoryFile, mmap, shm, strfile
 
 
 def segment(name, content, mode):
@@ -118,7 +118,7 @@ def test_a_handle_that_was_never_opened_is_harmless():
     """`MemoryFile` is no constructor: what its `__new__` gives may only raise."""
     run("""
 import io
-from ipcio import MemoryFile, shm
+from ipcio import MemoryFile, mmap, shm, strfile
 kinds = {MemoryFile, *MemoryFile.__subclasses__()}
 for kind in kinds:
     h = kind.__new__(kind)
@@ -303,3 +303,16 @@ def test_the_class_is_public():
 
     assert ipcio.MemoryFile is MemoryFile
     assert MemoryFile.__name__ == "MemoryFile"
+
+
+def test_handles_come_from_functions_alone_and_say_so():
+    for arguments in ((), ("prices",), ("prices", 4096)):
+        with pytest.raises(TypeError, match=r"use shm\.create\(\)"):
+            MemoryFile(*arguments)
+
+
+def test_every_kind_of_handle_calls_itself_by_its_public_name(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    for h in strfile.open(b"x"), strfile.open(bytearray(1)), mmap.open(tmp_path / "file"):
+        with h, pytest.raises(AttributeError, match="'MemoryFile' object has no attribute 'buf'"):
+            h.buf  # noqa: B018

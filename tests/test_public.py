@@ -192,6 +192,17 @@ def test_the_package_shows_its_public_modules_and_handle_types():
         from ipcio import nonsense  # noqa: F401
 
 
+@pytest.mark.parametrize("module", ["ipcio", *PUBLIC])
+def test_dir_shows_what_is_public_and_nothing_else(module):
+    found = importlib.import_module(module)
+    assert sorted(dir(found)) == sorted(found.__all__)
+
+
+def test_help_shows_no_one_elses_words():
+    for member in "__enter__", "__exit__":
+        assert "permit" in inspect.getdoc(inspect.getattr_static(ipcio.Semaphore, member))
+
+
 def test_star_import():
     scope = {}
     exec("from ipcio import *", scope)

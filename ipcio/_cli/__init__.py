@@ -17,7 +17,7 @@ import os
 import sys
 
 from ipcio import __version__
-from ipcio._cli.common import complain
+from ipcio._cli.common import complain, split_command
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    if sys.stdout is None:  # closed before this program started
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_ClosedOutput()))
     if isinstance(sys.stdout, io.TextIOWrapper):  # any word can be shown on any terminal
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]
     try:
@@ -45,6 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _ClosedOutput(io.RawIOBase):
+    """A standard output that was closed before the program started: every write is an error, and none is lost."""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+    def write(self, _: object) -> int:
+        return self.fileno()
+
+
 def _is_of_reader(error: Exception) -> bool:
     """Whether nobody reads what we print any more, as in ``ipcio ... | head``."""
     if sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL:
@@ -54,13 +69,13 @@ def _is_of_reader(error: Exception) -> bool:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     # argparse's ways with ``--`` differ from version to version, so a command to be run is cut off before.
-    end = words.index("--") if words[:1] == ["lock"] and "--" in words else len(words)
+    words, command = split_command(words) if words[:1] == ["lock"] else (words, [])
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what the next word may be
         from ipcio._cli import completion
 
         completion.answer(parser)
-    return parser.parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
+    return parser.parse_args(words, argparse.Namespace(command=command))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +98,11 @@ def _forget_output() -> None:
     try:
         _flush()
     except OSError:
+        try:
+            output = sys.stdout.fileno()
+        except OSError:  # there is none
+            sys.stdout = None
+            return
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, output)
         os.close(null)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -37,8 +36,6 @@ def _run(arguments: argparse.Namespace) -> None:
     from ipcio import shm
     from ipcio._cli.progress import Progress
 
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
     target = sys.stdout.fileno()
     with shm.attach(arguments.name, "r") as segment, Progress(segment.size(), target) as progress:
         for piece in _pieces(segment):

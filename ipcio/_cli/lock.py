@@ -7,12 +7,11 @@ import os
 import re
 import sys
 
-from ipcio._cli.common import complain, seconds
+from ipcio._cli.common import add_exit_code, complain, seconds
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
     from ipcio._cli.common import Commands
 
@@ -23,13 +22,15 @@ def register(commands: Commands) -> None:
     """Add the subcommand."""
     lock = commands.add_parser(
         "lock",
-        usage="ipcio lock [-h] [--shared] [--range OFF[:LEN]] [--timeout S] FILE -- COMMAND [ARGUMENT ...]",
+        usage="ipcio lock [-h] [--shared] [--range OFF[:LEN]] [--timeout S | --nonblock] [-E CODE] "
+        "FILE [--] COMMAND [ARGUMENT ...]",
         help="run a command while a range of a file is locked",
         description="Lock a range of a file, made if need be, and become the command. So the exit status and the "
         "signals are the command's own, and the lock lasts as long as the command and every process that inherited "
         "the open file from it. Programs that lock the range with fcntl(2), lockf or LuaIPC are kept out, too, and "
         "keep us out; those that use flock(1) are not.",
-        epilog="The exit status is 1 if the file cannot be locked, in time or at all; 126 for a command that cannot be "
+        epilog="The command begins after --, or at the first word after FILE that is no option of ours. The exit "
+        "status is 1 if the file cannot be locked (CODE of -E if it was not in time); 126 for a command that cannot be "
         "run, 127 for one that is not found; otherwise the command's.",
     )
     lock.add_argument("file", metavar="FILE")
@@ -41,11 +42,14 @@ def register(commands: Commands) -> None:
         default=(0, 0),
         help="the first byte, and how many (0 or nothing: to infinity); default: the whole file, however it grows",
     )
-    lock.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait; default: for ever")
+    wait = lock.add_mutually_exclusive_group()
+    wait.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait; default: for ever")
+    wait.add_argument("--nonblock", dest="timeout", action="store_const", const=0.0, help="do not wait: --timeout 0")
+    add_exit_code(lock, "the file could not be locked")
     lock.set_defaults(run=_run, fail=lock.error)
 
 
-def _run(arguments: argparse.Namespace) -> NoReturn:
+def _run(arguments: argparse.Namespace) -> int:
     from ipcio import filelock
 
     if sys.platform == "win32":
@@ -54,10 +58,15 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         from ipcio._posix import command
 
     if not any(arguments.command[:1]):
-        arguments.fail("no COMMAND; it follows after --")
+        arguments.fail("no COMMAND; it follows FILE")
     try:
         fd = _open(arguments.file, command.open_inherited, shared=arguments.shared)
-        filelock.lock(fd, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout)
+        try:
+            filelock.lock(fd, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout)
+        except TimeoutError as error:
+            error.filename = arguments.file
+            complain(error)
+            return int(arguments.conflict_exit_code)
     except OSError as error:
         error.filename = arguments.file  # not a descriptor
         raise

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
-_NAME = 1
 _PERIOD = 2.0  # seconds
 _SHORTEST = 0.1
 _NEXT_UNIT = 1024
@@ -73,19 +72,33 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _watch(survey: Callable[[], list[Entry]], period: float) -> None:
     print(end=_CLEAR)  # noqa: T201
-    while True:
-        entries = survey()
-        width, height = os.get_terminal_size(sys.stdout.fileno())
-        told = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}"[:width], *_table(entries, width)]
-        if len(told) > max(height, 3):
-            told[height - 1 :] = [f"and {len(told) - height + 1} more"[:width]]
-        # Overwritten rather than cleared before, which would flicker.
-        print(_HOME + f"{_REST_OF_LINE}\n".join(told), end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)  # noqa: T201
-        time.sleep(period)
+    try:
+        while True:
+            entries = survey()
+            width, height = os.get_terminal_size(sys.stdout.fileno())
+            lines = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}", *_table(entries, width)]
+            # Overwritten rather than cleared before, which would flicker.
+            page = f"{_REST_OF_LINE}\n".join(_page(lines, width, height))
+            print(_HOME + page, end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)  # noqa: T201
+            time.sleep(period)
+    finally:
+        print(flush=True)  # noqa: T201 -- the shell's prompt gets a line of its own
+
+
+def _page(lines: list[str], width: int, height: int) -> list[str]:
+    """Return as many lines as a terminal can show; it wraps one that is wider."""
+    page: list[str] = []
+    room = max(height, 3) - 1  # a last line says how many there are more, or takes the prompt
+    for number, line in enumerate(lines):
+        room -= max(-(-table.cells(line) // max(width, 1)), 1)
+        if room < 0:
+            return [*page, f"and {len(lines) - number} more lines"[:width]]
+        page.append(line)
+    return page
 
 
 def _table(entries: list[Entry], width: int | None) -> list[str]:
-    return table.lines([_HEADER, *map(_row, entries)], give=_NAME, width=width)
+    return table.lines([_HEADER, *map(_row, entries)], width=width)
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

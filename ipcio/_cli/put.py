@@ -37,11 +37,19 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _SOURCE)
+    try:
+        _put(arguments)
+    except FileExistsError as error:
+        error.strerror = f"shared memory {arguments.name!r} exists already: pass --force to replace it"
+        raise
+
+
+def _put(arguments: argparse.Namespace) -> None:
     from ipcio._cli.progress import Progress
     from ipcio._growing import grow
 
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _SOURCE)
     source = sys.stdin.fileno()
     size = _left(source)
     with grow(arguments.name, replace=arguments.force, size=size) as segment, Progress(size, source) as progress:

@@ -6,7 +6,7 @@ import re
 from argparse import ArgumentTypeError
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_names, count, seconds
+from ipcio._cli.common import add_exit_code, add_names, count, seconds
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def register(commands: Commands) -> None:
         help="take a permit",
         description="Take a permit, and wait for one if need be. A crash-safe semaphore is refused: it would have "
         "the permit back at the end of this very command.",
-        epilog="The exit status is 1 when the time is up; nothing is printed then.",
+        epilog="When the time is up, nothing is printed and the exit status is that of -E.",
     )
     add_names(dec, completion.semaphores)
     dec.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try; default: for ever")
+    add_exit_code(dec, "there was no permit")
     dec.set_defaults(run=_dec)
 
     value = verbs.add_parser(
@@ -83,7 +84,7 @@ def _dec(arguments: argparse.Namespace) -> int:
     semaphore = sem.attach(arguments.name)
     if semaphore.undo:
         raise OSError(None, "a crash-safe semaphore has its permit back when this command ends", arguments.name)
-    return 0 if semaphore.dec(arguments.timeout) else 1
+    return 0 if semaphore.dec(arguments.timeout) else arguments.conflict_exit_code
 
 
 def _print_value(arguments: argparse.Namespace) -> None:

@@ -10,11 +10,12 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["lines", "note", "shown"]
+__all__ = ["cells", "lines", "note", "shown"]
 
 _GAP = "  "
-_CUT = ".."
-_FEWEST = 12  # cells that a column is cut to
+_COMMA = ", "
+_FEWEST = 24  # cells that the last column needs beside the others
+_INDENT = 6  # cells before the last column on lines of its own
 
 
 def shown(text: str) -> str:
@@ -28,35 +29,41 @@ def note(text: str) -> None:
         print(f"ipcio: {text}", file=sys.stderr)  # noqa: T201
 
 
-def lines(rows: Sequence[Sequence[str]], *, give: int, width: int | None = None) -> list[str]:
-    """Align the columns; within a width, the column `give` and then the last one are cut."""
-    widths = [max(map(_cells, column)) for column in zip(*rows, strict=True)]
-    if width is not None:
-        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-        # Most of what is missing is taken from the wider of the two, but something is left of each.
-        for column in sorted((give, len(widths) - 1), key=widths.__getitem__, reverse=True):
-            if excess > 0:
-                cut = min(excess, max(widths[column] - _FEWEST, 0))
-                widths[column] -= cut
-                excess -= cut
-    made = (_GAP.join(map(_fit, row, widths)).rstrip() for row in rows)
-    return [line if width is None else _cut(line, width) for line in made]
+def lines(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
+    """Align the columns; nothing is cut.  Within a width, the last column is folded at its commas."""
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)][:-1]
+    start = sum(widths) + len(_GAP) * len(widths)
+    made: list[str] = []
+    for *first, last in rows:
+        line = _GAP.join(map(_fit, first, widths)) + _GAP
+        if width is None or start + cells(last) <= width:
+            made.append((line + last).rstrip())
+        elif start + _FEWEST <= width:
+            folded = _fold(last, width - start)
+            made += [line + folded[0], *(" " * start + piece for piece in folded[1:])]
+        else:  # there is no room beside the others
+            made += [line.rstrip(), *(" " * _INDENT + piece for piece in _fold(last, width - _INDENT))]
+    return made
+
+
+def _fold(text: str, room: int) -> list[str]:
+    """Break a list at its commas, where a line would be wider than `room` cells."""
+    first, *rest = text.split(_COMMA)
+    folded = [first]
+    for each in rest:
+        if cells(folded[-1]) + len(_COMMA) + cells(each) < room:  # a comma may follow
+            folded[-1] += _COMMA + each
+        else:
+            folded[-1] += _COMMA.rstrip()
+            folded.append(each)
+    return folded
 
 
 def _fit(text: str, width: int) -> str:
-    text = _cut(text, width)
-    return text + " " * (width - _cells(text))
+    return text + " " * (width - cells(text))
 
 
-def _cut(text: str, width: int) -> str:
-    if _cells(text) <= width:
-        return text
-    while text and _cells(text) > width - len(_CUT):
-        text = text[:-1]
-    return (text + _CUT)[: max(width, 0)]
-
-
-def _cells(text: str) -> int:
+def cells(text: str) -> int:
     """How much room a text takes on a terminal."""
     if text.isascii():
         return len(text)

@@ -37,7 +37,6 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import TracebackType
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -128,13 +127,14 @@ def exists(kind: str, name: str) -> bool:
         return True
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise _too_long(name) from None
+            error.strerror = _limit(name)
+            error.filename = name
         raise
     return True
 
 
-def _too_long(name: str) -> OSError:
-    """`name` is too long; find out what would not be."""
+def _limit(name: str) -> str:
+    """How long a name may be; this one is too long."""
     fits, too_long = 0, len(os.fsencode(name))
     while too_long - fits > 1:
         length = (fits + too_long) // 2
@@ -145,7 +145,7 @@ def _too_long(name: str) -> OSError:
                 too_long = length
                 continue
         fits = length
-    return OSError(errno.ENAMETOOLONG, f"a name may have {fits} bytes here, not {len(os.fsencode(name))}", name)
+    return f"a name may have {fits} bytes here, not {len(os.fsencode(name))}"
 
 
 def unlink_object(kind: str, name: str) -> None:
@@ -221,10 +221,8 @@ class Finding(objects.Finding):
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(name, places.path_of(kind, name))
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            error = _too_long(self.name)
-        super().__exit__(kind, error, traceback)
+    def _limit(self) -> str:
+        return _limit(self.name)
 
 
 class Making(objects.Making):
@@ -236,6 +234,9 @@ class Making(objects.Making):
         super().__init__(name, places.path_of(kind, name))
         self._kind = kind
         self._announced = False
+
+    def _limit(self) -> str:
+        return _limit(self.name)
 
     def announce(self, size: int = 0) -> None:
         """Have the name; `FileExistsError` if anybody else has it."""

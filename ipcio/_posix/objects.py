@@ -72,18 +72,22 @@ class InHand:
         if error is not None:
             self.drop()
             if isinstance(error, OSError) and error.errno is not None:
-                self._name(error)
+                self._complete(error)
 
-    def _name(self, error: OSError) -> None:
+    def _complete(self, error: OSError) -> None:
         """Put the name that the caller knows into the error, which keeps the traceback of the call that failed."""
-        if error.errno == errno.ENAMETOOLONG and NAMES_ARE_FILES:
-            length = len(os.fsencode(self.name))
-            more = len(os.fsencode(os.path.basename(self.path))) - length
-            error.strerror = f"a name may have {_LONGEST - more} bytes here, not {length}"
+        if error.errno == errno.ENAMETOOLONG and error.strerror == os.strerror(errno.ENAMETOOLONG):
+            error.strerror = self._limit()
         error.filename = self.name
         if error.filename2 is not None:  # of `os.link`
             del error.filename2
         error.args = error.errno, error.strerror
+
+    def _limit(self) -> str:
+        """How long a name may be, for one that is too long."""
+        length = len(os.fsencode(self.name))
+        more = len(os.fsencode(os.path.basename(self.path))) - length
+        return f"a name may have {_LONGEST - more} bytes here, not {length}"
 
     def close(self) -> None:
         """Close the descriptor, which no share owns."""
