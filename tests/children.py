@@ -127,6 +127,7 @@ CALLS = {
         "open",
         "posix_fallocate",
         "readlink",
+        "rename",
         "stat",
         "unlink",
     ),

@@ -14,17 +14,37 @@ import os
 import random
 import signal
 import socket
-from contextlib import ExitStack
+import tempfile
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from campaigns import campaign, rounds
 from children import Forked, leave_dead, watch_calls
 
-from ipcio import shm
+from ipcio import _growing, shm
 
+objects = pytest.importorskip("ipcio._posix.objects")
 pytestmark = pytest.mark.needs("fork", "files")
 
 MADE, GOT, EXISTS, ABSENT, DONE, PENDING = "made", "got", "exists", "absent", "done", "pending"
+
+
+@contextmanager
+def place_of_its_own():
+    """Have names in a directory that no other program locks, so that the same orders give the same calls."""
+    usual = objects.DIRECTORY
+    objects.DIRECTORY = tempfile.mkdtemp(prefix="ipcio-place-", dir=usual)
+    try:
+        yield
+    finally:
+        os.rmdir(objects.DIRECTORY)
+        objects.DIRECTORY = usual
+
+
+@pytest.fixture
+def place():
+    with place_of_its_own():
+        yield
 
 
 class Worker:
@@ -92,6 +112,10 @@ def _serve(channel, name, inherited):
                 return DONE, size
             elif operation == "unlink":
                 shm.unlink(name)
+                return DONE, 0
+            elif operation == "replace":
+                with _growing.grow(name, replace=True) as file:
+                    file.write(bytes(size))
                 return DONE, 0
             else:
                 while handles:
@@ -306,10 +330,11 @@ class Schedule:
 
 
 def there(name):
-    return os.path.lexists(f"/dev/shm/{name}")
+    return os.path.lexists(f"{objects.DIRECTORY}/{name}")
 
 
 @campaign
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("before", "kills", "unlinks", "runs"),
     [
@@ -342,8 +367,9 @@ def test_what_callers_are_told_fits_one_order_of_whole_calls(name, before, kills
 
 @pytest.fixture
 def workers(name):
-    """Three of them."""
+    """Three of them, in a place of their own."""
     with ExitStack() as stack:
+        stack.enter_context(place_of_its_own())
         made = []
         stack.callback(lambda: [worker.end() for worker in made])
         for _ in range(3):
@@ -351,6 +377,7 @@ def workers(name):
         yield made
         for worker in made:
             worker.reset()
+        assert not there(name)
 
 
 def until(call, stop, outcome, worker):
@@ -364,24 +391,65 @@ def whole(worker, operation, size=0):
     return until("", *worker.begin(operation, size), worker)
 
 
-@pytest.mark.xfail(reason="unlink(2) cannot be told which object it is to take the name from", strict=True)
 def test_an_unlink_that_comes_late_takes_no_newcomer_along(name, workers):
-    """Unlink, last close and create, each on an object of its own under the one name."""
+    """One removal waits for another, so none removes anything but what it has looked at."""
     remover, holder, newcomer = workers
     assert whole(holder, "create", 10) == (MADE, 10)
     late = until("unlink", *remover.begin("unlink", 0), remover)
-    # It is about to remove the first object, which goes without it ...
-    assert whole(holder, "unlink") == (DONE, 0)
+    assert until("sleep", *holder.begin("unlink", 0), holder) is None
+    assert until("", None, late, remover) == (DONE, 0)
+    assert until("", None, None, holder) == (ABSENT, 0)
+    # Now the last holder of a second object is about to remove that one.
     assert whole(holder, "create", 20) == (MADE, 20)
     assert whole(holder, "close") == (DONE, 10)
     closed = until("unlink", *holder.begin("close", 0), holder)
-    # ... and the last holder of the second is about to remove that one.
-    until("", None, late, remover)
-    made = whole(newcomer, "create", 30)
-    until("", None, closed, holder)
-    if made == (MADE, 30):
-        with shm.attach(name) as h:
-            assert h.size() == 30
+    assert until("sleep", *newcomer.begin("create", 30), newcomer) is None
+    assert until("", None, closed, holder) == (DONE, 20)
+    assert until("", None, None, newcomer) == (MADE, 30)
+    with shm.attach(name) as h:
+        assert h.size() == 30
+
+
+@pytest.mark.parametrize("first", ["unlink", "replace"])
+@pytest.mark.parametrize("second", ["unlink", "replace"])
+def test_an_unlink_and_a_replacement_happen_one_after_the_other(name, workers, first, second):
+    """Whichever has looked at the name, no other comes in between."""
+    one, other, holder = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until({"replace": "rename"}.get(first, first), *one.begin(first, 20), one) is None
+    assert until("sleep", *other.begin(second, 30), other) is None
+    assert until("", None, None, one) == (DONE, 0)
+    gone = first == second == "unlink"
+    assert until("", None, None, other) == ((ABSENT if gone else DONE), 0)
+    assert there(name) == (second == "replace")
+    if second == "replace":
+        assert whole(one, "unlink") == (DONE, 0)
+
+
+def test_a_replacement_and_the_last_close_do_not_lose_the_name(name, workers):
+    """The last holder of the old segment is about to remove the name, which must not be the new one's by then."""
+    holder, replacer, _ = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    closed = until("unlink", *holder.begin("close", 0), holder)
+    # It waits; or, if it does not, it must not have taken the name yet.
+    replaced = until("sleep", *replacer.begin("replace", 20), replacer)
+    assert until("", None, closed, holder) == (DONE, 10)
+    assert until("", None, replaced, replacer) == (DONE, 0)
+    with shm.attach(name) as h:
+        assert h.size() == 20
+    shm.unlink(name)
+
+
+def test_a_removal_that_is_killed_keeps_no_other_from_it(name, workers):
+    """Its lock on the directory goes with it."""
+    one, other, holder = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until("unlink", *one.begin("unlink", 0), one) is None
+    assert until("sleep", *other.begin("unlink", 0), other) is None
+    one.kill()
+    workers[0] = Worker(name, [other, holder])
+    assert until("", None, None, other) == (DONE, 0)
+    assert not there(name)
 
 
 def test_two_who_look_at_a_dead_object_do_not_take_each_other_for_holders(name, workers):

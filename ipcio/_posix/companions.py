@@ -18,14 +18,13 @@ it, or the machine was started anew.  Such a companion is *void* and in nobody's
 An object without a companion is a foreign one.
 
 Who removes the name of something that others hold, or a void companion, does so under the
-lock of the whole directory (`gate`): no lock on the companion could tell two of them apart.
+lock of the whole directory (`lifetime.alone`): no lock on the companion could tell two of them apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -36,7 +35,7 @@ from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -62,7 +61,7 @@ __all__ = [
     "open_foreign",
     "posix_name",
     "read",
-    "remove",
+    "remove_once",
     "retrying",
     "shm_open",
     "unlink_object",
@@ -198,21 +197,6 @@ def _unlink_ours(record: Record | None, info: os.stat_result) -> None:
 # -- companions --------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def gate() -> Generator[None, None, None]:
-    """The lock of the directory; `BlockingIOError` if somebody keeps it, who was stopped in here."""
-    path = places.directory()
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for _ in lifetime.attempts(path):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-        yield
-    finally:
-        os.close(fd)
-
-
 class Finding(objects.Finding):
     """What is there under a name, if only the companion's file."""
 
@@ -267,7 +251,7 @@ class Making(objects.Making):
         """Give everything back, the object as well."""
         announced, self._announced = self._announced, False
         if announced:
-            with contextlib.suppress(OSError), gate():
+            with contextlib.suppress(OSError), lifetime.alone(self.path, required=True):
                 if lifetime.names(self.path, self.info):
                     info = os.fstat(self.fd)
                     _unlink_ours(read(self.fd, info), info)
@@ -309,7 +293,7 @@ def retrying(kind: str, name: str, create: Callable[[], T]) -> T:
 
 def clear_void(kind: str, name: str) -> bool:
     """Remove the companion of an object that is gone; return whether there is none any more."""
-    with gate(), Finding(kind, name) as found:
+    with Finding(kind, name) as found, lifetime.alone(found.path, required=True):
         try:
             found.open(writable=False)
         except FileNotFoundError:
@@ -327,8 +311,11 @@ def clear_void(kind: str, name: str) -> bool:
             found.drop()
 
 
-def remove(kind: str, name: str) -> None:
-    """Remove the name now, whoever holds the object and whoever made it."""
+def remove_once(kind: str, name: str) -> bool:
+    """Make one attempt to remove the name, which must be `lifetime.alone`, whichever program made the object.
+
+    False: another process is in mid-step, try again.
+    """
     gone = False
 
     def ready(fd: int, info: os.stat_result) -> bool:
@@ -343,13 +330,14 @@ def remove(kind: str, name: str) -> None:
                 gone = True
         return True
 
-    with gate():
-        try:
-            lifetime.remove(places.path_of(kind, name), ready)
-        except FileNotFoundError:
-            unlink_object(kind, name)
+    try:
+        if not lifetime.remove_once(places.path_of(kind, name), ready):
+            return False
+    except FileNotFoundError:
+        unlink_object(kind, name)
     if gone:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return True
 
 
 def _last_rites(fd: int, info: os.stat_result) -> bool:

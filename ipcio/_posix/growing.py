@@ -44,19 +44,21 @@ class Growing:
     def show(self) -> None:
         """See `ipcio._contract.Growing`."""
         assert self._new is not None
-        with turn, self._new as new:
-            size = os.fstat(new.fd).st_size
-            if not size:
-                raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty")
-            shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
-            new.appear()
+        with self._new as new:
+            with turn:
+                size = os.fstat(new.fd).st_size
+                if not size:
+                    raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty")
+                shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
+                new.appear()
             if self._replace:
                 # From here on a kill loses neither segment; see `make_mortal`.
                 new.keep(self._perm)
                 self._move(new)
-            new.settle(self._perm, persist=True)
-            self._new = None
-            new.close()
+            with turn:
+                new.settle(self._perm, persist=True)
+                self._new = None
+                new.close()
 
     def drop(self) -> None:
         """See `ipcio._contract.Growing`."""
@@ -68,7 +70,7 @@ class Growing:
     def _move(self, new: objects.Making) -> None:
         """Give the object, which has a hidden name, that of another one."""
         for _ in lifetime.attempts(self.name):
-            with objects.Finding(self.name, self._path) as old:
+            with objects.Finding(self.name, self._path) as old, lifetime.alone(self._path):
                 try:
                     old.open(writable=False)
                     if not old.join():
@@ -79,7 +81,8 @@ class Growing:
                         os.unlink(new.path)
                         return
                     continue
-                # We have a share in it, so nobody removes the name as that of the dead, which might be ours then.
+                # We have a share in it, so no other process removes the name as that of an orphan, which might be
+                # ours then.  An explicit removal is kept out by the lock of the directory.
                 os.rename(new.path, self._path)
                 old.drop()
                 return

@@ -19,11 +19,16 @@ that one with its last copy, whichever process has it.
 Every function here takes the step from "looked" to "done" under a lock on the
 object itself; what may happen before the lock is had is looked at again afterwards,
 and described there.
+
+An explicit removal takes the name of an object that is in use.  No lock on the object
+keeps another removal out, so it also holds an exclusive lock on the directory from its
+look at the name to its ``unlink`` (`alone`).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import fcntl
 import os
@@ -37,13 +42,14 @@ from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 __all__ = [
     "KEEP",
     "MARK",
     "PROBE",
     "Share",
+    "alone",
     "attempts",
     "bury_dead",
     "is_marked",
@@ -51,6 +57,7 @@ __all__ = [
     "last_rites",
     "names",
     "remove",
+    "remove_once",
 ]
 
 # On an object that lives as long as its shares, and on a persistent one: made by ipcio,
@@ -69,6 +76,9 @@ _SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 _PATIENCE = 2.0  # seconds; a reaper needs microseconds
+_PAUSE = 0.0002  # seconds between two attempts
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Share:
@@ -310,33 +320,86 @@ def is_special(path: str) -> bool:
         return False
 
 
-def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
-    """Remove the name now, whoever holds the object; `FileNotFoundError` if only the dead did.
+def remove(path: str) -> None:
+    """Remove the name now, also while the object is in use; `FileNotFoundError` if it was orphaned or is not there.
+
+    Call it without holding `turn`: it may have to wait for other processes.
+    """
+    for _ in attempts(path):
+        with alone(path):
+            if remove_once(path):
+                return
+
+
+def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> bool:
+    """Make one attempt at `remove`, which must be `alone`; False: another process is in mid-step, try again.
 
     A lock on the object keeps its reapers away meanwhile; between their look at the
     name and their ``unlink`` it would otherwise change hands.  `ready` is called with the
-    object open and under that lock, right before; False: look again.
+    object open and under that lock, right before; False: try again.
     """
-    for _ in attempts(path):
-        fd = -1
-        try:
-            fd = os.open(path, PROBE)
-            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-            if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
-                continue
-            info = os.fstat(fd)
-            if names(path, info) and (ready is None or ready(fd, info)):
-                os.unlink(path)
-                return
-        except OSError as error:
-            refused = fd < 0 and (error.errno in {*_NOT_OURS, errno.EACCES} or is_special(path))
-            if not refused:
-                raise
-            os.unlink(path)  # not one of ours; the system says what it thinks of it
-            return
-        finally:
-            if fd >= 0:
-                os.close(fd)
+    fd = -1
+    try:
+        fd = os.open(path, PROBE)
+        # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
+        if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
+            return False
+        info = os.fstat(fd)
+        if not names(path, info) or (ready is not None and not ready(fd, info)):
+            return False
+        os.unlink(path)
+    except OSError as error:
+        refused = fd < 0 and (error.errno in {*_NOT_OURS, errno.EACCES} or is_special(path))
+        if not refused:
+            raise
+        os.unlink(path)  # not one of ours; the system says what it thinks of it
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return True
+
+
+@contextlib.contextmanager
+def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
+    """Hold `turn` and the lock of the directory of `path`, so that no other ipcio program removes a name there.
+
+    The wait for the lock does not hold `turn`.  Any user may lock a directory that they can
+    read.  If another process keeps it locked for two seconds, the block runs without the lock,
+    and later blocks do not wait again until the directory has been free once.  If the lock is
+    `required`, that is a `BlockingIOError` instead.  The block also runs without the lock
+    where the directory may not be read or a sandbox forbids the lock.  The block must be short.
+    """
+    global _kept_out  # noqa: PLW0603 -- a fact about the machine
+    directory = os.path.dirname(path)
+    give_up = 0.0
+    while True:
+        with turn:
+            fd = -1
+            try:
+                try:
+                    fd = os.open(directory, _DIRECTORY)
+                    free = _lock(fd, _EXCLUSIVE)
+                except PermissionError:  # this process cannot lock it
+                    free = True
+                now = time.monotonic()
+                give_up = give_up or now + _PATIENCE
+                if free or _kept_out or now > give_up:
+                    _kept_out = not free
+                    if required and not free:
+                        raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
+                    yield
+                    return
+            finally:
+                if fd >= 0:
+                    try:
+                        # Closing is not enough: a child that another thread is just starting has a copy.
+                        _lock(fd, fcntl.LOCK_UN)
+                    finally:
+                        os.close(fd)
+        time.sleep(_PAUSE)
+
+
+_kept_out = False  # whether the last wait was in vain, and the directory has not been free since
 
 
 def attempts(name: str) -> Iterator[None]:
@@ -352,7 +415,7 @@ def attempts(name: str) -> Iterator[None]:
                 errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(name)
             )
         else:
-            time.sleep(0.0002)
+            time.sleep(_PAUSE)
 
 
 if NAMES_ARE_FILES:

@@ -188,9 +188,10 @@ class Making(InHand):
         with contextlib.suppress(OSError):
             if self._temporary:
                 os.unlink(self._temporary)
-        with contextlib.suppress(OSError):
-            if self._kept and lifetime.names(self.path, self.info):
-                os.unlink(self.path)
+        if self._kept:
+            with contextlib.suppress(OSError), lifetime.alone(self.path):
+                if lifetime.names(self.path, self.info):
+                    os.unlink(self.path)
         super().drop()
 
 

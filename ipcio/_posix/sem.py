@@ -8,7 +8,6 @@ import struct
 from functools import lru_cache, partial
 from itertools import repeat, starmap
 
-from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects, undo
 from ipcio._typing import TYPE_CHECKING
 
@@ -96,8 +95,10 @@ def attach(name: str) -> Permits:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
-    with turn, objects.Finding(name, _path(name)) as found:
-        undo.unlink(found)
+    for _ in lifetime.attempts(name):
+        with objects.Finding(name, _path(name)) as found, lifetime.alone(found.path):
+            if undo.unlink(found, partial(lifetime.remove_once, found.path)):
+                return
 
 
 def _path(name: str) -> str:

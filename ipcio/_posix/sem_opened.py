@@ -13,7 +13,6 @@ import struct
 from functools import partial
 from itertools import repeat, starmap
 
-from ipcio._forklock import turn
 from ipcio._posix import companions, lifetime, undo
 from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING
@@ -54,8 +53,10 @@ def attach(name: str) -> Permits:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
-    with turn, companions.Finding(_KIND, name) as found:
-        undo.unlink(found, partial(companions.remove, _KIND, name))
+    for _ in lifetime.attempts(name):
+        with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
+            if undo.unlink(found, partial(companions.remove_once, _KIND, name)):
+                return
 
 
 def _create(name: str, value: int, perm: int, *, persist: bool) -> Permits:

@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 
-from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ def attach(name: str, *, writable: bool) -> Mapping:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    with turn, objects.InHand(name, _path(name)) as named:
+    with objects.InHand(name, _path(name)) as named:
         lifetime.remove(named.path)
 
 

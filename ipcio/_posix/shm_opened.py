@@ -57,8 +57,10 @@ def attach(name: str, *, writable: bool) -> Mapping:
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    with turn, companions.Finding(_KIND, name):
-        companions.remove(_KIND, name)
+    for _ in lifetime.attempts(name):
+        with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
+            if companions.remove_once(_KIND, name):
+                return
 
 
 def _create(name: str, size: int, perm: int, *, persist: bool, content: memoryview[int] | None = None) -> Mapping:

@@ -161,21 +161,21 @@ def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | No
     return sysv.UndoSemaphore(number, found.name, found.share)
 
 
-def unlink(found: Finding, remove: Callable[[], None] | None = None) -> None:
+def unlink(found: Finding, remove: Callable[[], bool]) -> bool:
     """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares.
 
-    `remove` does it where a name is more than that of a file.
+    `remove` makes one attempt, as `lifetime.remove_once` does; return what it returns.  The
+    caller is `lifetime.alone`, so the record found here is the one that loses its name.
     """
     persistent = _open_persistent(found)
-    if remove is None:
-        lifetime.remove(found.path)
-    else:
-        remove()
+    removed = remove()
     if persistent is not None:
-        # Killed before this, we leave an anchor that persists: see `make_mortal`.
-        os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
-        lifetime.bury(persistent.anchor, found.fd)
+        if removed:
+            # Killed before this, we leave an anchor that persists: see `make_mortal`.
+            os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
+            lifetime.bury(persistent.anchor, found.fd)
         found.drop()
+    return removed
 
 
 def _open_persistent(found: Finding) -> Record | None:

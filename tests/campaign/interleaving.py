@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack
 
 from model import Search
-from test_interleavings import Schedule, Worker, explains, there
+from test_interleavings import Schedule, Worker, explains, place_of_its_own, there
 from test_model import WALKS, replay
 
 from campaign.parts import Unable, new_name, part
@@ -27,6 +27,7 @@ def setup(_place):
     shm.create(None, 1).close()  # what is found out once is found out now, not in a worker
     name = new_name()
     with ExitStack() as stack:
+        stack.enter_context(place_of_its_own())
         workers = []
         stack.callback(lambda: [worker.end() for worker in workers])
         for _ in range(3):
@@ -71,7 +72,7 @@ def settle(workers, name):
 
 def search(rng, _workers, _name):
     """No order of these programs, of which no assumption is broken, breaks a promise."""
-    words = "create", "create", "attach", "attach", "unlink", "close"
+    words = "create", "create", "attach", "attach", "unlink", "replace", "close"
     programs = [" ".join(rng.choices(words, k=rng.randint(1, 2))) for _ in range(rng.choice((2, 3)))]
     programs = [program if program.split()[0] != "close" else f"create {program}" for program in programs]
     model = Search(*programs, dead=rng.random() < 0.5, kills=rng.randint(0, 2))
