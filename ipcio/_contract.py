@@ -58,7 +58,7 @@ Mapping: TypeAlias = "tuple[mmap.mmap | memoryview[int] | None, int, Share | Non
 """What a back end opened, for the handle to give back at its end.
 
 The memory, bytes that can be written if they may (None where there is nothing to map: an
-empty file); a descriptor of the object with an offset of its own, or -1 where the
+empty file or segment); a descriptor of the object with an offset of its own, or -1 where the
 platform has none; the share in the name, or None for what ipcio does not keep alive.
 """
 
@@ -147,8 +147,8 @@ class Growing(Protocol):
         """Have it appear under its name, of the size that the file has now.
 
         `FileExistsError` if the name lives and is not to be replaced, ``OSError(EINVAL)`` if
-        nothing was written.  Who looks for a segment that is replaced finds the old one or the
-        new one, complete.
+        nothing was written and no segment can be empty here.  Who looks for a segment that
+        is replaced finds the old one or the new one, complete.
         """
         ...
 

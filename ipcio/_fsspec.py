@@ -1,11 +1,11 @@
 # fsspec is optional and says nothing about its types.
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Shared memory as a file system of fsspec: what takes a URL takes ``shm://name``.
 
 With ``ipcio[fsspec]`` installed, fsspec finds this class by itself, and so pandas, pyarrow and
 dask do: ``pandas.read_csv("shm://prices")``.  The name in the URL is the name that `ipcio.shm`
-takes.  Names are flat, so there are no directories, and no segment is empty.
+takes.  Names are flat, so there are no directories.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 from datetime import datetime, timezone
 
 from fsspec import AbstractFileSystem
+from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.core import has_magic
 
 from ipcio import shm
 from ipcio._growing import grow
@@ -25,6 +28,7 @@ from ipcio._names import check_name, check_perm
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Literal
 
     from ipcio import MemoryFile
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["SharedMemoryFileSystem", "SharedMemoryReader"]
 
 _FLAT = "shared memory has no directories; a name is one word, without '/'"
+_WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
 
 
 class SharedMemoryReader(io.BufferedReader):
@@ -58,6 +63,10 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         The permission bits of new segments.
 
     A segment that is written is persistent: it stays until `rm`.
+
+    A name with ``*``, ``?`` or ``[`` is a pattern only if there is no segment of that very
+    name.  `rm` and `mv` remove what a pattern matches only if it is a persistent segment of
+    ipcio that belongs to this user, and refuse a pattern that matches every name.
     """
 
     protocol = "shm"
@@ -171,15 +180,122 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         with self._open(path, "xb" if mode == "create" else "wb") as f:
             f.write(value)
 
-    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
-        """Copy a segment."""
-        with self._attach(path1, "r") as old, old.getbuffer() as content:
-            self.pipe_file(path2, content)
-
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:  # noqa: FBT001, FBT002 -- as fsspec has it
-        """Always fail: no segment is empty, and no time tells of a change."""
-        del truncate
-        raise OSError(errno.EINVAL, "shared memory has at least one byte", path)
+        """Make an empty segment; with `truncate`, in place of one that is there, which otherwise stays as it is."""
+        if truncate:
+            self.pipe_file(path, b"")
+            return
+        with contextlib.suppress(FileExistsError):
+            self.pipe_file(path, b"", "create")
+
+    # -- several of them, and patterns ------------------------------------------
+
+    def glob(self, path: Any, maxdepth: int | None = None, **options: Any) -> Any:
+        """Find the names that match a pattern; a segment of that very name is the only match."""
+        name = self._strip_protocol(path)
+        if has_magic(name) and self._is_there(name):
+            return {name: self.info(name)} if options.get("detail") else [name]
+        return super().glob(path, maxdepth=maxdepth, **options)
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the name is in use, also by what may not be opened."""
+        try:
+            self.info(name)
+        except (FileNotFoundError, ValueError):
+            return False
+        except OSError:
+            pass
+        return True
+
+    def _is_pattern(self, path: Any) -> bool:
+        name = self._strip_protocol(path)
+        return has_magic(name) and not self._is_there(name)
+
+    def _expand(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:  # noqa: FBT001
+        """The names of segments that `path`, a name, a pattern or a list of them, stands for."""
+        return [name for name in self.expand_path(path, recursive=recursive, maxdepth=maxdepth) if name]
+
+    def copy(
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        maxdepth: int | None = None,
+        on_error: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Copy segments; as there are no directories, several take a list of their new names."""
+        both = isinstance(path1, list) and isinstance(path2, list)
+        names = path1 if both else self._expand(path1, recursive, maxdepth)
+        for old, new in self._pairs(names, path2):
+            try:
+                self.cp_file(old, new)
+            except FileNotFoundError:
+                if on_error == "raise" or (on_error is None and not recursive):
+                    raise
+
+    def _pairs(self, names: list[str], path2: Any) -> Iterator[tuple[str, str]]:
+        """The old and the new name of each segment."""
+        if isinstance(path2, list):
+            return zip(names, path2, strict=True)
+        target = self._strip_protocol(path2)
+        if target and len(names) > 1:
+            raise NotADirectoryError(errno.ENOTDIR, _FLAT, path2)
+        return zip(names, [target] if target else names, strict=True)  # there is one directory, and all are in it
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        """Copy a segment and its permission bits; onto itself, do nothing."""
+        with self._attach(path1, "r") as old, old.getbuffer() as content:
+            name = self._name(path2)
+            if name != old.name:
+                with grow(name, self._perm_of(old), replace=True) as new:
+                    new.write(content)
+
+    def _perm_of(self, segment: MemoryFile) -> int:
+        try:
+            return os.fstat(segment.fileno()).st_mode & 0o777
+        except OSError:  # no descriptors here
+            return self._perm
+
+    def mv(
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        maxdepth: int | None = None,
+        **_: Any,
+    ) -> None:
+        """Copy segments as `copy` does, and remove the old names as `rm` does; onto itself, do nothing."""
+        both = isinstance(path1, list) and isinstance(path2, list)
+        for old, new in self._pairs(path1 if both else self._removable(path1, recursive, maxdepth), path2):
+            self.cp_file(old, new)
+            if self._strip_protocol(old) != self._strip_protocol(new):
+                self.rm_file(old)
+
+    def get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        callback: Any = DEFAULT_CALLBACK,
+        maxdepth: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Copy segments to files.
+
+        If `lpath` is a directory, or there is a pattern or a list, each to a file of its name in there.
+        """
+        if not (isinstance(rpath, list) and isinstance(lpath, list)):
+            names = self._expand(rpath, recursive, maxdepth)
+            if not isinstance(lpath, list):
+                target = os.fspath(lpath)
+                inside = isinstance(rpath, list) or target.endswith(("/", os.sep)) or os.path.isdir(target)
+                if inside or recursive or self._is_pattern(rpath):
+                    lpath = [os.path.join(target, name) for name in names]
+                else:
+                    lpath = [target]
+            rpath = names
+        super().get(rpath, lpath, callback=callback, **options)
 
     # -- removal, and directories, of which there is one -----------------------
 
@@ -193,11 +309,42 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     _rm = rm_file
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:  # noqa: FBT001, FBT002 -- as fsspec has it
-        """Remove names; never all that there are, for most of them are other people's."""
+        """Remove names.
+
+        What a pattern matches is removed only if it is a persistent segment of ipcio that belongs
+        to this user; everything else has to be named.  Raises `PermissionError` for all names at
+        once (``shm://``, ``*``), and `FileNotFoundError` if there is nothing to remove.
+        """
+        for name in self._removable(path, recursive, maxdepth):
+            self.rm_file(name)
+
+    def _removable(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:  # noqa: FBT001
+        """The names that are to be removed."""
+        names: dict[str, None] = {}
         paths: list[Any] = path if isinstance(path, list) else [path]
-        if not all(self._strip_protocol(each) for each in paths):
-            raise PermissionError(errno.EPERM, "not all shared memory of this machine at once", "shm://")
-        super().rm(path, recursive=recursive, maxdepth=maxdepth)
+        for each in paths:
+            pattern = self._is_pattern(each)
+            name: str = self._strip_protocol(each)
+            if not (_WILDCARDS.sub("", name) if pattern else name):
+                raise PermissionError(errno.EPERM, "not all shared memory of this machine at once", "shm://")
+            found = self._expand(each, recursive, maxdepth)
+            mine = self._mine() if pattern else found
+            names.update(dict.fromkeys(one for one in found if one in mine))
+        if not names:
+            why = "no persistent segment of this user matches; everything else has to be named in full"
+            raise FileNotFoundError(errno.ENOENT, why, str(path))
+        return list(names)
+
+    def _mine(self) -> set[str]:
+        """The persistent segments of ipcio that belong to this user."""
+        found: set[str] = set()
+        for entry in survey():
+            if entry["kind"] == "shm" and entry["state"] == "persistent":
+                with contextlib.suppress(OSError):  # what may not be opened is another user's, or gone
+                    # Where no owner is told, users see their own segments only.
+                    if self.info(entry["name"]).get("uid") in {None, os.geteuid()}:
+                        found.add(entry["name"])
+        return found
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:  # noqa: ARG002, FBT001, FBT002 -- as fsspec has it
         """Always fail: the one directory is there."""

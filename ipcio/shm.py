@@ -138,7 +138,7 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw") -> MemoryFile:
     name is checked before it is mapped.  Raises `FileNotFoundError` if the name
     does not live, `PermissionError` if its permissions forbid the mode, another
     `OSError` if there is something else under the name (a directory, a link, a
-    FIFO, an empty object), `ValueError` or `TypeError` for a malformed argument.
+    FIFO, an empty object of another program), `ValueError` or `TypeError` for a malformed argument.
     """
     check_name(name)
     if mode not in {"r", "rw"}:
@@ -163,12 +163,13 @@ def unlink(name: str) -> None:
 
 def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
-    assert memory is not None  # no segment is empty
     again = (attach, (name, "r" if mode == "rb" else "rw"))
 
     def recipe(_: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
         return again
 
+    if memory is None:  # an empty segment
+        memory = memoryview(bytearray())
     if isinstance(memory, memoryview):
         return MemoryFile._over(memory, name, mode, recipe, fd, 0, share, created)
     return DirectFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)

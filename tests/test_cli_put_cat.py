@@ -204,9 +204,19 @@ def test_put_makes_what_only_the_user_may_read(persistent, call, file_of):
     assert os.stat(f"/dev/shm/{persistent}").st_mode & 0o777 == 0o600
 
 
+@pytest.mark.needs("files")
+def test_put_of_nothing_makes_an_empty_segment(persistent, call, file_of):
+    assert call("put", persistent, stdin=file_of(b"")) == (0, b"", "")
+    assert call("cat", persistent) == (0, b"", "")
+    assert call("put", "--force", persistent, stdin=file_of(b"more")) == (0, b"", "")
+    assert call("put", "--force", persistent, stdin=file_of(b"")) == (0, b"", "")
+    assert content_of(persistent) == b""
+
+
 @pytest.mark.needs("persistence")
-def test_put_of_nothing_is_an_error(persistent, call, file_of):
-    told = 1, b"", f"ipcio: nothing was written, and a segment cannot be empty: {persistent!r}\n"
+@pytest.mark.able(probe=lambda: bool(lacks("files")))
+def test_put_of_nothing_is_an_error_where_no_segment_can_be_empty(persistent, call, file_of):
+    told = 1, b"", f"ipcio: nothing was written, and a segment cannot be empty here: {persistent!r}\n"
     assert call("put", persistent, stdin=file_of(b"")) == told
     assert not lives(persistent)
     assert call("put", persistent, stdin=file_of(b"old")) == (0, b"", "")

@@ -22,6 +22,7 @@ from abilities import lacks
 from children import Forked
 
 from ipcio import MemoryFile, sem, shm
+from ipcio._inventory import survey
 
 fsspec = pytest.importorskip("fsspec")
 from fsspec.callbacks import Callback  # noqa: E402
@@ -119,18 +120,18 @@ class TestPipe(Flat, abstract.AbstractPipeTests):
 
 @pytest.mark.needs("files")  # elsewhere, names are shorter than these
 class TestLists(Flat):
-    """Of copy, get and put, what neither makes directories nor empty files."""
+    """Of copy, get and put, what makes no directories."""
 
     test_copy = abstract.AbstractCopyTests.test_copy_with_source_and_destination_as_list
     test_get = abstract.AbstractGetTests.test_get_with_source_and_destination_as_list
     test_put = abstract.AbstractPutTests.test_copy_with_source_and_destination_as_list
 
 
-NEEDS_MORE = re.compile("scenario_0|glob_edge_cases_files|same_name_prefix|mkdir|touch")
+NEEDS_MORE = re.compile("scenario_0|glob_edge_cases_files|same_name_prefix|mkdir")
 
 
 @pytest.mark.parametrize("tests", ["Copy", "Get", "Put"])
-def test_what_is_left_out_of_that_suite_needs_directories_or_empty_files(tests):
+def test_what_is_left_out_of_that_suite_needs_directories(tests):
     tests = getattr(abstract, f"Abstract{tests}Tests")
     left = {
         name: inspect.getsource(test)
@@ -384,18 +385,48 @@ def test_an_old_segment_is_replaced_and_who_has_it_keeps_it(fs, name):
     assert content(name) == b"newer"
 
 
-@persistence
+@pytest.mark.needs("files")
 @pytest.mark.usefixtures("place")
-def test_nothing_written_is_an_error_and_changes_nothing(fs, name):
+def test_a_segment_may_be_empty(fs, name, collect):
+    fs.open(name, "xb").close()
+    with pytest.raises(FileExistsError):
+        fs.open(name, "xb")
+    assert (fs.cat(name), fs.size(name), fs.exists(name)) == (b"", 0, True)
+    assert [(each["size"], each["state"]) for each in survey() if each["name"] == name] == [(0, "persistent")]
+    assert collect(name) == []
+    for mode in ("r", "rw"):
+        with shm.attach(name, mode) as h, pickle.loads(pickle.dumps(h)) as copy:
+            assert (h.size(), h.read(), copy.readline(), len(h.getbuffer())) == (0, b"", b"", 0)
+            assert os.fstat(h.fileno()).st_size == 0
+    with pytest.raises(OSError, match="do not fit"):
+        fs.open(name, "r+b").write(b"x")
+    with pytest.raises(ValueError, match="0 bytes"):
+        shm.create(name, 1, exist_ok=True)
+    fs.pipe(name, CONTENT)
+    with shm.attach(name) as old:
+        fs.touch(name, truncate=False)
+        assert content(name) == CONTENT
+        fs.touch(name)
+        fs.cp(name, f"{name}-copy")
+        assert (content(name), content(f"{name}-copy"), old.read()) == (b"", b"", CONTENT)
+    with fs.open(name, "ab") as f:
+        f.write(b"more")
+    assert content(name) == b"more"
+    fs.touch(f"{name}-new", truncate=False)
+    assert content(f"{name}-new") == b""
+
+
+@persistence
+@pytest.mark.able(probe=lambda: bool(lacks("files")))
+def test_where_no_segment_can_be_empty_that_is_an_error_and_changes_nothing(fs, name):
     with pytest.raises(OSError, match="nothing was written") as raised, fs.open(name, "wb"):
         pass
     assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, name)
     assert not fs.exists(name)
     fs.pipe(name, CONTENT)
-    with pytest.raises(OSError, match="nothing was written"):
-        fs.pipe(name, b"")
-    with pytest.raises(OSError, match="at least one byte"):
-        fs.touch(name)
+    for empty in (lambda: fs.pipe(name, b""), lambda: fs.touch(name)):
+        with pytest.raises(OSError, match="nothing was written"):
+            empty()
     assert content(name) == CONTENT
 
 
@@ -627,6 +658,100 @@ def test_copy_move_remove(fs, name):
     assert fs.glob(f"{name}-*") == []
     with pytest.raises(FileNotFoundError):
         fs.rm(f"{name}-a")
+
+
+SPELLINGS = ["{}", "/{}", "{}/", "shm://{}", "shm:///{}", "shm://{}/"]
+
+
+@persistence
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_what_is_moved_or_copied_onto_itself_stays(fs, name, spelling):
+    fs.pipe(name, CONTENT)
+    other = spelling.format(name)
+    fs.cp_file(name, other)
+    for call in (fs.mv, fs.cp):
+        call(f"shm://{name}", other)
+        call([name], [other])
+        call(other, name)
+        call(name, "shm://")  # in the one directory, under its name
+        assert content(name) == CONTENT
+    fs.mv(f"{name}*", "")
+    assert content(name) == CONTENT
+    with pytest.raises(FileNotFoundError):
+        fs.mv(f"{name}-missing", f"{name}-missing/")
+
+
+@pytest.mark.needs("files")
+def test_a_copy_has_the_permissions(name):
+    fs = SharedMemoryFileSystem(perm=0o664)
+    fs.pipe(name, CONTENT)
+    fs = SharedMemoryFileSystem()
+    fs.cp(name, f"{name}-copy")
+    fs.mv(name, f"{name}-moved")
+    assert [fs.info(f"{name}-{each}")["mode"] for each in ("copy", "moved")] == [0o664] * 2
+
+
+@persistence
+@pytest.mark.parametrize(("literal", "other"), [("[1]", "1"), ("?", "1"), ("*", "12")])
+def test_a_name_that_exists_is_no_pattern(fs, name, tmp_path, literal, other):
+    literal, other = name + literal, name + other
+    fs.pipe({literal: b"literal", other: b"other"})
+    assert fs.glob(f"shm://{literal}") == fs.expand_path(literal) == fs.find(literal) == [literal]
+    assert fs.cat(literal) == b"literal"
+    assert fs.cat([literal]) == {literal: b"literal"}
+    for target in (tmp_path / "file", tmp_path):
+        fs.get(literal, str(target))
+    assert [(tmp_path / each).read_bytes() for each in ("file", literal)] == [b"literal"] * 2
+    fs.cp(literal, f"{name}-copy")
+    fs.mv(literal, f"{name}-moved")
+    assert (content(f"{name}-copy"), content(f"{name}-moved")) == (b"literal", b"literal")
+    assert not fs.exists(literal)
+    fs.mv(f"{name}-moved", literal)
+    fs.rm(literal)
+    assert not fs._is_there(literal)
+    assert content(other) == b"other"
+    fs.rm(literal)  # a pattern now
+    assert not fs.exists(other)
+
+
+@persistence
+def test_a_pattern_removes_what_is_persistent_and_the_users_own_and_nothing_else(fs, name):
+    for everything in ("*", "shm://*", "**", "?*", "[a-z]*", [f"{name}-a", "*"]):
+        for remove in (fs.rm, lambda paths: fs.mv(paths, f"{name}-target")):
+            with pytest.raises(PermissionError, match="not all"):
+                remove(everything)
+    with shm.create(f"{name}-live", 1):
+        with pytest.raises(FileNotFoundError, match="in full"):
+            fs.rm(f"{name}-*")
+        with pytest.raises(FileNotFoundError, match="in full"):
+            fs.mv(f"{name}-*", f"{name}-target")
+        fs.pipe({f"{name}-a": b"a", f"{name}-b": b"b"})
+        fs.rm([f"{name}-?", f"{name}-*"])
+        assert fs.glob(f"{name}-*") == [f"{name}-live"]
+        fs.rm(f"{name}-live")
+    assert fs.glob(f"{name}-*") == []
+
+
+@pytest.mark.root
+@pytest.mark.needs("files")
+def test_a_pattern_removes_nothing_of_another_user_and_nothing_foreign(fs, name):
+    fs.pipe({f"{name}-{each}": b"x" for each in "ab"})
+    os.chown(f"/dev/shm/{name}-a", 65534, -1)
+    Path(f"/dev/shm/{name}-c").write_bytes(b"x")
+    fs.rm(f"{name}-*")
+    assert fs.glob(f"{name}-*") == [f"{name}-a", f"{name}-c"]
+
+
+@persistence
+def test_several_names_need_several_new_ones(fs, name, tmp_path):
+    fs.pipe({f"{name}-a": b"a", f"{name}-b": b"b"})
+    for call in (fs.cp, fs.mv):
+        with pytest.raises(NotADirectoryError):
+            call(f"{name}-?", f"{name}-new")
+    fs.get(f"{name}-?", str(tmp_path / "new"))
+    assert sorted(os.listdir(tmp_path / "new")) == [f"{name}-a", f"{name}-b"]
+    fs.mv([f"{name}-a", f"{name}-b"], [f"{name}-c", f"{name}-a"])
+    assert fs.cat(fs.glob(f"{name}-?")) == {f"{name}-a": b"b", f"{name}-c": b"a"}
 
 
 @persistence

@@ -7,7 +7,6 @@ as long as it is not complete.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -47,9 +46,10 @@ class Growing:
         with self._new as new:
             with turn:
                 size = os.fstat(new.fd).st_size
-                if not size:
-                    raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty")
-                shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
+                if size:
+                    shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
+                else:
+                    new.keep(self._perm)  # before it appears: without that mark, an empty one counts as damaged
                 new.appear()
             if self._replace:
                 # From here on a kill loses neither segment; see `make_mortal`.

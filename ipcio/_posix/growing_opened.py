@@ -37,7 +37,7 @@ class Growing:
         """See `ipcio._contract.Growing`.  A segment that is replaced loses the name right before."""
         size = os.fstat(self.fd).st_size
         if not size:
-            raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty", self.name)
+            raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty here", self.name)
         with turn, mmap.mmap(self.fd, size, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
             while True:
                 if self._replace:

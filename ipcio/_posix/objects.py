@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "directory", "semaphore_path"]
+__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "directory", "is_empty", "semaphore_path"]
 
 DIRECTORY = "/dev/shm"
 _LONGEST = 255  # bytes of a file's name there: NAME_MAX
@@ -224,6 +224,11 @@ class Finding(InHand):
             return True
         self.drop()
         return False
+
+
+def is_empty(info: os.stat_result) -> bool:
+    """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
+    return bool(info.st_mode & lifetime.KEEP) and not info.st_size and stat.S_ISREG(info.st_mode)
 
 
 def check_regular(info: os.stat_result, kind: str) -> None:

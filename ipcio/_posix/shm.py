@@ -40,6 +40,8 @@ def attach(name: str, *, writable: bool) -> Mapping:
         with objects.Finding(name, _path(name)) as found:
             found.open(writable=writable)
             if found.join():
+                if objects.is_empty(found.info):
+                    return None, found.fd, found.share
                 objects.check_regular(found.info, "shared memory")
                 return map_descriptor(found.fd, found.info.st_size, writable=writable), found.fd, found.share
     raise AssertionError("unreachable")
