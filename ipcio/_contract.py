@@ -77,8 +77,12 @@ class ShmBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str, *, writable: bool) -> Mapping:
-        """Map what lives under the name, and take a share in it if it is one of ours."""
+    def attach(self, name: str, *, writable: bool, owner: int | None = None) -> Mapping:
+        """Map what lives under the name, and take a share in it if it is one of ours.
+
+        An object of another user than `owner` is a `PermissionError` before anything of it is used.
+        (None: any user's, and always None where there are no user ids.)
+        """
         ...
 
     def unlink(self, name: str) -> None:
@@ -182,8 +186,8 @@ class SemBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str) -> Permits:
-        """Open the semaphore that lives under the name, of either kind."""
+    def attach(self, name: str, *, owner: int | None = None) -> Permits:
+        """Open the semaphore that lives under the name, of either kind; `owner` as for shared memory."""
         ...
 
     def unlink(self, name: str) -> None:

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["check_name", "check_perm", "create_or_attach", "explained", "invent_name"]
+__all__ = [
+    "check_name",
+    "check_owner",
+    "check_perm",
+    "create_or_attach",
+    "explained",
+    "invent_name",
+    "owner_of_new",
+]
 
 
 def check_name(name: str) -> str:
@@ -73,6 +81,31 @@ def check_perm(perm: int) -> int:
     if perm & ~0o777:
         raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
     return perm
+
+
+_LARGEST_UID = 2**32 - 2  # the next is (uid_t)-1, which means no user
+
+
+def check_owner(owner: int | None) -> int | None:
+    """Return `owner` if it can be a user id; None means any user.
+
+    Raises `NotImplementedError` on a system without user ids (Windows).
+    """
+    if owner is None:
+        return None
+    if isinstance(owner, bool):
+        raise TypeError("owner must be a user id (an int) or None, not a bool")
+    owner = index(owner)
+    if not 0 <= owner <= _LARGEST_UID:
+        raise ValueError(f"owner must be a user id (0 to {_LARGEST_UID}), not {owner}")
+    if not hasattr(os, "geteuid"):
+        raise NotImplementedError("this system has no user ids: owner= is for POSIX")
+    return owner
+
+
+def owner_of_new(owner: int | None) -> int | None:
+    """Whose a new object is, if the caller insists on an owner; for its pickled copies, which then insist as well."""
+    return None if owner is None else int(os.geteuid())  # type: ignore[attr-defined,unused-ignore]
 
 
 def invent_name() -> str:

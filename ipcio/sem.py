@@ -36,14 +36,17 @@ persists, no name can be removed and none is crash-safe.  (LuaIPC: ``ipc.sem``; 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from operator import index
 
 from ipcio._forklock import turn
-from ipcio._names import check_name, check_perm, create_or_attach, explained
+from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._semaphore import Semaphore
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ipcio._contract import SemBackend
 
 __all__ = ["attach", "create", "open", "unlink"]
@@ -88,6 +91,7 @@ def create(
     persist: bool = False,
     exist_ok: bool = False,
     undo: bool = False,
+    owner: int | None = None,
 ) -> Semaphore:
     """Create a semaphore with `value` permits to take, 0 or more, and return a handle.
 
@@ -107,6 +111,9 @@ def create(
         Make it crash-safe: permits of processes that die come back.  POSIX only
         (`NotImplementedError` elsewhere); the value is at most 32767, and the system
         has a limit on their number, which ``kernel.sem`` sets.
+    owner
+        With `exist_ok`: the user id of the user to whom an existing semaphore must belong;
+        see `attach`.  A new one belongs to this process's user.
 
     Raises `FileExistsError` if the name lives, `PermissionError` if a dead semaphore
     of another user is in the way, ``OSError(ENOSPC)`` if there is no room or no set
@@ -120,17 +127,25 @@ def create(
     if value < 0:
         raise ValueError("value must not be negative")
     perm = check_perm(perm)
+    owner = check_owner(owner)
 
     def make(wanted: str) -> Semaphore:
         made = _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo))
-        return Semaphore._over(made, wanted, attach, True)  # noqa: FBT003
+        return Semaphore._over(made, wanted, _again(owner_of_new(owner)), True)  # noqa: FBT003
 
     with turn, explained(_KIND, name):  # until there is a handle that a forked child could close
-        return create_or_attach(name, make, _join if exist_ok else None)
+        return create_or_attach(name, make, partial(_join, owner=owner) if exist_ok else None)
 
 
-def attach(name: str) -> Semaphore:
+def attach(name: str, *, owner: int | None = None) -> Semaphore:
     """Return a handle on an existing semaphore, of either kind.
+
+    owner
+        The user id of the user to whom the semaphore must belong.  One of another user is a
+        `PermissionError`, before it is opened as a semaphore or locked; None allows any
+        user.  A pickled copy of the handle insists, too.  `NotImplementedError` on Windows;
+        on macOS also a `PermissionError` for every semaphore that ipcio did not make, for the
+        system does not say whose those are.
 
     What others put under the name is checked before it is used: anything but a regular
     file of exactly a semaphore's size is an `OSError`.  (A file of that very size that
@@ -139,8 +154,9 @@ def attach(name: str) -> Semaphore:
     `TypeError` for a malformed argument.
     """
     check_name(name)
+    owner = check_owner(owner)
     with turn, explained(_KIND, name):  # see `create`
-        return _join(name)
+        return _join(name, owner)
 
 
 def unlink(name: str) -> None:
@@ -156,8 +172,13 @@ def unlink(name: str) -> None:
         _backend.unlink(name)
 
 
-def _join(name: str) -> Semaphore:
-    return Semaphore._over(_backend.attach(name), name, attach, False)  # noqa: FBT003
+def _join(name: str, owner: int | None) -> Semaphore:
+    return Semaphore._over(_backend.attach(name, owner=owner), name, _again(owner), False)  # noqa: FBT003
+
+
+def _again(owner: int | None) -> Callable[[str], Semaphore]:
+    """What attaches for a pickled copy."""
+    return attach if owner is None else partial(attach, owner=owner)
 
 
 def __dir__() -> list[str]:

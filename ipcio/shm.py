@@ -32,12 +32,13 @@ persists and no name can be removed.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)
 from __future__ import annotations
 
 import sys
+from functools import partial
 from operator import index
 
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile
-from ipcio._names import check_name, check_perm, create_or_attach, explained
+from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def create(
     persist: bool = False,
     exist_ok: bool = False,
     reserve: bool = True,
+    owner: int | None = None,
 ) -> MemoryFile:
     """Create a segment of `size` bytes, all zero, and return a handle open for reading and writing.
 
@@ -92,6 +94,9 @@ def create(
     exist_ok
         Attach instead if the name lives, without a race; the handle's ``created``
         tells which.  An existing segment may be larger, but not smaller.
+    owner
+        With `exist_ok`: the user id of the user to whom an existing segment must belong; see
+        `attach`.  A new one belongs to this process's user.
     reserve
         Have the memory set aside now, so that a full ``/dev/shm`` is an error here
         and not a SIGBUS later.  ``False`` makes a sparse segment.  (Windows always sets
@@ -109,13 +114,14 @@ def create(
     if size <= 0:
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = check_perm(perm)
+    owner = check_owner(owner)
 
     def make(wanted: str) -> MemoryFile:
         made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
-        return _handle(made, wanted, "rb+", created=True)
+        return _handle(made, wanted, "rb+", owner_of_new(owner), created=True)
 
     def join(wanted: str) -> MemoryFile:
-        return _handle(_backend.attach(wanted, writable=True), wanted, "rb+", created=False)
+        return _handle(_backend.attach(wanted, writable=True, owner=owner), wanted, "rb+", owner, created=False)
 
     with (
         turn,
@@ -129,10 +135,15 @@ def create(
     return handle
 
 
-def attach(name: str, mode: Literal["r", "rw"] = "rw") -> MemoryFile:
+def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = None) -> MemoryFile:
     """Return a handle on an existing segment, at position 0.
 
-    `mode` ``"rw"`` reads and writes; ``"r"`` maps the memory read-only.
+    mode
+        ``"rw"`` reads and writes; ``"r"`` maps the memory read-only.
+    owner
+        The user id of the user to whom the segment must belong.  One of another user is a
+        `PermissionError`, before it is mapped or locked; None allows any user.  A pickled
+        copy of the handle insists, too.  `NotImplementedError` on Windows.
 
     A segment that ipcio made is never seen half-made.  What others put under the
     name is checked before it is mapped.  Raises `FileNotFoundError` if the name
@@ -143,9 +154,11 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw") -> MemoryFile:
     check_name(name)
     if mode not in {"r", "rw"}:
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
+    owner = check_owner(owner)
+    writable = mode == "rw"
     with turn, explained(_KIND, name):  # see `create`
-        mapping = _backend.attach(name, writable=mode == "rw")
-        return _handle(mapping, name, "rb+" if mode == "rw" else "rb", created=False)
+        mapping = _backend.attach(name, writable=writable, owner=owner)
+        return _handle(mapping, name, "rb+" if writable else "rb", owner, created=False)
 
 
 def unlink(name: str) -> None:
@@ -161,9 +174,9 @@ def unlink(name: str) -> None:
         _backend.unlink(name)
 
 
-def _handle(mapping: Mapping, name: str, mode: str, *, created: bool) -> MemoryFile:
+def _handle(mapping: Mapping, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
-    again = (attach, (name, "r" if mode == "rb" else "rw"))
+    again = attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
 
     def recipe(_: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
         return again

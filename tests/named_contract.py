@@ -562,6 +562,62 @@ class NameContract(Named):
         peer(f"h = {self.make_code(name)}", user=NOBODY).kill()
         self.assert_free(name)
 
+    # -- whose it must be ------------------------------------------------
+
+    @pytest.mark.needs("users")
+    def test_an_object_of_the_user_insisted_on_is_attached(self, name):
+        """With `owner`, and from a pickled copy; an object that ipcio did not make as well."""
+        me = os.geteuid()
+        with closing(self.make(name, exist_ok=True, owner=me)) as h:
+            assert h.created
+            self.mark(h)
+            with closing(pickle.loads(pickle.dumps(h))) as copy:
+                assert self.is_marked(copy)
+                with closing(self.make(name, exist_ok=True, owner=me)) as again:
+                    assert not again.created
+                    assert self.is_marked(again)
+        self.foreign(name)
+        if not OPENED or self.module is shm:
+            self.module.attach(name, owner=me).close()
+        with pytest.raises(PermissionError) as caught:
+            self.module.attach(name, owner=me + 1)
+        assert (caught.value.errno, caught.value.filename) == (errno.EPERM, name)
+        self.module.unlink(name)
+
+    @pytest.mark.root
+    @pytest.mark.needs("users", "guests")
+    def test_another_user_s_object_is_refused_before_it_is_used(self, name, peer):
+        """Nor is it locked: one that is kept locked against everybody is refused all the same."""
+        import fcntl
+
+        owner = peer(f"h = {self.make_code(name, perm=0o666)}", user=NOBODY)
+        with closing(self.module.attach(name, owner=NOBODY)) as h:
+            kept = pickle.dumps(h)
+            pickle.loads(kept).close()
+        owner.run("h.close()")
+        with open(self.path(name), "xb") as file:
+            os.fchmod(file.fileno(), 0o1666)
+            os.fchown(file.fileno(), NOBODY, NOBODY)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for call in lambda: self.module.attach(name, owner=0), lambda: self.module.attach(name, owner=SOMEBODY):
+                with pytest.raises(PermissionError, match=f"user {NOBODY}") as caught:
+                    call()
+                assert (caught.value.errno, caught.value.filename) == (errno.EPERM, name)
+            os.unlink(self.path(name))
+        owner.run(f"h = {self.make_code(name, perm=0o666)}")
+        with pytest.raises(PermissionError, match=f"user {NOBODY}"):
+            self.make(name, exist_ok=True, owner=0)
+        owner.run("h.close()")
+        with closing(self.make(name)), pytest.raises(PermissionError, match="user 0"):
+            pickle.loads(kept)
+
+    @pytest.mark.parametrize("bad", ["0", 1.5, True, -1, 2**32 - 1, 2**70])
+    def test_an_owner_that_is_no_user_id_makes_nothing(self, name, bad):
+        for call in lambda: self.make(name, exist_ok=True, owner=bad), lambda: self.module.attach(name, owner=bad):
+            with pytest.raises(ValueError if type(bad) is int else TypeError):
+                call()
+        assert not self.there(name)
+
 
 DEADLY = [getattr(signal, f"SIG{name}", name) for name in ("KILL", "TERM", "HUP", "SEGV", "ABRT")]
 

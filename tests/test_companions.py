@@ -177,6 +177,27 @@ def test_unlink_frees_the_name_at_once(kind, peer):
     assert kind.nothing()
 
 
+def test_whose_a_foreign_one_is(plain, peer):
+    """The system says it of memory and not of a semaphore, and then `owner` refuses."""
+    b = peer()
+    make = (
+        f"import _posixshmem; os.ftruncate(fd := _posixshmem.shm_open('/{plain.name}', os.O_CREAT | os.O_RDWR), 7)"
+        "; os.close(fd)"
+        if plain.kind == "shm"
+        else f"import _multiprocessing; _multiprocessing.SemLock(1, 3, 9, '/{plain.name}', False)"
+    )
+    b.run(make)
+    insisting = plain.attach.replace(")", ", owner=os.geteuid())")
+    if plain.kind == "shm":
+        b.run(insisting)
+    else:
+        assert refusal(b, insisting) == ("PermissionError", errno.EPERM)
+    assert refusal(b, plain.attach.replace(")", ", owner=os.geteuid() + 1)")) == ("PermissionError", errno.EPERM)
+    b.run(plain.unlink)
+    b.run(plain.make())
+    b.run(insisting)
+
+
 def test_a_foreign_one_has_the_name(plain, peer):
     """Foreign objects are attached and never removed, but by `unlink`."""
     b = peer()

@@ -47,12 +47,12 @@ IMPORTABLE = [
 ]
 
 SIGNATURES = {
-    "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True)",
-    "ipcio.shm.attach": "(name, mode='rw')",
+    "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True, owner=None)",
+    "ipcio.shm.attach": "(name, mode='rw', *, owner=None)",
     "ipcio.shm.unlink": "(name)",
     "ipcio.sem.open": "(name, n=0, *, perm=384, persist=False)",
-    "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False)",
-    "ipcio.sem.attach": "(name)",
+    "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None)",
+    "ipcio.sem.attach": "(name, *, owner=None)",
     "ipcio.sem.unlink": "(name)",
     "ipcio.filelock.lock": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.trylock": "(file, mode='rw', offset=0, nbytes=0)",

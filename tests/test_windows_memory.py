@@ -19,7 +19,7 @@ from campaigns import campaign, rounds
 from leftovers import descriptors
 from test_processes import work
 
-from ipcio import mmap, shm
+from ipcio import mmap, sem, shm
 
 # Left out elsewhere, not skipped: there is nothing to be installed that would run them.
 pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
@@ -154,6 +154,15 @@ def test_nothing_persists_and_nothing_is_made(name):
     for exist_ok in (False, True):
         with pytest.raises(NotImplementedError):
             shm.create(name, 10, persist=True, exist_ok=exist_ok)
+    assert_free(name)
+
+
+def test_without_user_ids_an_owner_is_refused_and_nothing_is_made(name):
+    for module in shm, sem:
+        with pytest.raises(NotImplementedError):
+            module.create(name, 10, exist_ok=True, owner=0)
+        with pytest.raises(NotImplementedError):
+            module.attach(name, owner=0)
     assert_free(name)
 
 

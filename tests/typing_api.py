@@ -26,6 +26,8 @@ def segments() -> None:
     assert_type(h, MemoryFile)
     assert_type(shm.create(None, 1).created, bool)
     assert_type(shm.attach("x"), MemoryFile)
+    assert_type(shm.attach("x", owner=0), MemoryFile)
+    assert_type(shm.create("x", 100, exist_ok=True, owner=None), MemoryFile)
     shm.attach("x", "r").close()
     shm.unlink("x")
     shm.create(b"x", 100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -39,6 +41,8 @@ def semaphores() -> None:
     assert_type(sem.create("x").created, bool)
     assert_type(sem.create(None).name, str)
     assert_type(sem.attach("x"), Semaphore)
+    assert_type(sem.attach("x", owner=0), Semaphore)
+    assert_type(sem.create("x", 1, exist_ok=True, owner=0), Semaphore)
     assert_type(sem.open("x"), Semaphore)
     assert_type(sem.open("x", 5, perm=0o600, persist=False), Semaphore)
     sem.unlink("x")

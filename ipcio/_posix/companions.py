@@ -202,8 +202,8 @@ class Finding(objects.Finding):
 
     __slots__ = ()
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(name, places.path_of(kind, name))
+    def __init__(self, kind: str, name: str, owner: int | None = None) -> None:
+        super().__init__(name, places.path_of(kind, name), owner)
 
     def _limit(self) -> str:
         return _limit(self.name)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["DIRECTORY", "Finding", "InHand", "Making", "check_regular", "directory", "is_empty", "semaphore_path"]
+__all__ = [
+    "DIRECTORY",
+    "Finding",
+    "InHand",
+    "Making",
+    "check_owner",
+    "check_regular",
+    "directory",
+    "is_empty",
+    "semaphore_path",
+]
 
 DIRECTORY = "/dev/shm"
 _LONGEST = 255  # bytes of a file's name there: NAME_MAX
@@ -196,14 +206,21 @@ class Making(InHand):
 
 
 class Finding(InHand):
-    """What is there under a name: opened, then joined."""
+    """What is there under a name: opened, then joined.
 
-    __slots__ = ("info",)
+    An object of another user than `owner` (None: any user) is not even locked.
+    """
+
+    __slots__ = ("info", "owner")
 
     info: os.stat_result
 
+    def __init__(self, name: str, path: str, owner: int | None = None) -> None:
+        super().__init__(name, path)
+        self.owner = owner
+
     def open(self, *, writable: bool) -> None:
-        """Open it, whatever it is, without following a link or waiting for anybody."""
+        """Open it, whatever it is, without following a link or waiting for another process."""
         try:
             self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
         except FileNotFoundError:
@@ -211,6 +228,7 @@ class Finding(InHand):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
             raise
         self.info = os.fstat(self.fd)
+        check_owner(self.info, self.owner)
 
     def join(self, lives_by: str | None = None) -> bool:
         """Take a share in it; False if it is gone or going: open again what is there now.
@@ -229,6 +247,12 @@ class Finding(InHand):
 def is_empty(info: os.stat_result) -> bool:
     """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
     return bool(info.st_mode & lifetime.KEEP) and not info.st_size and stat.S_ISREG(info.st_mode)
+
+
+def check_owner(info: os.stat_result, owner: int | None) -> None:
+    """Refuse an object that belongs to another user than `owner` (None: any user)."""
+    if owner is not None and info.st_uid != owner:
+        raise PermissionError(errno.EPERM, f"the object belongs to user {info.st_uid}, not to user {owner} (owner=)")
 
 
 def check_regular(info: os.stat_result, kind: str) -> None:

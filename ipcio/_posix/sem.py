@@ -73,10 +73,10 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
     raise AssertionError("unreachable")
 
 
-def attach(name: str) -> Permits:
+def attach(name: str, *, owner: int | None = None) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
-        with objects.Finding(name, _path(name)) as found:
+        with objects.Finding(name, _path(name), owner) as found:
             found.open(writable=True)
             record = undo.read(found.fd, found.info)
             if record is not None:

@@ -40,10 +40,14 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
     return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist))
 
 
-def attach(name: str) -> Permits:
-    """See `ipcio._contract.SemBackend`."""
+def attach(name: str, *, owner: int | None = None) -> Permits:
+    """See `ipcio._contract.SemBackend`.
+
+    A companion vouches for the owner of its object.  Of a foreign semaphore the system does not
+    say whose it is, so with an `owner` that is a `PermissionError`.
+    """
     for attempt, _ in enumerate(lifetime.attempts(name)):
-        with companions.Finding(_KIND, name) as found:
+        with companions.Finding(_KIND, name, owner) as found:
             permits = _attach(found, again=attempt < _ENOUGH)
             if permits is not None:
                 return permits
@@ -88,7 +92,7 @@ def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
     try:
         found.open(writable=True)
     except FileNotFoundError:
-        foreign = companions.open_foreign(_KIND, found.name, lambda: _open(found.name))
+        foreign = companions.open_foreign(_KIND, found.name, lambda: _open_foreign(found))
         return None if foreign is None else _permits(foreign, found)
     record = undo.read(found.fd, found.info)
     if record is not None:
@@ -101,6 +105,13 @@ def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
         return None
     raw = _open(found.name)
     return _permits(raw, found) if lifetime.names(found.path, found.info) else None
+
+
+def _open_foreign(found: companions.Finding) -> PosixSemaphore:
+    if found.owner is not None:
+        text = "this system does not say whose a semaphore is that ipcio did not make as this user (owner=)"
+        raise PermissionError(errno.EPERM, text)
+    return _open(found.name)
 
 
 def _open(name: str) -> PosixSemaphore:

@@ -34,10 +34,10 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
         return memory, new.fd, new.share
 
 
-def attach(name: str, *, writable: bool) -> Mapping:
+def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     for _ in lifetime.attempts(name):
-        with objects.Finding(name, _path(name)) as found:
+        with objects.Finding(name, _path(name), owner) as found:
             found.open(writable=writable)
             if found.join():
                 if objects.is_empty(found.info):

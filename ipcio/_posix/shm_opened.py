@@ -13,7 +13,7 @@ import os
 import sys
 
 from ipcio._forklock import turn
-from ipcio._posix import companions, lifetime
+from ipcio._posix import companions, lifetime, objects
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
 
@@ -44,10 +44,10 @@ def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
         companions.retrying(_KIND, name, lambda: _create(name, len(content), perm, persist=True, content=content))
 
 
-def attach(name: str, *, writable: bool) -> Mapping:
+def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
     """See `ipcio._contract.ShmBackend`."""
     for _ in lifetime.attempts(name):
-        with companions.Finding(_KIND, name) as found:
+        with companions.Finding(_KIND, name, owner) as found:
             mapping = _attach(found, writable=writable)
             if mapping is not None:
                 return mapping
@@ -106,7 +106,7 @@ def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
     try:
         found.open(writable=False)
     except FileNotFoundError:
-        return companions.open_foreign(_KIND, found.name, lambda: _attach_foreign(found.name, writable=writable))
+        return companions.open_foreign(_KIND, found.name, lambda: _attach_foreign(found, writable=writable))
     if not found.join():
         return None
     record = companions.read(found.fd, found.info)
@@ -115,6 +115,7 @@ def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
     fd = _open(found.name, writable=writable)
     try:
         info = os.fstat(fd)
+        objects.check_owner(info, found.owner)
         if not lifetime.names(found.path, found.info):
             return None
         if not companions.is_the_object(info, record):  # the companion is void, and this is a foreign object
@@ -128,10 +129,12 @@ def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
     return memory, -1, found.share
 
 
-def _attach_foreign(name: str, *, writable: bool) -> Mapping:
-    fd = _open(name, writable=writable)
+def _attach_foreign(found: companions.Finding, *, writable: bool) -> Mapping:
+    fd = _open(found.name, writable=writable)
     try:
-        return _map(fd, os.fstat(fd).st_size, writable=writable), -1, None
+        info = os.fstat(fd)
+        objects.check_owner(info, found.owner)
+        return _map(fd, info.st_size, writable=writable), -1, None
     finally:
         os.close(fd)
 

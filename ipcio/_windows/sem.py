@@ -99,7 +99,7 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
         return _permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
 
 
-def attach(name: str) -> Permits:
+def attach(name: str, *, owner: int | None = None) -> Permits:  # noqa: ARG001 -- there are no user ids
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:

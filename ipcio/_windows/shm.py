@@ -64,7 +64,7 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
         return memory[:size], -1, share
 
 
-def attach(name: str, *, writable: bool) -> Mapping:
+def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:  # noqa: ARG001 -- there are no user ids
     """See `ipcio._contract.ShmBackend`."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
