@@ -349,9 +349,11 @@ class InventoryBackend(Protocol):
 class LitterBackend(Protocol):
     """What the dead left behind."""
 
-    def collect(self) -> Iterator[tuple[str, str, int | None]]:
-        """Remove every dead object that this user may remove; tell of each the kind, the name and the size.
+    def collect(self, skipped: Callable[[str, str], object] = ..., /) -> Iterator[tuple[str, str, int | None]]:
+        """Remove every orphaned object that this user may remove; give the kind, the name and the size of each.
 
-        The kind is ``"shm"`` or ``"sem"``; a semaphore has no size.
+        The kind is ``"shm"`` or ``"sem"``; a semaphore has no size.  An object that could not be
+        removed is tried once, and never an error: `skipped` is called with the name of its file
+        and the reason.
         """
         ...

@@ -119,7 +119,7 @@ def held(path: str) -> bool:
     except FileNotFoundError:
         return True  # gone meanwhile
     kind, name = ("sem", entry[4:]) if entry.startswith("sem.") else ("shm", entry)
-    companion = places.path_of(kind, name, user)
+    companion = places.path_of(kind, name, f"{places.ROOT}/ipcio-{user}")
     return directory == SHM and os.path.lexists(companion) and _locked(companion)
 
 

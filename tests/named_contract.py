@@ -85,6 +85,10 @@ class Named:
     def path(self, name) -> str:
         return f"{SHM}/{self.prefix}{name}"
 
+    def perm_of(self, name) -> int:
+        """The permissions of what has the name."""
+        return os.stat(self.path(name)).st_mode & 0o777
+
     def mark(self, handle) -> None:
         """Change the object behind `handle` visibly."""
         raise NotImplementedError
@@ -301,7 +305,7 @@ class NameContract(Named):
         finally:
             os.umask(before)
         with closing(h):
-            assert os.stat(self.path(name)).st_mode & 0o777 == perm
+            assert self.perm_of(name) == perm
         self.assert_free(name)
 
     @pytest.mark.needs("users", "files")

@@ -195,7 +195,7 @@ def until(terminal: int, text: bytes) -> bytes:
 def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
     from ipcio._posix import litter
 
-    monkeypatch.setattr(litter, "collect", lambda: iter(()))
+    monkeypatch.setattr(litter, "collect", lambda _: iter(()))
     assert _cli.main(["gc"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

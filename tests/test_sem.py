@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import signal
+import stat
 import struct
 import sys
 import threading
@@ -39,8 +40,9 @@ CLOSED = "^I/O operation on closed file"
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 PLAIN = 32  # bytes of a sem_t
-RECORD = struct.Struct("=64s16sii256s")  # a crash-safe one's: a semaphore, the magic, key, id, name
-FIELDS = "semaphore", "magic", "key", "number", "name"
+RECORD = struct.Struct("=64s16sii256s")  # a crash-safe one's: a semaphore, the magic, key, whether it persists, name
+FIELDS = "semaphore", "magic", "key", "persists", "name"
+SEAL = 7_654_321_000_000_000  # when a record was last modified, in nanoseconds
 GETNCNT = 14  # of semctl: how many wait
 
 try:
@@ -130,8 +132,16 @@ def fields(name) -> dict:
 
 
 def write(path, record: dict) -> None:
+    """Put one there, sealed."""
+    try:
+        times = os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        times = SEAL
     with open(path, "r+b" if os.path.exists(path) else "xb") as file:
         file.write(RECORD.pack(*record.values()))
+        file.flush()
+        os.utime(file.fileno(), ns=(times, times))
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~0o022)
 
 
 def hidden_path(key) -> str:
@@ -158,7 +168,8 @@ def waiting(name) -> int:
         data = file.read()
     if len(data) == PLAIN:
         return int.from_bytes(data[:8], sys.byteorder) >> 32
-    return ctypes.CDLL(None).semctl(RECORD.unpack(data)[3], 0, GETNCNT)
+    key = RECORD.unpack(data)[2]
+    return ctypes.CDLL(None).semctl(sysv.find(key, os.stat(path).st_uid), 0, GETNCNT)
 
 
 def enter(s) -> None:
@@ -1262,7 +1273,7 @@ DAMAGE = [
     {"magic": b"ipcio undo sem 0"},
     {"magic": bytes(16)},
     *({"key": key} for key in (0, -1, 1, -(2**31), 2**31 - 1)),
-    *({"number": number} for number in (0, -1, -2, 2**31 - 1, -(2**31))),
+    *({"persists": persists} for persists in (1, -1, -(2**31))),
     *({"name": name} for name in (b"", b"a\0b", b"\xff" * 256, b"../" * 85, b"x" * 256)),
 ]
 
@@ -1315,7 +1326,7 @@ def test_a_record_that_somebody_made_up_is_removed_like_any_dead_one(name, bad):
     path = f"/dev/shm/sem.{name}"
     key = int.from_bytes(os.urandom(4), "little") % (2**31 - 1) + 1
     hidden = hidden_path(key)
-    write(path, dict(zip(FIELDS, (bytes(64), b"ipcio undo sem 1", key, -1, bad), strict=True)))
+    write(path, dict(zip(FIELDS, (bytes(64), b"ipcio undo sem 2", key, 0, bad), strict=True)))
     os.chmod(path, 0o1600)
     os.link(path, hidden)
     try:

@@ -36,7 +36,7 @@ from ipcio._forklock import before_fork, turn
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
 
 import ipcio._posix.objects
-from ipcio._posix import libc, litter, sysv
+from ipcio._posix import libc, litter, sysv, undo
 from ipcio._posix.sem import PosixSemaphore
 
 pytestmark = pytest.mark.needs("files")  # for the others, see test_companions
@@ -1161,13 +1161,14 @@ def victim():
 
 
 def lie(name, key, number, told=None):
-    """Code that makes a dead record of `name` which claims a set, with a hidden name and all."""
+    """Code that makes a dead record of `name` which claims a set, with a hidden name, sealed and all."""
     told = os.fsencode(name if told is None else told)
-    record = struct.pack("=64s16sii256s", libc.new_semaphore(32, 0), b"ipcio undo sem 1", key, number, told)
+    record = struct.pack("=64s16sii256s", libc.new_semaphore(32, 0), undo._MAGIC, key, 0, told)
     anchor = f"{SHM}/.ipcio-undo-{key & 0xFFFFFFFF:08x}"
     return (
         f"fd = os.open({path_of(name)!r}, os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(fd, {record!r})\n"
-        f"os.fchmod(fd, 0o1666); os.close(fd); os.link({path_of(name)!r}, {anchor!r})"
+        f"os.utime(fd, ns=(0, {undo._SEAL + 1 + number}))\n"
+        f"os.fchmod(fd, 0o1644); os.close(fd); os.link({path_of(name)!r}, {anchor!r})"
     )
 
 

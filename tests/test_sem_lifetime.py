@@ -46,6 +46,14 @@ class CrashSafe(Semaphores):
     def make_code(self, name, **options):
         return f"sem.create({name!r}, {self.measure}, undo=True, **{options!r})"
 
+    def perm_of(self, name):
+        """Those of the set; nobody but the owner can write what stands for it."""
+        from ipcio._inventory import survey
+
+        assert not os.stat(self.path(name)).st_mode & 0o022
+        (found,) = [entry for entry in survey() if entry["name"] == name]
+        return int(found["perm"], 8)
+
     def sweep(self):
         from ipcio._posix import litter
 

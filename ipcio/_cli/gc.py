@@ -22,6 +22,9 @@ def register(commands: Commands) -> None:
         help="remove what the dead left behind",
         description="Remove shared memory and semaphores whose every holder is dead, and print what they were. "
         "Nobody has to: the next use of the name does the same.",
+        epilog="An orphaned object that cannot be removed, because it belongs to another user or because another "
+        "process keeps an exclusive lock on it, is skipped at once, with a line on standard error; the exit status "
+        "is 0 all the same.",
     )
     gc.set_defaults(run=_run)
 
@@ -33,8 +36,13 @@ def _run(_: argparse.Namespace) -> None:
         from ipcio._posix import litter
 
     nothing = True
-    for kind, name, size in litter.collect():
+    for kind, name, size in litter.collect(_skipped):
         nothing = False
         print(kind, shown(name), *([] if size is None else [size, "bytes"]))  # noqa: T201
     if nothing:
         note("nothing was left behind")
+
+
+def _skipped(name: str, reason: str) -> None:
+    if sys.stderr is not None:
+        print(f"ipcio: skipped {shown(name)}: {reason}", file=sys.stderr)  # noqa: T201

@@ -340,10 +340,10 @@ def remove_once(kind: str, name: str) -> bool:
     return True
 
 
-def _last_rites(fd: int, info: os.stat_result) -> bool:
+def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
     """If this is the companion of the dead, remove the object first."""
     record = read(fd, info)
-    if record is not None and lifetime.names(places.path_of(record.kind, record.name, info.st_uid), info):
+    if record is not None and lifetime.names(places.path_of(record.kind, record.name, os.path.dirname(beside)), info):
         _unlink_ours(record, info)
     return False
 

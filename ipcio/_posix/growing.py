@@ -89,16 +89,16 @@ class Growing:
 
 
 def make_mortal(path: str) -> bool:
-    """If `path` is the hidden name of a segment that somebody was killed over, have it live by its shares.
+    """If `path` is the hidden name of a segment that its writer was killed over, have it live by its shares.
 
-    Return whether it is one.
+    Return whether it is one.  The form of the name says so: the mark of a persistent object may be lost.
     """
     if not _HIDDEN.fullmatch(os.path.basename(path)):
         return False
     fd = os.open(path, lifetime.PROBE)
     try:
         info = os.fstat(fd)
-        if not info.st_mode & lifetime.KEEP or not stat.S_ISREG(info.st_mode):
+        if not stat.S_ISREG(info.st_mode):
             return False
         # Who is about to rename it has a share until that is done.  So if there is none, this is
         # not the name any more, or never will be another.

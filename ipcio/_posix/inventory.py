@@ -8,6 +8,7 @@ dead only if it was still there after nobody was seen to hold it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -19,7 +20,7 @@ from functools import lru_cache
 from ipcio._posix import flocks, lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.filelock import describe
-from ipcio._posix.objects import DIRECTORY, semaphore_path
+from ipcio._posix.objects import DIRECTORY
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Found(NamedTuple):
     kind: Literal["shm", "sem"]
     name: str
     size: int | None
+    is_undo: bool = False
+    """Whether it is a crash-safe semaphore."""
     record: undo.Record | None = None
     """Of a crash-safe semaphore, if it may be read."""
 
@@ -52,17 +55,12 @@ class Found(NamedTuple):
     def is_hidden(self) -> bool:
         """Whether it has no name but one that only ipcio knows."""
         entry = os.path.basename(self.path)
-        return entry.startswith(undo.ANCHOR) or _TEMPORARY.fullmatch(entry) is not None
+        return (self.is_undo and entry.startswith(undo.ANCHOR)) or _TEMPORARY.fullmatch(entry) is not None
 
     @property
-    def is_undo(self) -> bool:
-        """Whether it is a crash-safe semaphore."""
-        return self.kind == "sem" and self.info.st_size == undo.SIZE
-
-    @property
-    def persists(self) -> bool:
-        """Whether it stays until it is unlinked; a crash-safe one that has been lives on by its shares."""
-        return bool(self.info.st_mode & lifetime.KEEP) and not self.is_hidden
+    def lives_by_shares(self) -> bool:
+        """Whether it goes with its last holder; what has no name but a hidden one always does."""
+        return lifetime.is_marked(self.info) or self.is_hidden
 
 
 def directory() -> str:
@@ -82,13 +80,13 @@ def identify(path: str, info: os.stat_result) -> Found:
     """Tell what a regular file in the directory is; `FileNotFoundError` if it is not there any more."""
     entry = os.path.basename(path)
     named = _named(entry)
-    if info.st_size == undo.SIZE and (entry[0] == "." or (named and named[0] == "sem")):
+    if undo.is_sealed(info) and (entry[0] == "." or (named and named[0] == "sem")):
         try:
-            record = _record(path, info)
-        except PermissionError:  # and nothing else has that size, as a rule
-            return Found(path, info, "sem", named[1] if named else entry, None)
+            record = _record(path, info, named[1] if named else None)
+        except PermissionError:  # and nothing else is sealed
+            return Found(path, info, "sem", named[1] if named else entry, None, is_undo=True)
         if record is not None:
-            return Found(path, info, "sem", record.name, None, record)
+            return Found(path, info, "sem", record.name, None, is_undo=True, record=record)
     if not NAMES_ARE_FILES:
         kind, name, size = _companion(path, info) or (*(named or ("shm", entry)), 0)
         return Found(path, info, "sem" if kind == "sem" else "shm", name, size if kind == "shm" else None)
@@ -106,15 +104,17 @@ def _named(entry: str) -> tuple[str, str] | None:
     return places.name_of(entry)
 
 
-def _record(path: str, info: os.stat_result) -> undo.Record | None:
+def _record(path: str, info: os.stat_result, name: str | None) -> undo.Record | None:
+    """Return the record, None of a copy or where it lies under another `name` than its own; None is a hidden one."""
     fd = os.open(path, lifetime.PROBE)
     try:
-        record = undo.read(fd, info)
+        record = undo.read(fd, info) if os.path.samestat(os.fstat(fd), info) else None
     finally:
         os.close(fd)
-    if record is None or lifetime.names(record.anchor, info) or _TEMPORARY.fullmatch(os.path.basename(path)):
-        return record
-    return None  # a copy of a record is no semaphore
+    if record is None or name not in {None, record.name}:
+        return None
+    made = lifetime.names(record.anchor(path), info)
+    return record if made or _TEMPORARY.fullmatch(os.path.basename(path)) else None
 
 
 def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
@@ -135,12 +135,12 @@ def survey() -> list[Entry]:
     """See `ipcio._contract.InventoryBackend`."""
     found = list(_look())
     keys = {flocks.key_of(each.info) for each in found}
-    locked = _locked({flocks.key_of(each.info) for each in found if _lives_by_shares(each)})
+    locked = _locked({flocks.key_of(each.info) for each in found if each.lives_by_shares})
     holders, sharing = _search(keys, locked)
     entries: list[Entry] = []
     for each in found:
         held = True
-        if _lives_by_shares(each):
+        if each.lives_by_shares:
             key = flocks.key_of(each.info)
             held = key in locked or key in sharing
             again = each if held else _look_again(each)
@@ -159,16 +159,11 @@ def _look() -> Iterator[Found]:
     place = directory()
     for entry in os.listdir(place):
         path = f"{place}/{entry}"
-        try:
+        # What its owner exchanges, locks or forbids meanwhile is no error for others, who only look.
+        with contextlib.suppress(OSError):
             info = os.lstat(path)
             if stat.S_ISREG(info.st_mode):  # nothing else can be attached
                 yield identify(path, info)
-        except (FileNotFoundError, PermissionError):  # gone; or what only its owner may look at
-            pass
-
-
-def _lives_by_shares(found: Found) -> bool:
-    return lifetime.is_marked(found.info) or (found.is_hidden and bool(found.info.st_mode & lifetime.KEEP))
 
 
 def _look_again(found: Found) -> Found | None:
@@ -186,7 +181,7 @@ def _has_public_name(found: Found) -> bool:
     """Whether the object of a hidden name is listed under its other one."""
     if found.record is None:
         return found.info.st_nlink > 1
-    return lifetime.names(semaphore_path(found.record.name), found.info)
+    return lifetime.names(found.record.path(found.path), found.info)
 
 
 def _object_is_there(found: Found) -> bool:
@@ -199,12 +194,10 @@ def _object_is_there(found: Found) -> bool:
 def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
     info = found.info
     state: Literal["live", "orphan", "persistent", "foreign"]
-    if found.persists:
-        state = "persistent"
-    elif not _lives_by_shares(found):
-        state = "foreign"
-    else:
+    if found.lives_by_shares:
         state = "live" if held else "orphan"
+    else:
+        state = "persistent" if found.is_undo or lifetime.is_kept(found.path, info) else "foreign"
     return {
         "kind": found.kind,
         "name": os.path.basename(found.path) if found.is_hidden else found.name,
@@ -213,7 +206,7 @@ def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
         "undo": found.is_undo,
         "perm": _perm(found),
         "owner": _user(info.st_uid),
-        "age": round(max(time.time() - _born(info), 0), 3),
+        "age": round(max(time.time() - _born(found), 0), 3),
         "state": state,
         "holders": holders,
     }
@@ -229,9 +222,7 @@ def _value(found: Found) -> int | None:
 
 
 def _value_of_set(found: Found) -> int | None:
-    if found.record is None:
-        return None
-    number = undo.set_of(found.record, found.info)
+    number = undo.set_of(found.record, found.info) if found.record is not None else None
     if number is None:
         return None
     from ipcio._posix import libc
@@ -256,6 +247,13 @@ def _value_in_file(path: str, info: os.stat_result) -> int | None:
 
 def _perm(found: Found) -> str | None:
     """Return the permissions, None where only the object has them and does not tell."""
+    if found.is_undo and found.record is not None:  # the set has what others may do
+        with contextlib.suppress(OSError, ImportError):
+            number = undo.set_of(found.record, found.info)
+            if number is not None:
+                from ipcio._posix import sysv
+
+                return f"{found.info.st_mode & 0o711 | sysv.perm_of(number) & 0o066:04o}"
     if NAMES_ARE_FILES or found.is_undo:
         return f"{found.info.st_mode & 0o777 & ~lifetime.KEEP:04o}"
     if found.kind != "shm":
@@ -272,8 +270,11 @@ def _perm(found: Found) -> str | None:
         os.close(fd)
 
 
-def _born(info: os.stat_result) -> float:
+def _born(found: Found) -> float:
     """When it was made, as far as that can be told: memory that is written to keeps its times, a file does not."""
+    info = found.info
+    if found.is_undo:  # sealed by the other time
+        return info.st_ctime
     born: float = getattr(info, "st_birthtime", 0) or min(info.st_mtime, info.st_ctime)
     return born
 
@@ -321,7 +322,7 @@ def _tried(wanted: set[str]) -> Iterator[str]:
         try:
             if key in wanted:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             yield key
         finally:
             os.close(fd)

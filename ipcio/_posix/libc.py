@@ -68,6 +68,7 @@ class SetInfo(ctypes.Structure):
             ("group", ctypes.c_uint),
             ("creator", ctypes.c_uint),
             ("creators_group", ctypes.c_uint),
+            ("mode", ctypes.c_uint),
             ("rest", ctypes.c_long * 32),
         )
     else:

@@ -33,7 +33,9 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import time
+from itertools import repeat
 from weakref import ref
 
 from ipcio._forklock import before_fork, turn
@@ -52,9 +54,12 @@ __all__ = [
     "alone",
     "attempts",
     "bury_dead",
+    "is_kept",
     "is_marked",
     "is_special",
+    "keep",
     "last_rites",
+    "make_readable",
     "names",
     "remove",
     "remove_once",
@@ -62,19 +67,29 @@ __all__ = [
 
 # On an object that lives as long as its shares, and on a persistent one: made by ipcio,
 # removed by unlink only.  In a directory of our own everything is ours, so there the first
-# has no mark; bits that any file system lets anybody set serve for the second.
+# has no mark; bits that any file system lets anybody set serve for the second.  The first
+# decides what is removed, and only a chmod takes it away.  The second is for lists alone:
+# the kernel drops it when another user writes, and where the directory gives files a group
+# that their owner is not in.  `keep` therefore sets a flag as well, which stays.
 MARK, KEEP = (stat.S_ISVTX, stat.S_ISGID) if NAMES_ARE_FILES else (0, stat.S_IXUSR)
+
+# <linux/fs.h>: only the owner can set the flag of what a backup is to leave out.  Of memory
+# the kernel keeps it since Linux 6.0; elsewhere the calls fail.
+_FLAGS = struct.Struct("=I4x")
+_GET_FLAGS, _SET_FLAGS = (direction | struct.calcsize("l") << 16 | 0x6600 for direction in (0x80000001, 0x40000002))
+_NO_DUMP = 0x40
 
 # Opening must not follow a link, wait for a FIFO's other end or reach a child.
 PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _NOT_OURS = {errno.ELOOP, errno.ENXIO, errno.ENODEV}  # what opening a link, a socket, a device says
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 _SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
+_OWN_STEPS = 4  # to make what is dead readable, to remove it, to look again; one to spare
 _PATIENCE = 2.0  # seconds; a reaper needs microseconds
 _PAUSE = 0.0002  # seconds between two attempts
 
@@ -274,12 +289,13 @@ def _give_up_all() -> None:
         share.give_up()
 
 
-def bury_dead(path: str) -> bool:
+def bury_dead(path: str, *, patient: bool = True) -> bool:
     """Remove what the dead left under `path`; return whether the name is free now.
 
-    Raises `PermissionError` for a dead object that belongs to somebody else.
+    Raises `PermissionError` for an orphaned object of another user, and `BlockingIOError` if
+    another process keeps an exclusive lock on it: at once if not `patient`.
     """
-    for _ in attempts(path):
+    for _ in attempts(path, patient=patient):
         try:
             fd = os.open(path, PROBE)
         except FileNotFoundError:
@@ -402,20 +418,25 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
 _kept_out = False  # whether the last wait was in vain, and the directory has not been free since
 
 
-def attempts(name: str) -> Iterator[None]:
-    """Loop while another process is in mid-step; give up on one that keeps us out on purpose."""
-    give_up = 0.0
-    while True:
-        yield
-        now = time.monotonic()
-        if not give_up:
-            give_up = now + _PATIENCE
-        elif now > give_up:
-            raise BlockingIOError(
-                errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(name)
-            )
-        else:
-            time.sleep(_PAUSE)
+def attempts(name: str, *, patient: bool = True) -> Iterator[None]:
+    """Loop while another process is in mid-step; give up on one that keeps us out on purpose.
+
+    If not `patient`, there are as many as we need ourselves where no other process is about.
+    """
+    if patient:
+        give_up = 0.0
+        while True:
+            yield
+            now = time.monotonic()
+            if not give_up:
+                give_up = now + _PATIENCE
+            elif now > give_up:
+                break
+            else:
+                time.sleep(_PAUSE)
+    else:
+        yield from repeat(None, _OWN_STEPS)
+    raise BlockingIOError(errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(name))
 
 
 if NAMES_ARE_FILES:
@@ -431,8 +452,35 @@ else:
         return not info.st_mode & KEEP and stat.S_ISREG(info.st_mode)
 
 
-last_rites: list[Callable[[int, os.stat_result], bool]] = []
-"""Who else may have to do with the dead object that a descriptor has open; True: its names are gone, too."""
+def keep(fd: int, perm: int) -> None:
+    """Have the object open as `fd` persist, with these permissions."""
+    if NAMES_ARE_FILES:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(_NO_DUMP))
+    os.fchmod(fd, perm | KEEP)
+
+
+def is_kept(path: str, info: os.stat_result) -> bool:
+    """Whether the object that `info` is of was made by ipcio to persist; it has not the mark."""
+    if info.st_mode & KEEP:
+        return True
+    if not NAMES_ARE_FILES:
+        return False
+    try:
+        fd = os.open(path, PROBE)
+    except OSError:
+        return False
+    try:
+        flags: int = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
+        return bool(flags & _NO_DUMP) and os.path.samestat(os.fstat(fd), info)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+last_rites: list[Callable[[str, int, os.stat_result], bool]] = []
+"""Other parts of the orphaned object that was found under a path and is open; True: its names are gone, too."""
 
 
 def bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
@@ -453,7 +501,7 @@ def _bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     if not is_marked(info):
         return False
     for rite in last_rites:
-        if rite(fd, info):
+        if rite(path, fd, info):
             return True
     if there or names(path, info):
         try:
@@ -503,6 +551,22 @@ def _unlock_dead(path: str) -> bool:
     if alive or not is_marked(info):
         return False
     if info.st_uid != os.geteuid():
-        raise PermissionError(errno.EACCES, "a dead object of another user has the name; its owner can remove it", path)
-    os.chmod(path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR)
+        raise PermissionError(
+            errno.EACCES, "an orphaned object of another user has the name; its owner or root can remove it", path
+        )
+    make_readable(path, info)
     return True
+
+
+def make_readable(path: str, info: os.stat_result) -> None:
+    """Let the owner read the object that `info` is of; what has taken its place under the path stays as it is."""
+    mode = stat.S_IMODE(info.st_mode) | stat.S_IRUSR
+    if not hasattr(os, "O_PATH"):
+        os.chmod(path, mode, follow_symlinks=False)
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(fd), info):
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)

@@ -10,32 +10,50 @@ from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["collect"]
 
 
-def collect() -> Iterator[tuple[str, str, int | None]]:
-    """See `ipcio._contract.LitterBackend`.  What lives, persists or is not ipcio's stays."""
+def _ignore(name: str, reason: str) -> None:
+    pass
+
+
+def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[str, str, int | None]]:
+    """See `ipcio._contract.LitterBackend`.  What is in use, persists or is not ipcio's stays."""
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
     directory = inventory.directory()
     for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
-        path = f"{directory}/{entry}"
         with turn:
             try:
-                info = os.lstat(path)
-                if not lifetime.is_marked(info) and not _make_mortal(path, entry):
-                    continue
-                found = inventory.identify(path, info)
-                if not lifetime.bury_dead(path):
-                    continue
-            except (FileNotFoundError, PermissionError, BlockingIOError):  # gone; somebody else's; kept locked
+                found = _remove(f"{directory}/{entry}", entry)
+            except FileNotFoundError:  # gone meanwhile
                 continue
-        yield found.kind, found.name, found.size
+            except OSError as error:
+                # What its owner forbids, keeps locked or exchanges meanwhile keeps nothing else from going.
+                skipped(entry, error.strerror or str(error))
+                continue
+        if found is not None:
+            yield found.kind, found.name, found.size
+
+
+def _remove(path: str, entry: str) -> inventory.Found | None:
+    """Remove what the dead left there; return what it was, None if it stays."""
+    info = os.lstat(path)
+    try:
+        if not lifetime.is_marked(info) and not _make_mortal(path, entry):
+            return None
+        found = inventory.identify(path, info)
+    except PermissionError:  # nobody but its owner, or root, can know whether it is to go
+        return None
+    return found if lifetime.bury_dead(path, patient=False) else None
 
 
 def _make_mortal(path: str, entry: str) -> bool:
     """Whether this is the hidden name of something that was to persist, over which somebody was killed."""
     if entry.startswith(undo.ANCHOR):
         return undo.make_mortal(path)
-    return NAMES_ARE_FILES and growing.make_mortal(path)
+    try:
+        return NAMES_ARE_FILES and growing.make_mortal(path)
+    except BlockingIOError:  # it is being written
+        return False

@@ -45,9 +45,9 @@ if NAMES_ARE_FILES:
         """Where the files are that ipcio makes."""
         return DIRECTORY
 
-    def semaphore_path(name: str) -> str:
+    def semaphore_path(name: str, place: str = DIRECTORY) -> str:
         """Where the file of a semaphore is."""
-        return f"{DIRECTORY}/sem.{name}"
+        return f"{place}/sem.{name}"
 
 else:
     from ipcio._posix.places import directory, semaphore_path
@@ -136,7 +136,7 @@ class Making(InHand):
         `lives_by` is the path of the share, if it is not the object's own.  What the
         dead left under the name goes first: it may fill the place that we need.
         """
-        if os.access(self.path, os.F_OK) and not lifetime.bury_dead(self.path):
+        if os.path.lexists(self.path) and not lifetime.bury_dead(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MARK
         for _ in lifetime.attempts(self.name):
@@ -181,7 +181,7 @@ class Making(InHand):
     def keep(self, perm: int) -> None:
         """Have the object persist; the first share still says that somebody is at it."""
         self._kept = True
-        os.fchmod(self.fd, perm | lifetime.KEEP)
+        lifetime.keep(self.fd, perm)
 
     def settle(self, perm: int, *, persist: bool) -> None:
         """Last of all: have a persistent object persist, and the permissions be what they are to be."""

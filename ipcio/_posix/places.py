@@ -43,14 +43,13 @@ def _directory_of(user: int) -> str:
     return f"{ROOT}/ipcio-{user}"
 
 
-def path_of(kind: str, name: str, user: int | None = None) -> str:
-    """Where the file is that stands for an object; `kind` is "shm" or "sem".
+def path_of(kind: str, name: str, place: str | None = None) -> str:
+    """Where the file is that stands for an object, in `place` or the `directory`; `kind` is "shm" or "sem".
 
-    Of another than the present user nothing is looked at.
     A file system may take "A" and "a" for the same, or two spellings of "ä"; names do not.
     """
     plain = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(name))
-    return f"{directory() if user is None else _directory_of(user)}/{kind}.{plain}"
+    return f"{directory() if place is None else place}/{kind}.{plain}"
 
 
 def name_of(entry: str) -> tuple[str, str] | None:
@@ -65,6 +64,6 @@ def name_of(entry: str) -> tuple[str, str] | None:
         return None
 
 
-def semaphore_path(name: str) -> str:
+def semaphore_path(name: str, place: str | None = None) -> str:
     """Where the file is that stands for a semaphore."""
-    return path_of("sem", name)
+    return path_of("sem", name, place)

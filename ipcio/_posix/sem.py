@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -77,8 +78,7 @@ def attach(name: str, *, owner: int | None = None) -> Permits:
     """See `ipcio._contract.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with objects.Finding(name, _path(name), owner) as found:
-            found.open(writable=True)
-            record = undo.read(found.fd, found.info)
+            record = _open_either(found)
             if record is not None:
                 joined = undo.attach(found, record, again=attempt < _ENOUGH)
                 if joined is not None:
@@ -91,6 +91,22 @@ def attach(name: str, *, owner: int | None = None) -> Permits:
                     return _permits(raw, found)
                 found.drop()
     raise AssertionError("unreachable")
+
+
+def _open_either(found: objects.Finding) -> undo.Record | None:
+    """Open a semaphore to read and write; return the record of a crash-safe one, which others may only read."""
+    try:
+        found.open(writable=True)
+        return undo.read(found.fd, found.info)
+    except PermissionError as error:
+        if found.fd >= 0:
+            raise
+        with contextlib.suppress(PermissionError):
+            found.open(writable=False)
+            record = undo.read(found.fd, found.info)
+            if record is not None:
+                return record
+        raise error from None
 
 
 def unlink(name: str) -> None:
@@ -119,7 +135,10 @@ def _check(found: objects.Finding) -> None:
     if size != _SIZE:
         raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {_SIZE}")
     # glibc ends the process over a kind of futex that it does not know.
-    if _GLIBC.size == _SIZE and _GLIBC.unpack(os.pread(found.fd, size, 0))[2] not in _KINDS:
+    data = os.pread(found.fd, size, 0)
+    if len(data) != size:
+        raise OSError(errno.EINVAL, "not a semaphore: another process has cut it short")
+    if _GLIBC.size == _SIZE and _GLIBC.unpack(data)[2] not in _KINDS:
         raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ipcio._contract import Share
 
-__all__ = ["MAXIMUM", "UndoSemaphore", "find", "make", "remove"]
+__all__ = ["MAXIMUM", "UndoSemaphore", "check_access", "find", "make", "perm_of", "remove"]
 
 MAXIMUM = 32767  # SEMVMX; also the most that the kernel undoes for one process
 
@@ -59,7 +59,7 @@ def begin(number: int, value: int) -> None:
 
 
 def find(key: int, creator: int) -> int | None:
-    """Return the id of the set for `key`, if there is one and the user `creator` made it."""
+    """Return the id of the set for `key`, if there is one, of one semaphore, and the user `creator` made it."""
     number: int = libc.semget(key, 0, 0)
     about = libc.SetInfo()
     if number < 0 or libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
@@ -67,7 +67,23 @@ def find(key: int, creator: int) -> int | None:
         if error.errno in {errno.ENOENT, *_GONE}:
             return None
         raise error
-    return number if (about.key, about.creator) == (key, creator) else None
+    if (about.key, about.creator) != (key, creator) or libc.semget(key, 2, 0) >= 0:  # two are more than it has
+        return None
+    return number
+
+
+def check_access(key: int) -> None:
+    """Raise `PermissionError` if this user may not operate on the set for `key`, which others may have removed."""
+    if libc.semget(key, 0, 0o600) < 0 and libc.get_errno() == errno.EACCES:
+        raise libc.failure()
+
+
+def perm_of(number: int) -> int:
+    """Return the permissions of a set."""
+    about = libc.SetInfo()
+    if libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
+        raise libc.failure()
+    return int(about.mode) & 0o777
 
 
 def remove(number: int) -> None:

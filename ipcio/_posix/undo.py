@@ -11,6 +11,12 @@ at whatever point, even while a set goes on after ``sem.x`` was unlinked, the an
 that there is a set or was to be one; and the locks on the record say whether anybody
 uses it (`ipcio._posix.lifetime`).  A persistent record is locked in the same way, for
 the time after its `unlink`.
+
+A file is believed to be a record only if nobody but its owner can have written it as it
+is: nobody else has permission to write, and it is *sealed*, which takes the owner.  So
+another user, who may write to a segment of ours, cannot make a record of it.  The
+permissions that the caller asks for are those of the set; the file can be read by those
+who have any.  And a name in a record is believed only where the name leads to it.
 """
 
 from __future__ import annotations
@@ -21,8 +27,9 @@ import os
 import stat
 import struct
 
+from ipcio._names import check_name
 from ipcio._posix import lifetime
-from ipcio._posix.objects import Making, directory, semaphore_path
+from ipcio._posix.objects import Making, semaphore_path
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,44 +38,77 @@ if TYPE_CHECKING:
     from ipcio._posix.objects import Finding
     from ipcio._posix.sysv import UndoSemaphore
 
-__all__ = ["ANCHOR", "SIZE", "Record", "attach", "create", "make_mortal", "read", "set_of", "unlink"]
+__all__ = ["ANCHOR", "SIZE", "Record", "attach", "create", "is_sealed", "make_mortal", "read", "set_of", "unlink"]
 
-_RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, id, name
-_MAGIC = b"ipcio undo sem 1"
-_ID = struct.Struct("=i")
-_ID_AT = struct.calcsize("=64s16si")
+_RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, whether it persists, name
+_MAGIC = b"ipcio undo sem 2"
+
+# When a record was last modified, in nanoseconds: in 1970.  Only the owner can set that, and
+# what others write with a descriptor that they still have sets it to now.  So that the id
+# of the set comes in one step, it is what is beyond.
+_SEAL = 7_654_321_000_000_000
 _NO_ID = -1  # until the set is made
+_LARGEST_ID = 0x7FFFFFFF
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 SIZE = _RECORD.size
 ANCHOR = ".ipcio-undo-"
 
 
 class Record(NamedTuple):
-    """What a file says about a set; anybody can write such a file."""
+    """What a sealed file says about a set."""
 
     key: int
     number: int
+    persists: bool
     name: str
+    """One component of a path."""
 
-    @property
-    def anchor(self) -> str:
-        """The path of the name that no `unlink` removes."""
-        return _anchor(self.key)
+    def anchor(self, beside: str) -> str:
+        """The path of the name that no `unlink` removes, in the directory of the path `beside`."""
+        return _anchor(self.key, beside)
+
+    def path(self, beside: str) -> str:
+        """The path of the name that others know, in that directory."""
+        return semaphore_path(self.name, os.path.dirname(beside))
 
 
-def _anchor(key: int) -> str:
-    return f"{directory()}/{ANCHOR}{key:08x}"
+def _anchor(key: int, beside: str) -> str:
+    return f"{os.path.dirname(beside)}/{ANCHOR}{key:08x}"
+
+
+def is_sealed(info: os.stat_result) -> bool:
+    """Whether a file can be a record: nobody but its owner can have made it, as it is."""
+    return (
+        info.st_size == SIZE
+        and _NO_ID <= _number_in(info) <= _LARGEST_ID
+        and stat.S_ISREG(info.st_mode)
+        and not info.st_mode & _WRITABLE
+    )
+
+
+def _number_in(info: os.stat_result) -> int:
+    return info.st_mtime_ns - _SEAL - 1
+
+
+def _seal(fd: int, number: int) -> None:
+    time = _SEAL + 1 + number
+    os.utime(fd, ns=(time, time))
 
 
 def read(fd: int, info: os.stat_result) -> Record | None:
     """Return what the record open as `fd` says, None if it is no record."""
-    if info.st_size != SIZE:
+    if not is_sealed(info):
         return None
     data = os.pread(fd, SIZE, 0)
     if len(data) != SIZE:
         return None
-    _, magic, key, number, name = _RECORD.unpack(data)
-    return Record(key, number, os.fsdecode(name.partition(b"\0")[0])) if magic == _MAGIC and key > 0 else None
+    _, magic, key, persists, name = _RECORD.unpack(data)
+    try:
+        text = check_name(os.fsdecode(name.partition(b"\0")[0]))
+    except ValueError:
+        return None
+    return Record(key, _number_in(info), bool(persists), text) if magic == _MAGIC and key > 0 else None
 
 
 def set_of(record: Record, info: os.stat_result) -> int | None:
@@ -92,31 +132,39 @@ def create(name: str, path: str, blank: bytes, value: int, *, perm: int, persist
     while True:
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
         with Making(name, path) as new:
-            new.begin(perm, lives_by=_anchor(key))
+            mode = _mode_for(perm)
+            new.begin(mode, lives_by=_anchor(key, path))
+            # Sealed before it has a name: from then on whoever finds it believes it.
+            os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(name)))
+            _seal(new.fd, _NO_ID)
             try:
-                number = _make(new, key, blank, value, perm)
+                number = _make(new, key, value, perm)
             except _KeyTakenError:
                 new.drop()
                 continue
             new.appear()
             if persist:
                 try:
-                    os.fchmod(new.fd, perm | lifetime.KEEP)
+                    lifetime.keep(new.fd, mode)
                 except BaseException:
-                    os.fchmod(new.fd, perm | lifetime.MARK)
+                    os.fchmod(new.fd, mode | lifetime.MARK)
                     raise
             return sysv.UndoSemaphore(number, name, new.share)
+
+
+def _mode_for(perm: int) -> int:
+    """The permissions of the record of a set that has `perm`: instead of writing to it, others may read it."""
+    return perm & ~_WRITABLE | (perm & _WRITABLE) << 1
 
 
 class _KeyTakenError(Exception):
     pass
 
 
-def _make(new: Making, key: int, blank: bytes, value: int, perm: int) -> int:
+def _make(new: Making, key: int, value: int, perm: int) -> int:
     from ipcio._posix import sysv
 
-    os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, _NO_ID, os.fsencode(new.name)))
-    anchor = _anchor(key)
+    anchor = _anchor(key, new.path)
     try:
         new.link(anchor)
     except FileExistsError:
@@ -132,7 +180,7 @@ def _make(new: Making, key: int, blank: bytes, value: int, perm: int) -> int:
             os.unlink(anchor)
         raise
     sysv.begin(number, value)
-    os.pwrite(new.fd, _ID.pack(number), _ID_AT)
+    _seal(new.fd, number)
     return number
 
 
@@ -145,17 +193,19 @@ def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | No
     """
     from ipcio._posix import sysv
 
-    if not lifetime.names(record.anchor, found.info):
+    anchor = record.anchor(found.path)
+    if record.name != found.name or not lifetime.names(anchor, found.info):
         if lifetime.names(found.path, found.info):
-            raise OSError(errno.EINVAL, "not a semaphore: a copy of the file of a crash-safe one")
+            raise OSError(errno.EINVAL, "not a semaphore: a copy of the file of a crash-safe one, or a link to it")
         found.drop()
         return None
-    if not found.join(lives_by=record.anchor):
+    sysv.check_access(record.key)
+    if not found.join(lives_by=anchor):
         return None
     number = set_of(record, found.info)
     if number is None:
         found.drop()
-        if again or not lifetime.names(record.anchor, found.info):
+        if again or not lifetime.names(anchor, found.info):
             return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
     return sysv.UndoSemaphore(number, found.name, found.share)
@@ -172,10 +222,15 @@ def unlink(found: Finding, remove: Callable[[], bool]) -> bool:
     if persistent is not None:
         if removed:
             # Killed before this, we leave an anchor that persists: see `make_mortal`.
-            os.fchmod(found.fd, stat.S_IMODE(found.info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
-            lifetime.bury(persistent.anchor, found.fd)
+            _mark(found.fd, found.info)
+            lifetime.bury(persistent.anchor(found.path), found.fd)
         found.drop()
     return removed
+
+
+def _mark(fd: int, info: os.stat_result) -> None:
+    """Have the record live by its shares."""
+    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
 
 
 def _open_persistent(found: Finding) -> Record | None:
@@ -184,47 +239,50 @@ def _open_persistent(found: Finding) -> Record | None:
         info = os.lstat(found.path)
     except FileNotFoundError:
         return None
-    if not (info.st_mode & lifetime.KEEP and stat.S_ISREG(info.st_mode) and info.st_size == SIZE):
+    if not is_sealed(info) or lifetime.is_marked(info):
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
-        os.chmod(found.path, stat.S_IMODE(info.st_mode) | stat.S_IRUSR)
+        lifetime.make_readable(found.path, info)
     found.open(writable=False)
     record = read(found.fd, found.info)
-    if record is None or not lifetime.names(record.anchor, found.info):
+    if record is None or record.name != found.name or not lifetime.names(record.anchor(found.path), found.info):
         found.drop()
         return None
     return record
 
 
 def make_mortal(path: str) -> bool:
-    """If `path` is the anchor of a persistent record that has lost its name, have it live by its shares.
+    """If `path` is the anchor of a record that has lost its mark, have it live by its shares; return whether it is one.
 
-    Whoever removed the name was killed before he could.  Return whether it is one.
+    A persistent one without a name is one: the process that removed the name was killed before
+    it could do this.  So is one that does not persist: somebody changed its mode.
     """
     fd = os.open(path, lifetime.PROBE)
     try:
         info = os.fstat(fd)
-        record = read(fd, info) if info.st_mode & lifetime.KEEP else None
-        if record is None or record.anchor != path or lifetime.names(semaphore_path(record.name), info):
+        record = read(fd, info)
+        if record is None or record.anchor(path) != path:
             return False
-        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
+        if record.persists and lifetime.names(record.path(path), info):
+            return False
+        _mark(fd, info)
         return True
     finally:
         os.close(fd)
 
 
-def _last_rites(fd: int, info: os.stat_result) -> bool:
+def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
     """If this is a dead record, remove its set, then its names, the anchor last."""
     record = read(fd, info)
     # A copy of a record has no part in the set.
-    if record is None or not lifetime.names(record.anchor, info):
+    if record is None or not lifetime.names(record.anchor(beside), info):
         return False
     number = set_of(record, info)
     if number is not None:
         from ipcio._posix import sysv
 
         sysv.remove(number)
-    for path in semaphore_path(record.name), record.anchor:
+    for path in record.path(beside), record.anchor(beside):
         if lifetime.names(path, info):
             os.unlink(path)
     return True

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["collect"]
 
 
-def collect() -> Iterator[tuple[str, str, int | None]]:
+def collect(skipped: Callable[[str, str], object] | None = None) -> Iterator[tuple[str, str, int | None]]:  # noqa: ARG001
     """See `ipcio._contract.LitterBackend`: give nothing."""
     return iter(())
