@@ -197,7 +197,7 @@ def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
     if found.lives_by_shares:
         state = "live" if held else "orphan"
     else:
-        state = "persistent" if found.is_undo or lifetime.is_kept(found.path, info) else "foreign"
+        state = "persistent" if found.is_undo or _is_kept(found) else "foreign"
     return {
         "kind": found.kind,
         "name": os.path.basename(found.path) if found.is_hidden else found.name,
@@ -210,6 +210,19 @@ def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
         "state": state,
         "holders": holders,
     }
+
+
+def _is_kept(found: Found) -> bool:
+    if found.info.st_mode & lifetime.KEEP:
+        return True
+    try:
+        fd = os.open(found.path, lifetime.PROBE)
+    except OSError:
+        return False
+    try:
+        return lifetime.is_kept(fd, os.fstat(fd)) and os.path.samestat(os.fstat(fd), found.info)
+    finally:
+        os.close(fd)
 
 
 def _value(found: Found) -> int | None:

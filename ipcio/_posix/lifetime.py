@@ -460,23 +460,15 @@ def keep(fd: int, perm: int) -> None:
     os.fchmod(fd, perm | KEEP)
 
 
-def is_kept(path: str, info: os.stat_result) -> bool:
-    """Whether the object that `info` is of was made by ipcio to persist; it has not the mark."""
-    if info.st_mode & KEEP:
-        return True
-    if not NAMES_ARE_FILES:
-        return False
-    try:
-        fd = os.open(path, PROBE)
-    except OSError:
-        return False
+def is_kept(fd: int, info: os.stat_result) -> bool:
+    """Whether the object open as `fd`, which has not the other mark, was made by ipcio to persist."""
+    if info.st_mode & KEEP or not NAMES_ARE_FILES:
+        return bool(info.st_mode & KEEP)
     try:
         flags: int = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
-        return bool(flags & _NO_DUMP) and os.path.samestat(os.fstat(fd), info)
     except OSError:
         return False
-    finally:
-        os.close(fd)
+    return bool(flags & _NO_DUMP)
 
 
 last_rites: list[Callable[[str, int, os.stat_result], bool]] = []

@@ -244,9 +244,9 @@ class Finding(InHand):
         return False
 
 
-def is_empty(info: os.stat_result) -> bool:
+def is_empty(fd: int, info: os.stat_result) -> bool:
     """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
-    return bool(info.st_mode & lifetime.KEEP) and not info.st_size and stat.S_ISREG(info.st_mode)
+    return not info.st_size and stat.S_ISREG(info.st_mode) and lifetime.is_kept(fd, info)
 
 
 def check_owner(info: os.stat_result, owner: int | None) -> None:

@@ -40,7 +40,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
         with objects.Finding(name, _path(name), owner) as found:
             found.open(writable=writable)
             if found.join():
-                if objects.is_empty(found.info):
+                if objects.is_empty(found.fd, found.info):
                     return None, found.fd, found.share
                 objects.check_regular(found.info, "shared memory")
                 return map_descriptor(found.fd, found.info.st_size, writable=writable), found.fd, found.share

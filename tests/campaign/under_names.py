@@ -94,10 +94,17 @@ def content(rng, size):
     return forged(rng, rng.randrange(1 << 31), rng.choice([-1, 0, rng.randrange(1 << 20)]), b"x")[:size].ljust(size)
 
 
-def forged(rng, key, number, name):
+def forged(rng, key, persists, name):
     """A record of a crash-safe semaphore, of which anybody may write one."""
     tail = rng.choice([name, b"", b"../../../etc/passwd", b"\xff" * 256, rng.randbytes(256), b"."])
-    return undo._RECORD.pack(bytes(64), undo._MAGIC, key, number, tail[:256])
+    return undo._RECORD.pack(bytes(64), undo._MAGIC, key, persists, tail[:256])
+
+
+def sealed(rng, path, number=-1):
+    """Have it look as if nobody but its owner had written it, as a rule."""
+    if rng.random() < 0.7:
+        time = undo._SEAL + 1 + number
+        os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
 def plain_file(scene, path):
@@ -110,6 +117,7 @@ def plain_file(scene, path):
         size = TERABYTE
     mode = rng.choice(PERMS) | rng.choice(MARKS)
     os.chmod(path, mode)
+    sealed(rng, path)
     marked = mode & stat.S_ISVTX
     lock = rng.choice([0, 0, fcntl.LOCK_SH, fcntl.LOCK_EX]) if marked or rng.random() < 0.2 else 0
     if lock:
@@ -204,11 +212,14 @@ def damaged(scene, path):
         data = file.read()
         if len(data) == undo.SIZE and path == scene.paths[1]:
             scene.keys.add(undo.read(file.fileno(), os.fstat(file.fileno())).key)
+        times = os.fstat(file.fileno())
         for _ in range(rng.randrange(3)):
             at = rng.randrange(min(len(data), 100) * 8)
             byte = data[at // 8] ^ 1 << at % 8
             os.pwrite(file.fileno(), bytes([byte]), at // 8)
             told.append(f"bit {at}")
+        if rng.random() < 0.7:
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     if rng.random() < 0.3:
         mode = rng.choice(PERMS) | rng.choice(MARKS)
         os.chmod(path, mode)
@@ -238,7 +249,8 @@ def forgery(scene, path):
     number = scene.rng.choice([record.number, -1, record.number + 1])
     name = os.fsencode(scene.rng.choice([victim.name, scene.name]))
     with open(path, "xb") as file:
-        file.write(forged(scene.rng, key, number, name))
+        file.write(forged(scene.rng, key, scene.rng.choice([0, 1]), name))
+    sealed(scene.rng, path, number)
     os.chmod(path, 0o600 | scene.rng.choice(MARKS))
     return f"key {key}, number {number}"
 
