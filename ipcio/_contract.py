@@ -288,6 +288,13 @@ class Child(Protocol):
         """Send a signal, unless it has exited; with `tree`, to its process group."""
         ...
 
+    def end(self) -> int:
+        """Kill and reap it if it runs; return what it ended with, as `returncode` does.
+
+        Closes nothing, and may be called while this thread is in any other method.
+        """
+        ...
+
     def close(self) -> None:
         """Kill and reap it if it runs, close everything, discard what is left."""
         ...

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
-from _thread import RLock  # threading's own, without importing threading
+import sys
+from _thread import RLock, get_ident  # threading's own, without importing threading
 from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
-from itertools import repeat
+from itertools import islice, repeat
 
 from ipcio._timeouts import check_timeout, now
-from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Literal
 
@@ -29,7 +32,11 @@ _Piece = TypeVar("_Piece", bytes, str)
 
 _SIGNALS = {"term": 15, "kill": 9}  # everywhere; not every system has a name for the second
 _TURN = 0.005  # seconds for which a coroutine works before it lets others run
+_PORTION = 64  # events at most that `async for` gives between two looks at the clock
 _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
+
+
+_NOTHING = nullcontext()
 
 
 class _End:
@@ -62,12 +69,21 @@ class ExitStatus(NamedTuple):
 class Process(Generic[_Piece]):
     """A child process; made by `ipcio.proc.spawn`.
 
-    Its output goes where `spawn` was told, while somebody waits for it; or the handle
-    itself gives it, an iterator (and an asynchronous one) of pairs of ``"stdout"`` or
-    ``"stderr"`` and data.  A handle that is dropped kills its child and reaps it.
+    Its output goes where the arguments of `spawn` say, while the program waits for the
+    child; or the handle itself gives it: it is an iterator (and an asynchronous one) of pairs of
+    ``"stdout"`` or ``"stderr"`` and data.  A handle that is dropped kills its child and
+    reaps it.
 
     All methods may be called from several threads.  A copy in a forked process cannot
     wait, and never kills.
+
+    A signal handler may call `write`, `kill`, `wait`, `nowait` and `close`, whatever it
+    interrupts.  If it interrupts code that is waiting for this process or iterating over
+    it, `wait` and `nowait` pass nothing on: they return the status if it is there, else
+    None.
+
+    After `close`, `wait`, `nowait` and `wait_async` still return the status; every other
+    method raises `ValueError`.
     """
 
     def __init__(
@@ -79,6 +95,8 @@ class Process(Generic[_Piece]):
         *,
         session: bool,
     ) -> None:
+        from threading import main_thread  # `subprocess` has imported it
+
         self._child = child
         self._stdin = stdin
         self._outputs = [output for output, _ in outputs]
@@ -87,7 +105,14 @@ class Process(Generic[_Piece]):
         self._callback = callback
         self._session = session
         self._pumping = RLock()  # a callback may wait, too
+        # What a signal handler interrupts: a method of this handle (only the main thread acquires
+        # the lock), or an iteration or a coroutine that is suspended.
+        self._calling = RLock()
+        self._main = main_thread().ident
+        self._suspended: list[None] = []
         self._status: ExitStatus | None = None
+        self._closed = False
+        self._closing = False  # something is still to be closed
 
     @property
     def pid(self) -> int:
@@ -99,6 +124,11 @@ class Process(Generic[_Piece]):
         """How many bytes are queued for the child's standard input."""
         return 0 if self._stdin is None else self._stdin.pending
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def __repr__(self) -> str:
         state = "running" if self._status is None else f"{self._status.kind} {self._status.code}"
         return f"<ipcio.proc.Process pid={self.pid} {state}>"
@@ -108,18 +138,27 @@ class Process(Generic[_Piece]):
     def write(self, *data: Buffer | str | _End) -> Literal[True]:
         """Queue data for the child's standard input, and perhaps `EOF`; return True.
 
-        It is sent while somebody waits.  If the child closes its end, or exits, what is
-        left is dropped, as `subprocess.Popen.communicate` does.
+        The data are sent while the program waits for the child or iterates over it.  If
+        the child closes its end, or exits, what is left is dropped, as
+        `subprocess.Popen.communicate` does.
 
         Raises `io.UnsupportedOperation` if standard input is no pipe, `TypeError` for
         text without an encoding, `ValueError` behind `EOF`; then nothing is queued.
         """
+        self._check_open()
         if self._stdin is None:
-            raise UnsupportedOperation("standard input is no pipe; it takes spawn(..., stdin=True)")
+            raise UnsupportedOperation("stdin is not a pipe; pass stdin=True to spawn()")
         self._check_ours()
-        self._stdin.put(data, EOF)
-        self._child.attend()
+        self._queue(self._stdin, data)
         return True
+
+    def _queue(self, stdin: Input, data: Sequence[Any]) -> None:
+        try:
+            with self._call():
+                stdin.put(data, EOF)
+                self._child.attend()
+        finally:
+            self._settle()
 
     def kill(self, sig: str | int = "term", *, tree: bool = False) -> Literal[True]:
         """Send a signal, ``"term"``, ``"kill"`` or a number; return True, also if the child has exited.
@@ -128,39 +167,85 @@ class Process(Generic[_Piece]):
             Also to the descendants in its process group, for a child that was started
             with ``start_new_session=True``; for others `ValueError`.
         """
-        import signal  # with all its names, which only who uses them needs
+        import signal  # with all its names, which only this method needs
 
+        self._check_open()
         number = _SIGNALS.get(sig) if isinstance(sig, str) else sig
         if number is None or number not in {*signal.valid_signals(), *_SIGNALS.values()}:
             raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")
         if tree and not self._session:
-            raise ValueError("tree=True takes a process of spawn(..., start_new_session=True)")
-        self._child.kill(int(number), tree=tree)
+            raise ValueError("tree=True requires a process of spawn(..., start_new_session=True)")
+        try:
+            with self._call():
+                self._child.kill(int(number), tree=tree)
+        finally:
+            self._settle()
         return True
 
     def close(self) -> None:
-        """Kill the child and reap it, if it runs; forget its output and let go of the pipes."""
-        self._child.kill(_SIGNALS["kill"], tree=False)  # who waits in another thread comes to an end
-        # A fork may have copied the lock while somebody had it; there, nobody else uses the copy.
+        """Kill the child and reap it, if it runs; discard its output and close the pipes."""
+        self._closed = self._closing = True
+        if self._child.is_ours():
+            with suppress(ChildProcessError), self._call():  # which `wait` raises
+                # A thread that waits for the child returns then.
+                code = self._child.end()
+                if self._status is None:
+                    self._status = _exit_status(code)
+            self._discard()
+        self._settle()
+
+    def _discard(self) -> None:
+        for output in self._outputs:
+            output.discard()
+
+    def _settle(self) -> None:
+        """Do what `close` leaves to a method of this thread that it interrupts, or that runs the callback."""
+        if not self._closing or (self._child.is_ours() and self._is_in_use()):
+            return
+        # A fork may have copied the lock while a thread held it; there, nothing else uses the copy.
         with self._pumping if self._child.is_ours() else nullcontext():
             self._child.close()
-            for output in self._outputs:
-                output.discard()
-            with suppress(ChildProcessError):
-                self._ended()
+            self._discard()
+        self._closing = False
+
+    def _call(self) -> AbstractContextManager[object]:
+        """What to be in while a method works: a signal handler can see it then, and runs in the main thread alone."""
+        return self._calling if get_ident() == self._main else _NOTHING
+
+    def _is_in_use(self) -> bool:
+        """Whether this thread is in a method of the handle, further down its stack."""
+        return _is_owned(self._calling) or _is_owned(self._pumping)
+
+    def _is_interrupted(self) -> bool:
+        """Whether a signal handler calls, and the code that it interrupts takes the output, or has yet to iterate."""
+        is_iterated = bool(self._pipes) and self._callback is None
+        return (is_iterated or bool(self._suspended) or self._is_in_use()) and _in_signal_handler()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Wait for the child; kill it if the block, or the waiting, has raised."""
+        """End the child's standard input and wait; kill the child if the block, or the waiting, has raised."""
         try:
             if kind is None:
-                self.wait()
+                self._end_input()
+                self._wait(None)
         finally:
             self.close()
 
+    def _end_input(self) -> None:
+        if self._stdin is not None and self._status is None and self._child.is_ours():
+            with suppress(ValueError):  # it has ended
+                self._queue(self._stdin, (EOF,))
+
     # -- from the child ----------------------------------------------------------
+
+    @overload
+    def wait(self, timeout: None = None) -> ExitStatus: ...
+
+    @overload
+    def wait(self, timeout: float | None) -> ExitStatus | None: ...
 
     def wait(self, timeout: float | None = None) -> ExitStatus | None:
         """Pass on output and input until the child has exited and its output is drained; return how it ended.
@@ -170,32 +255,43 @@ class Process(Generic[_Piece]):
 
         A grandchild that keeps a pipe open is not waited for.  What a callback raises
         is raised here; a further call goes on with the next piece.  Raises `ValueError`
-        for output that nobody is there to take, which stays; `ChildProcessError` if
-        somebody else has taken the exit status.
+        for output that nothing reads, which stays; `ChildProcessError` if the exit
+        status was taken by other code of this program.
         """
         seconds = check_timeout(timeout)
-        self._check_ours()
-        if self._status is None and _is_coroutine_function(self._callback):
-            raise ValueError("the callback is a coroutine function, which takes `await wait_async()`")
-        end = None if seconds is None else now() + seconds
-        if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
-            return None
-        try:
-            if not self._pass_on(end if seconds else None):
-                return None
-            while (status := self._ended()) is None:
-                self._child.turn(None if end is None else max(end - now(), 0))
-                if not self._pass_on(end if seconds else None):
-                    return None
-                if end is not None and now() >= end:
-                    return self._ended()
-            return status
-        finally:
-            self._pumping.release()
+        if self._status is None and self._is_interrupted():
+            with suppress(ChildProcessError):  # which the interrupted call raises
+                self._ended()
+            return self._status
+        return self._wait(seconds)
 
     def nowait(self) -> ExitStatus | None:
         """``wait(0)``: pass on what is ready."""
         return self.wait(0)
+
+    def _wait(self, seconds: float | None) -> ExitStatus | None:
+        self._check_ours()
+        if self._status is None and _is_coroutine_function(self._callback):
+            raise ValueError("the callback is a coroutine function: use `await process.wait_async()`")
+        end = None if seconds is None else now() + seconds
+        try:
+            with self._call():
+                if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
+                    return None
+                try:
+                    if not self._pass_on(end if seconds else None):
+                        return None
+                    while (status := self._ended()) is None:
+                        self._child.turn(None if end is None else max(end - now(), 0))
+                        if not self._pass_on(end if seconds else None):
+                            return None
+                        if end is not None and now() >= end:
+                            return self._ended()
+                    return status
+                finally:
+                    self._pumping.release()
+        finally:
+            self._settle()
 
     def _ended(self) -> ExitStatus | None:
         """How it ended, if it did and all its output has been passed on."""
@@ -207,14 +303,14 @@ class Process(Generic[_Piece]):
         return self._status
 
     def _pass_on(self, end: float | None) -> bool:
-        """Give what has been read to who takes it; return whether that was all before the time was up."""
+        """Give what has been read to its consumers; return whether that was all before the time was up."""
         if not self._feed_sinks(end):
             return False
         for output in self._pipes:
             if self._callback is not None:
                 if not _call_all((map(self._callback, repeat(output.name), batch) for batch in output.batches()), end):
                     return False
-            elif output.waiting:
+            elif output.waiting and not self._closed:
                 raise _nobody_takes(output)
         return True
 
@@ -228,19 +324,38 @@ class Process(Generic[_Piece]):
     def __iter__(self) -> Iterator[tuple[str, _Piece]]:
         """Give pairs of stream and data until the child has exited and its output is drained."""
         self._check_iterable()
-        while True:
-            for output in self._pipes:
-                while (batch := self._batch(output)) is not None:
-                    yield from zip(repeat(output.name), batch)
-            with self._pumping:
-                self._feed_sinks(None)
-                if self._ended() is not None:
+        return self._events()
+
+    def _events(self) -> Iterator[tuple[str, _Piece]]:
+        self._suspended.append(None)
+        try:
+            while True:
+                for output in self._pipes:
+                    while (batch := self._batch(output)) is not None:
+                        yield from zip(repeat(output.name), batch)
+                if self._turn():
                     return
-                self._child.turn(None)
+        finally:
+            self._suspended.pop()
 
     def _batch(self, output: Output) -> Iterator[_Piece] | None:
-        with self._pumping:  # who reads may be in another thread
-            return output.batch()
+        try:
+            with self._pumping:  # another thread may read
+                return output.batch()
+        finally:
+            self._settle()
+
+    def _turn(self) -> bool:
+        """Wait until something can be done, and do it; return whether there was nothing more to do."""
+        try:
+            with self._call(), self._pumping:
+                self._feed_sinks(None)
+                if self._ended() is not None:
+                    return True
+                self._child.turn(None)
+                return False
+        finally:
+            self._settle()
 
     def __next__(self) -> tuple[str, _Piece]:
         for event in self:
@@ -251,93 +366,231 @@ class Process(Generic[_Piece]):
         if self._status is None and not self._child.is_ours():
             raise ChildProcessError(errno.ECHILD, "only the process that started it can wait for it", self.pid)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"I/O operation on closed file: process {self.pid}")  # the io module's words
+
     def _check_iterable(self) -> None:
+        self._check_open()
         self._check_ours()
         if self._callback is not None:
-            raise ValueError("the output goes to the callback; who iterates takes a process without one")
+            raise ValueError("the output goes to the callback: to iterate, pass no callback= to spawn()")
+        if self._is_interrupted():
+            raise RuntimeError("the signal handler has interrupted code that uses this process: it cannot iterate")
 
     # -- in an event loop --------------------------------------------------------
 
+    @overload
+    async def wait_async(self, timeout: None = None) -> ExitStatus: ...
+
+    @overload
+    async def wait_async(self, timeout: float | None) -> ExitStatus | None: ...
+
     async def wait_async(self, timeout: float | None = None) -> ExitStatus | None:
-        """As `wait`, while other tasks run.  The callback may be a coroutine function."""
+        """As `wait`, while other tasks run.  The callback may be a coroutine function.
+
+        Requires an `asyncio` event loop: that of `asyncio`, uvloop, or anyio on asyncio;
+        in others, such as trio's, `RuntimeError`.
+        """
         seconds = check_timeout(timeout)
         self._check_ours()
         end = None if seconds is None else now() + seconds
-        if not await self._pass_on_async(end if seconds else None):
-            return None
-        while (status := self._ended()) is None:
-            await self._turn_async(None if end is None else max(end - now(), 0))
+        if self._status is not None:
+            return self._status
+        loop = _running_loop()
+        self._suspended.append(None)
+        try:
             if not await self._pass_on_async(end if seconds else None):
                 return None
-            if end is not None and now() >= end:
-                return self._ended()
-        return status
+            while (status := self._ended()) is None:
+                await self._turn_async(loop, None if end is None else max(end - now(), 0))
+                if not await self._pass_on_async(end if seconds else None):
+                    return None
+                if end is not None and now() >= end:
+                    return self._ended()
+            return status
+        finally:
+            self._suspended.pop()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[tuple[str, _Piece]]:
+        """Give the same pairs, while other tasks run."""
         self._check_iterable()
-        return self
+        return _Events(self)
 
     async def __anext__(self) -> tuple[str, _Piece]:
-        self._check_iterable()
+        return await anext(aiter(self))
+
+    async def _some_async(self) -> Iterator[tuple[str, _Piece]] | None:
+        """Wait for events; return what gives some of them, None at the end."""
+        loop = _running_loop()
         while True:
             for output in self._pipes:
-                while (batch := self._batch(output)) is not None:
-                    for piece in batch:
-                        return output.name, piece
-            self._feed_sinks(None)
+                if (batch := self._batch(output)) is not None:
+                    return zip(repeat(output.name), batch)
+            await self._feed_sinks_async(None)
             if self._ended() is not None:
-                raise StopAsyncIteration
-            await self._turn_async(None)
+                return None
+            await self._turn_async(loop, None)
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        _running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """As the end of ``with``, while other tasks run."""
+        try:
+            if kind is None:
+                self._end_input()
+                await self.wait_async()
+        finally:
+            try:
+                await self._end_async()
+            finally:
+                self.close()
+
+    async def _end_async(self) -> None:
+        """Kill the child, and come back when `close` need not wait for its exit."""
+        if self._status is not None or not self._child.is_ours():
+            return
+        self._child.kill(_SIGNALS["kill"], tree=False)
+        self._discard()
+        with suppress(ChildProcessError):
+            while self._ended() is None:
+                await self._turn_async(_running_loop(), None)
 
     async def _pass_on_async(self, end: float | None) -> bool:
-        import asyncio  # who needs it has it already
-
-        if not self._feed_sinks(end):
+        if not await self._feed_sinks_async(end):
             return False
-        others = now() + _TURN
         for output in self._pipes:
             if self._callback is None:
-                if output.waiting:
+                if output.waiting and not self._closed:
                     raise _nobody_takes(output)
-                continue
-            results: Iterator[Any] = map(self._callback, repeat(output.name), output.pieces())
-            for result in results:
-                if hasattr(result, "__await__"):
-                    await result
-                time = now()
-                if end is not None and time >= end:
-                    return False
-                if time >= others:
-                    await asyncio.sleep(0)
-                    others = now() + _TURN
+            elif not await _call_all_async(map(self._callback, repeat(output.name), output.pieces()), end):
+                return False
         return True
 
-    async def _turn_async(self, left: float | None) -> None:
+    async def _feed_sinks_async(self, end: float | None) -> bool:
+        for output, sink in self._sinks:
+            if not await _call_all_async(map(sink, output.pieces()), end):
+                return False
+        return True
+
+    async def _turn_async(self, loop: asyncio.AbstractEventLoop, left: float | None) -> None:
         """Wait until something can be done, and do it."""
         import asyncio
 
-        with self._pumping:
-            happened = self._child.turn(0)
-            # One of its own for each task that waits.
-            fd = -1 if happened or left == 0 else self._child.open_event()
-        if happened or left == 0:
-            await asyncio.sleep(0)
-        elif fd < 0:  # the exit is no event here
-            await asyncio.sleep(_LOOK if left is None else min(_LOOK, left))
-        else:
-            loop = asyncio.get_running_loop()
-            ready = asyncio.Event()
-            timer = None
-            try:
-                loop.add_reader(fd, ready.set)
-                if left is not None:
-                    timer = loop.call_later(left, ready.set)
-                await ready.wait()  # not `wait_for`, which swallows some cancellations before Python 3.12
-            finally:
-                if timer is not None:
-                    timer.cancel()
-                loop.remove_reader(fd)
+        happened, fd = left == 0, -1
+        pause = _LOOK if left is None else min(_LOOK, left)
+        try:
+            # A thread that waits, too, keeps the lock; and a loop must not wait for it.
+            if self._pumping.acquire(blocking=False):
+                try:
+                    happened |= self._child.turn(0)
+                    if not happened:
+                        fd = self._child.open_event()  # of its own for each task that waits
+                finally:
+                    self._pumping.release()
+            if happened:
+                pause = 0
+            elif fd >= 0 and await _until_readable(loop, fd, left):
+                return
+        finally:
+            if fd >= 0:
                 self._child.close_event(fd)
+            self._settle()
+        await asyncio.sleep(pause)  # neither the exit nor, in some loops, a descriptor is an event
+
+
+class _Events:
+    """What ``async for`` iterates over.
+
+    Where there are events, `__anext__` gives one without a detour.  So it counts instead of
+    looking at the clock each time: as many as took a fraction of `_TURN` the last time.
+    """
+
+    def __init__(self, process: Process[Any]) -> None:
+        self._process = process
+        self._source: Iterator[tuple[str, Any]] = iter(())
+        self._portion: Iterator[tuple[str, Any]] = self._source
+        self._size = 1
+        self._began = now()
+        self._others = self._began + _TURN
+        self._suspended = process._suspended
+        self._suspended.append(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[str, Any]:
+        for event in self._portion:
+            return event
+        return await self._next()
+
+    async def _next(self) -> tuple[str, Any]:
+        time = now()
+        if time - self._began > _TURN / 4:
+            self._size = max(self._size // 4, 1)
+        elif self._size < _PORTION:
+            self._size *= 2
+        if time >= self._others:
+            import asyncio
+
+            await asyncio.sleep(0)
+            time = now()
+            self._others = time + _TURN
+        self._began = time
+        while True:
+            self._portion = islice(self._source, self._size)
+            for event in self._portion:
+                return event
+            source = await self._process._some_async()
+            if source is None:
+                raise StopAsyncIteration
+            self._source = source
+
+    def __del__(self) -> None:
+        self._suspended.pop()
+
+
+async def _call_all_async(results: Iterator[Any], end: float | None) -> bool:
+    """As `_call_all`, where each result may have to be awaited, while other tasks run."""
+    import asyncio
+
+    others = now() + _TURN
+    for result in results:
+        if hasattr(result, "__await__"):
+            await result
+        time = now()
+        if end is not None and time >= end:
+            return False
+        if time >= others:
+            await asyncio.sleep(0)
+            others = now() + _TURN
+    return True
+
+
+async def _until_readable(loop: asyncio.AbstractEventLoop, fd: int, left: float | None) -> bool:
+    """Wait for a descriptor, or until the time is up; False at once if the loop cannot wait for any."""
+    import asyncio
+
+    ready = asyncio.Event()
+    timer = None
+    try:
+        loop.add_reader(fd, ready.set)
+    except NotImplementedError:
+        return False
+    try:
+        if left is not None:
+            timer = loop.call_later(left, ready.set)
+        await ready.wait()  # not `wait_for`, which swallows some cancellations before Python 3.12
+        return True
+    finally:
+        if timer is not None:
+            timer.cancel()
+        loop.remove_reader(fd)
 
 
 def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
@@ -350,7 +603,7 @@ def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
     return True
 
 
-_COROUTINE = 0x80  # of a code object's flags; `inspect`, which knows, takes long to import
+_VARARGS, _COROUTINE = 0x04, 0x80  # of a code object's flags; `inspect`, which knows, takes long to import
 
 
 def _is_coroutine_function(function: Any) -> bool:
@@ -368,4 +621,40 @@ def _exit_status(code: int) -> ExitStatus:
 
 
 def _nobody_takes(output: Output) -> ValueError:
-    return ValueError(f"nobody takes what comes from {output.name}: give spawn() a callback or a file, or iterate")
+    return ValueError(
+        f"{output.name} is a pipe that nothing reads: pass callback= or a file to spawn(),"
+        " or iterate over the process before wait()"
+    )
+
+
+def _is_owned(lock: Any) -> bool:
+    """Whether this thread holds a lock; `threading.Condition` asks in the same way."""
+    return bool(lock._is_owned())
+
+
+def _in_signal_handler() -> bool:
+    """Whether a signal handler calls: a function that was given the very frame that it interrupts."""
+    frame = sys._getframe(1)
+    while (interrupted := frame.f_back) is not None:
+        code = frame.f_code
+        names = code.co_varnames[: code.co_argcount]
+        if code.co_flags & _VARARGS:
+            names += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
+        if names:
+            values: list[Any] = [frame.f_locals.get(name) for name in names]
+            if any(value is interrupted for value in (*values, *(values[-1] if type(values[-1]) is tuple else ()))):
+                return True
+        frame = interrupted
+    return False
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    import asyncio  # a caller that needs it has imported it
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "no running asyncio event loop: wait_async(), kill_async(), `async for` and `async with` require one"
+            " (asyncio, uvloop, or anyio on asyncio); under trio, call trio.to_thread.run_sync(process.wait)"
+        ) from None

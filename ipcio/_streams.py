@@ -209,9 +209,9 @@ class Input:
     def __init__(
         self, encoding: str | None = None, errors: str = "strict", read: Callable[[int], Any] | None = None
     ) -> None:
-        self._queue: deque[tuple[bytes, list[int]] | None] = deque()  # data, and how much of it is sent; None: the end
         self._encoder = None if encoding is None else codecs.getincrementalencoder(encoding)(errors)
         self._start = self._state = None if self._encoder is None else self._encoder.getstate()
+        self._sending = self._latest = _Put([], self._start, ends=False, after=[])
         self._lock = RLock()  # a signal handler may queue something, too
         self._read = read
         self._from_file = read is not None
@@ -227,33 +227,55 @@ class Input:
     @property
     def pending(self) -> int:
         """How many bytes are queued."""
-        return sum(len(item[0]) - sum(item[1]) for item in list(self._queue) if item is not None)
+        put = self._sending
+        items = list(put.items)
+        while put.after:
+            put = put.after[0]
+            items += put.items
+        return sum(len(item[0]) - sum(item[1]) for item in items if item is not None)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to write until something is queued."""
-        return not self._queue and self._read is None
+        put = self._sending
+        while not put.items:
+            if not put.after:
+                return self._read is None
+            put = put.after[0]
+        return False
 
     def put(self, data: Sequence[Any], end: object) -> None:
         """Queue bytes, text, and the end if that is the last; or raise and queue nothing."""
         ends = bool(data) and data[-1] is end
         pieces = data[:-1] if ends else data
+        if any(piece is end for piece in pieces):
+            raise ValueError("write after EOF")
         with self._lock:
-            if any(piece is end for piece in pieces) or (self._ends and data):
-                raise ValueError("write after EOF")
-            state = self._state
-            items: list[tuple[bytes, list[int]] | None] = []
-            for piece in pieces:
-                if isinstance(piece, str):
-                    encoded, state = self._encode(piece, state)
-                else:
-                    encoded = bytes(memoryview(piece))  # a copy, unless it cannot change
-                items.append((encoded, []))
-            if ends:
-                items += [(self._encode("", state, final=True)[0], []), None]
-            if not self._discarded:
-                self._ends, self._state = ends, state
-                self._queue.extend(items)
+            while data:
+                last = self._latest
+                while last.after:
+                    last = last.after[0]
+                if last.ends:
+                    raise ValueError("write after EOF")
+                state = last.state
+                items: list[tuple[bytes, list[int]] | None] = []
+                for piece in pieces:
+                    if isinstance(piece, str):
+                        encoded, state = self._encode(piece, state)
+                    else:
+                        encoded = bytes(memoryview(piece))  # a copy, unless it cannot change
+                    items.append((encoded, []))
+                if ends:
+                    items += [(self._encode("", state, final=True)[0], []), None]
+                items.reverse()
+                put = _Put(items, state, ends=ends, after=[])
+                # In one call of C: a signal handler that has queued something since was first.
+                last.after.append(put)
+                if self._discarded:
+                    return
+                self._latest = last.after[0]
+                if self._latest is put:
+                    return
 
     def _encode(self, text: str, state: Any, *, final: bool = False) -> tuple[bytes, Any]:
         """Return bytes and the encoder's next state; some encodings need a last word."""
@@ -271,13 +293,18 @@ class Input:
 
         False if there is nothing now, True if it is the end.
         """
-        while self._queue:
-            item = self._queue[0]
-            if item is None:
-                return True
-            if (left := _unsent(*item)) is not None:
-                return left, item[1]
-            self._queue.popleft()
+        while True:
+            items = self._sending.items
+            while items:
+                item = items[-1]
+                if item is None:
+                    return True
+                if (left := _unsent(*item)) is not None:
+                    return left, item[1]
+                items.pop()
+            if not self._sending.after:
+                break
+            self._sending = self._sending.after[0]
         return False if self._read is None else self._next_of_file(self._read)
 
     def _next_of_file(self, read: Callable[[int], Any]) -> tuple[memoryview, list[int]] | bool:
@@ -302,7 +329,19 @@ class Input:
         """Forget everything: nobody reads it any more."""
         self._discarded = True
         self._read = None
-        self._queue.clear()
+        self._sending = _Put([], None, ends=False, after=[])
+
+
+class _Put(NamedTuple):
+    """What was queued at once."""
+
+    items: list[tuple[bytes, list[int]] | None]
+    """Data, the last first, and how much of each is sent; None for the end."""
+    state: Any
+    """The encoder's, behind it."""
+    ends: bool
+    after: list[_Put]
+    """What was queued next, the first of these: the others are tries that came too late."""
 
 
 class _Fetched(NamedTuple):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from itertools import pairwise
 
 import pytest
 from children import Forked
@@ -252,15 +253,28 @@ def test_the_end_is_one_object_in_every_copy():
     assert pickle.loads(pickle.dumps(EOF)) is copy.copy(EOF) is copy.deepcopy(EOF) is proc.EOF
 
 
-def test_close_kills_and_wait_tells_so():
-    h = spawn(SLEEP, stdin=True, stdout=True)
+def test_after_close_there_is_the_status_and_every_other_method_raises():
+    h = spawn(SLEEP, stdin=True, stdout=True, start_new_session=True)
+    assert not h.closed
     h.close()
-    assert h.wait() == h.nowait() == (False, "signal", 9)
+    assert h.closed
+    assert h.wait() == h.nowait() == h.wait(0.1) == asyncio.run(h.wait_async()) == (False, "signal", 9)
     h.close()
-    assert h.kill() is True
-    assert h.write(b"nobody reads this") is True
-    assert h.pending == 0
-    assert list(h) == []
+    assert (h.pending, h.pid > 0) == (0, True)
+    for call in (
+        h.kill,
+        lambda: h.kill("kill", tree=True),
+        h.write,
+        lambda: h.write(b"lost", EOF),
+        h.__enter__,
+        h.__iter__,
+        h.__next__,
+        h.__aiter__,
+        lambda: asyncio.run(h.__anext__()),
+        lambda: asyncio.run(h.__aenter__()),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
 
 
 @pytest.mark.needs("waitid")
@@ -269,7 +283,6 @@ def test_close_forgets_output_and_keeps_how_it_ended():
         os.waitid(os.P_PID, h.pid, os.WEXITED | os.WNOWAIT)
         h.close()
         assert h.wait() == (False, "exit", 5)
-        assert list(h) == []
 
 
 def test_with_waits_and_kills_if_the_block_raised():
@@ -283,6 +296,17 @@ def test_with_waits_and_kills_if_the_block_raised():
         with spawn(shell("echo a; exec sleep 1000"), stdout=True) as h:
             pass
     assert h.wait() == (False, "signal", 9)
+
+
+@watchdog
+def test_standard_input_ends_with_the_block():
+    with spawn(CAT, stdin=True, stdout=subprocess.DEVNULL) as h:
+        h.write(b"x")
+    assert h.closed
+    assert h.wait()
+    with spawn(CAT, stdin=True, stdout=subprocess.DEVNULL, encoding="utf-16") as h:
+        h.write("x", EOF)
+    assert h.wait()
 
 
 def test_who_is_dropped_is_killed_and_reaped():
@@ -1045,6 +1069,128 @@ def test_a_loop_that_the_handle_has_used_is_clean():
             assert loop.run_until_complete(h.wait_async())
     finally:
         loop.close()
+
+
+def test_async_for_lets_others_run_every_ten_milliseconds(monkeypatch):
+    """Whatever the loop's body costs; by a clock that only it moves."""
+    time = 0.0
+    monkeypatch.setattr("ipcio._process.now", lambda: time)
+
+    async def others(ran):
+        while True:
+            ran.append(time)
+            await asyncio.sleep(0)
+
+    async def main(cost):
+        nonlocal time
+        ran = []
+        h = spawn(seq(1000), stdout=True, lines=True)
+        task = asyncio.create_task(others(ran))
+        got = []
+        async for _, line in h:
+            got.append(int(line))
+            time += cost
+        task.cancel()
+        assert got == list(range(1, 1001))
+        assert await h.wait_async()
+        return max(after - before for before, after in pairwise(ran))
+
+    for cost in 0.00002, 0.0005, 0.002:
+        assert asyncio.run(main(cost)) < 0.012
+
+
+def test_async_with_waits_at_the_end_and_kills_on_an_exception():
+    async def main():
+        async with spawn(CAT, stdin=True) as h:
+            h.write(b"")
+        assert h.closed
+        assert h.wait() == (True, "exit", 0)
+        with pytest.raises(ZeroDivisionError):
+            async with spawn(SLEEP) as h:
+                raise ZeroDivisionError
+        assert h.wait() == (False, "signal", 9)
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert handles[0].wait() == (False, "signal", 9)
+
+    async def waits():
+        async with spawn(SLEEP) as h:
+            handles.append(h)
+
+    handles = []
+    before = descriptors(), children()
+    asyncio.run(main())
+    assert (descriptors(), children()) == before
+
+
+@watchdog
+def test_async_with_blocks_no_loop():
+    async def main():
+        async def end():
+            await asyncio.sleep(0.01)
+            h.kill()
+
+        async with spawn(SLEEP) as h:
+            task = asyncio.create_task(end())
+        await task
+        return h.wait()
+
+    assert asyncio.run(main()) == (False, "signal", 15)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """One that cannot watch descriptors, as that of `asyncio` on Windows."""
+
+    def add_reader(self, *_):
+        raise NotImplementedError
+
+    remove_reader = add_reader
+
+
+@watchdog
+@pytest.mark.parametrize("end", ["exit", "timeout", "cancel"])
+def test_a_loop_that_watches_no_descriptors_leaves_none_open(end):
+    async def main():
+        before = descriptors()
+        with spawn(CAT, stdin=True, stdout=True, callback=calls) as h:
+            h.write(b"a")
+            during = None
+            for _ in range(5):
+                if end == "cancel":
+                    task = asyncio.ensure_future(h.wait_async())
+                    await asyncio.sleep(0.005)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                else:
+                    assert await h.wait_async(0.005) is None
+                assert during in {None, len(descriptors())}
+                during = len(descriptors())
+            h.write(EOF)
+            assert await h.wait_async()
+        assert descriptors() == before
+
+    calls = Calls()
+    loop = Loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert calls.of() == b"a"
+
+
+def test_without_an_event_loop_of_asyncio_the_error_says_which_loops_work():
+    """As under trio, whose tasks are coroutines that another loop runs."""
+    with spawn(CAT, stdin=True) as h:
+        before = descriptors()
+        for coroutine in h.wait_async(), h.__anext__(), h.__aenter__():
+            with pytest.raises(RuntimeError, match="uvloop"):
+                coroutine.send(None)
+        assert descriptors() == before
+        assert not h.closed
 
 
 # -- nothing of the program is touched ------------------------------------------------------------------------

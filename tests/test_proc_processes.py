@@ -592,6 +592,161 @@ def test_a_signal_handler_may_kill_whatever_it_interrupts():
     assert apart(kill_from_a_handler)
 
 
+FLOOD = random.Random(4).randbytes(2 * MIB)
+
+
+def handled_in_callback(took, start):
+    h = proc.spawn(["cat"], stdin=True, stdout=True, callback=lambda _, data: took.append(data))
+    h.write(FLOOD, proc.EOF)
+    start(h)
+    return h.wait()
+
+
+def handled_in_iteration(took, start):
+    h = proc.spawn(["cat"], stdin=True, stdout=True, lines=True)
+    h.write(FLOOD, proc.EOF)
+    events = iter(h)
+    start(h)
+    took.extend(data for _, data in events)
+    return h.wait()
+
+
+def handled_in_objects(took, start):
+    class File:
+        write = took.append
+
+    h = proc.spawn(["cat"], stdin=io.BytesIO(FLOOD), stdout=File())
+    start(h)
+    return h.wait()
+
+
+def handled_in_coroutine(took, start):
+    async def take(_, data):
+        took.append(data)
+
+    h = proc.spawn(["cat"], stdin=True, stdout=True, callback=take)
+    h.write(FLOOD, proc.EOF)
+    waiting = h.wait_async()
+
+    async def main():
+        task = asyncio.ensure_future(waiting)
+        await asyncio.sleep(0)
+        start(h)
+        return await task
+
+    return asyncio.run(main())
+
+
+def handled_in_async_for(took, start):
+    async def main():
+        h = proc.spawn(["cat"], stdin=True, stdout=True, lines=True)
+        h.write(FLOOD, proc.EOF)
+        events = aiter(h)
+        start(h)
+        took.extend([data async for _, data in events])
+        return await h.wait_async()
+
+    return asyncio.run(main())
+
+
+handled_ways = pytest.mark.parametrize(
+    "way",
+    [handled_in_callback, handled_in_iteration, handled_in_objects, handled_in_coroutine, handled_in_async_for],
+)
+
+
+ENDS = (True, "exit", 0), (False, "signal", signal.SIGKILL)
+
+
+def use_in_handlers(way, close):
+    """Interrupt it all the time, or close it at some moment; return what was wrong, and how often a handler ran."""
+    took, troubles, handles, handled = [], Counter(), [], 0
+    by_iteration("true", stdout=True)
+    asyncio.run(asyncio.sleep(0))
+    before = descriptors()
+
+    def handler(*_):
+        nonlocal handled
+        handled += 1
+        (h,) = handles
+        try:
+            if close:
+                h.close()
+                assert h.wait() == h.nowait()
+                assert h.wait() in ENDS
+            else:
+                h.kill(signal.SIGCONT)
+                # Neither waits, though the child goes on.
+                assert h.nowait() in {None, (True, "exit", 0)}
+                assert h.wait() in {None, (True, "exit", 0)}
+        except BaseException as error:
+            troubles[repr(error)] += 1
+
+    def start(h):
+        handles.append(h)
+        signal.setitimer(signal.ITIMER_REAL, close or 0.0003, 0 if close else 0.0003)
+
+    signal.signal(signal.SIGALRM, handler)
+    status = way(took, start)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    (h,) = handles
+    if handled and close:
+        troubles["open"] += not h.closed
+        troubles["status"] += status not in ENDS
+    else:
+        troubles["output"] += b"".join(took) != FLOOD
+        troubles["status"] += status != (True, "exit", 0)
+    h.close()
+    troubles["descriptors"] += descriptors() != before
+    troubles["children"] += has_children()
+    return +troubles, handled
+
+
+@handled_ways
+def test_a_signal_handler_that_waits_doubles_and_loses_nothing(way):
+    troubles, handled = apart(use_in_handlers, way, 0)
+    assert not troubles
+    assert handled
+
+
+@campaign
+@handled_ways
+def test_a_signal_handler_that_closes_ends_what_it_interrupts_without_an_error(way):
+    choose = random.Random(6)
+    results = [apart(use_in_handlers, way, choose.uniform(0.0002, 0.008)) for _ in range(rounds(8))]
+    assert [troubles for troubles, _ in results if troubles] == []
+    assert any(handled for _, handled in results)
+
+
+def write_from_a_handler():
+    """Two writers, of which one interrupts the other; text has a mark at its beginning, once."""
+    took, mine, handled = [], [f"{n}\n" for n in range(3000)], []
+    options = {"encoding": "utf-16", "lines": True}
+    with proc.spawn(["cat"], stdin=True, stdout=True, callback=lambda _, line: took.append(line), **options) as h:
+
+        def handler(*_):
+            handled.append(f"handled {len(handled)}\n")
+            h.write(handled[-1])
+
+        signal.signal(signal.SIGVTALRM, handler)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.00005, 0.00005)
+        for number, line in enumerate(mine):
+            h.write(line)
+            if number % 50 == 0:
+                h.nowait()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        h.write(proc.EOF)
+        h.wait()
+    return [line for line in took if line in mine] == mine, [line for line in took if "h" in line] == handled, handled
+
+
+def test_a_signal_handler_that_writes_is_heard_once_and_in_order():
+    mine, handlers, handled = apart(write_from_a_handler)
+    assert mine
+    assert handlers
+    assert handled
+
+
 # -- copies by fork ----------------------------------------------------------------
 
 # What a copy may do with the handle.  It says what it got; nothing of it may touch the other one's.

@@ -138,7 +138,7 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
     assert_type(next(lines), "tuple[str, str]")
     proc.spawn("echo x", stdout=True, callback=read)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     proc.spawn(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    h.wait("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    h.wait("1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     h.write(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     h.pid = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -274,15 +274,24 @@ class Child:
                 with contextlib.suppress(ProcessLookupError):
                     (os.killpg if tree else os.kill)(self.pid, number)
 
+    def end(self) -> int:
+        """See `ipcio._contract.Child`."""
+        if self._popen.returncode is None:
+            self.kill(signal.SIGKILL, tree=False)
+            self._await_exit()
+        if self._is_lost:
+            raise self._lost()
+        assert self._popen.returncode is not None
+        return self._popen.returncode
+
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
         if not self.is_ours():  # locks may have been copied while somebody had them, and an epoll is shared
             self._close_pipes()
             self._popen.close()
             return
-        if self._popen.returncode is None:
-            self.kill(signal.SIGKILL, tree=False)
-            self._await_exit()
+        with contextlib.suppress(ChildProcessError):
+            self.end()
         self._outputs.clear()
         self._close_input()
         self._close_rest()

@@ -185,12 +185,17 @@ class Child:
             else:
                 self._sent.add(number)
 
-    def close(self) -> None:
+    def end(self) -> int:
         """See `ipcio._contract.Child`."""
         if self._popen.returncode is None:
             self.kill(_SIGKILL, tree=False)
             self._popen.await_exit()
             self._reap()
+        return int(self._popen.returncode)
+
+    def close(self) -> None:
+        """See `ipcio._contract.Child`."""
+        self.end()
         self._outputs.clear()
         self._close_input()
         self._close_rest()
