@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["PLAIN", "flush", "lent", "refresh"]
+__all__ = ["FORGET", "MEMORY", "PLAIN", "WRITE_OUT", "add_memory", "flush", "lent", "refresh"]
 
-PLAIN = frozenset({int, io.FileIO})
+PLAIN: set[type] = {int, io.FileIO}
 """The usual types between which and the descriptor there is nothing; there are others."""
 
+MEMORY: set[type] = set()
+"""The types of `ipcio.MemoryFile`, which are plain, too; `ipcio.filelock` goes straight to their descriptor."""
+
 _DEEPEST = 10  # wrappers around wrappers
+
+
+def add_memory(*types: type) -> None:
+    """Have these types known as those of `ipcio.MemoryFile`."""
+    MEMORY.update(types)
+    PLAIN.update(types)
 
 
 def refresh(file: Any) -> None:
@@ -38,27 +47,77 @@ def refresh(file: Any) -> None:
             refresh(file.buffer)
             if at != file.buffer.tell():  # else nothing is decoded ahead, and an encoder need not forget its state
                 file.seek(at)  # decodes anew from there
-    elif _is_buffered(file) and file.readable() and file.seekable():
-        if file.writable():
+    elif _is_buffered(file) and file.readable():
+        if file.writable() and file.seekable():
             file.flush()  # of a BufferedRandom, also drops what it has read
-        # A BufferedReader that can reach a position within its buffer stays in there, but
-        # not from the end.  Both in one call of C, lest Ctrl-C leave it at the end.
-        seek: Callable[[int, int], int] = file.seek
-        list(map(seek, (0, file.tell()), (os.SEEK_END, os.SEEK_SET)))
+        _forget_read_ahead(file)
+
+
+def _forget_read_ahead(file: Any) -> None:
+    try:
+        at: int = file.tell()
+    except OSError:
+        if file.seekable():
+            raise
+        return
+    # A BufferedReader that can reach a position within its buffer stays in there, but
+    # not from the end.  Both in one call of C, lest Ctrl-C leave it at the end.
+    seek: Callable[[int, int], int] = file.seek
+    list(map(seek, (0, at), _END_AND_BACK))
+
+
+def _forget_decoded(file: io.TextIOWrapper) -> None:
+    buffer = file.buffer
+    if type(buffer) is not io.BufferedRandom:
+        refresh(file)
+        return
+    at = file.tell()  # also flushes the buffer, which then has nothing read ahead
+    if at != buffer.tell():
+        file.seek(at)
+
+
+_END_AND_BACK = os.SEEK_END, os.SEEK_SET
+
+# What `refresh` and `flush` come to for the very types that `open` gives, in as few steps as can be.
+FORGET: dict[type, Callable[[Any], object]] = {
+    io.BufferedRandom: io.BufferedRandom.flush,  # also drops what it has read
+    io.BufferedReader: _forget_read_ahead,
+    io.TextIOWrapper: _forget_decoded,
+}
 
 
 def flush(file: Any) -> None:
     """Have everything that was written reach the operating system; change nothing else."""
     file = _layer(file)
     if _is_text(file) and file.readable():
-        # Its flush() would also allow tell() again in the middle of ``for line in file``,
-        # with a wrong answer, which refresh() would then believe.
-        file.read(0)  # hands what was written to the buffer
-        file.buffer.flush()
+        _write_encoded(file)
     elif not isinstance(file, int | io.RawIOBase) or isinstance(file, io.FileIO):  # a class of FileIO may keep bytes
         write_out = getattr(file, "flush", None)
         if write_out is not None:
             write_out()
+
+
+def _write_encoded(file: Any) -> None:
+    # The flush() of a text file would also allow tell() again in the middle of ``for line in
+    # file``, with a wrong answer, which refresh() would then believe.
+    file.read(0)  # hands what was written to the buffer
+    file.buffer.flush()
+
+
+def _write_text(file: io.TextIOWrapper) -> None:
+    if type(file.buffer) in FORGET:  # so it can be read
+        file.read(0)
+        file.buffer.flush()
+    else:
+        flush(file)
+
+
+WRITE_OUT: dict[type, Callable[[Any], object]] = {
+    io.BufferedRandom: io.BufferedRandom.flush,
+    io.BufferedReader: io.BufferedReader.flush,
+    io.BufferedWriter: io.BufferedWriter.flush,
+    io.TextIOWrapper: _write_text,
+}
 
 
 def lent(file: Any) -> int:

@@ -23,6 +23,7 @@ import sys
 from functools import partial
 from itertools import chain
 
+from ipcio._buffers import add_memory
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
 from ipcio._typing import TYPE_CHECKING
 
@@ -258,6 +259,8 @@ class DirectFile(CursorFile):
 # Users see one type of handle: in errors, in `help` and in debuggers.
 for _kind in CursorFile, DirectFile:
     _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
+
+add_memory(CursorFile, DirectFile)
 
 _call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 

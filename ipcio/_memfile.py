@@ -16,6 +16,7 @@ import os
 import sys
 from operator import index
 
+from ipcio._buffers import add_memory
 from ipcio._forklock import turn
 from ipcio._typing import TYPE_CHECKING
 
@@ -515,6 +516,9 @@ class MemoryFile(_RawBinaryFile):
     def _unmap(self) -> None:
         """Drop the memory, now where that can be."""
         self._let_go()
+
+
+add_memory(MemoryFile)
 
 
 class InvalidSeekError(OSError, ValueError):

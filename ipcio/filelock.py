@@ -57,7 +57,7 @@ import struct
 import sys
 from operator import index
 
-from ipcio._buffers import PLAIN, flush, lent, refresh
+from ipcio._buffers import FORGET, MEMORY, PLAIN, WRITE_OUT, flush, lent, refresh
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -67,6 +67,7 @@ else:
     from ipcio._posix import filelock as _chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Literal
 
     from ipcio._contract import Conflict, LockBackend, Owner
@@ -88,6 +89,7 @@ semantics: Literal["open file", "process"] = _backend.SEMANTICS
 _KINDS = {"r": _backend.SHARE, "w": _backend.EXCLUDE, "rw": _backend.EXCLUDE}
 _UNLOCK = _backend.UNLOCK
 _ZERO = 0
+_type: Callable[[Any], type] = type
 # The requests for all of a file.
 _WHOLE = {mode: _request(kind, 0, 0) for mode, kind in _KINDS.items()}
 _RELEASE = _request(_UNLOCK, 0, 0)
@@ -107,8 +109,9 @@ _REFUSALS = (
     NotImplementedError,
 )
 
-# Finding the process in the way begins so many seconds before the time is up, and may last so long after it began.
-_SEARCH_BEFORE, _SEARCH_LEAST = 0.05, 0.03
+# Finding the process in the way begins so many seconds before the time is up, and may end so
+# many after it where fewer were left.
+_SEARCH_BEFORE, _SEARCH_AFTER = 0.05, 0.03
 
 
 class Holder(NamedTuple):
@@ -150,11 +153,12 @@ def lock(
     """
     have = False
     seconds = None if timeout is None else check_timeout(timeout)
-    if mode == "r" and type(file) not in PLAIN:
-        flush(file)  # if the range was exclusive, others may come in now
+    kind = _type(file)
+    if mode == "r" and kind not in PLAIN:
+        WRITE_OUT.get(kind, flush)(file)  # if the range was exclusive, others may come in now
     try:
         try:
-            fd = file if type(file) is int else file.fileno()
+            fd = file if kind is int else file._lend() if kind in MEMORY else file.fileno()
         except io.UnsupportedOperation:
             fd = lent(file)
         request = (
@@ -167,8 +171,8 @@ def lock(
         except _BUSY:
             _wait(fd, request, seconds, offset, nbytes)
         have = True
-        if type(file) not in PLAIN:
-            refresh(file)
+        if kind not in PLAIN:
+            FORGET.get(kind, refresh)(file)
     except BaseException as error:
         if have or _is_foreign(error):
             _let_go(file, offset, nbytes)
@@ -180,8 +184,9 @@ def lock(
 def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
     have = False
-    if mode == "r" and type(file) not in PLAIN:
-        flush(file)
+    kind = _type(file)
+    if mode == "r" and kind not in PLAIN:
+        WRITE_OUT.get(kind, flush)(file)
     try:
         request = (
             _WHOLE[mode]
@@ -189,7 +194,7 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
             else _request(_KINDS[mode], offset, nbytes if nbytes >= 0 else _NONE)
         )
         try:
-            fd = file if type(file) is int else file.fileno()
+            fd = file if kind is int else file._lend() if kind in MEMORY else file.fileno()
         except io.UnsupportedOperation:
             fd = lent(file)
         try:
@@ -197,8 +202,8 @@ def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bo
         except _BUSY:
             return False
         have = True
-        if type(file) not in PLAIN:
-            refresh(file)
+        if kind not in PLAIN:
+            FORGET.get(kind, refresh)(file)
     except BaseException as error:
         if have or _is_foreign(error):
             _let_go(file, offset, nbytes)
@@ -213,12 +218,13 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     What was written through `file` reaches the system first.  If it cannot, that error
     is raised and the range stays locked.
     """
-    if type(file) not in PLAIN:
-        flush(file)
+    kind = _type(file)
+    if kind not in PLAIN:
+        WRITE_OUT.get(kind, flush)(file)
     try:
         request = _RELEASE if nbytes is offset is _ZERO else _request(_UNLOCK, offset, nbytes if nbytes >= 0 else _NONE)
         try:
-            fd = file if type(file) is int else file.fileno()
+            fd = file if kind is int else file._lend() if kind in MEMORY else file.fileno()
         except io.UnsupportedOperation:
             fd = lent(file)
         _ask(fd, _AT_ONCE, request)
@@ -313,7 +319,7 @@ def _wait_until(end: float, fd: int, request: Any, seconds: float) -> None:
     owner = None
     found = _backend.conflict(fd, request)
     if found and found[3] is None:
-        enough = max(end, now() + _SEARCH_LEAST)
+        enough = min(max(end, now() + _SEARCH_AFTER), end + _SEARCH_AFTER)
         for owner in _backend.owners(fd, found):
             with contextlib.suppress(*_BUSY):
                 _ask(fd, _AT_ONCE, request)
@@ -386,7 +392,7 @@ def _descriptor(file: Any) -> int:
     if type(file) is int:
         return file
     try:
-        return index(file.fileno())
+        return file._lend() if type(file) in MEMORY else index(file.fileno())
     except io.UnsupportedOperation:
         return lent(file)
     except AttributeError:  # it has none, or something within has none

@@ -703,7 +703,7 @@ def test_an_interrupt_anywhere_leaves_the_position_and_no_lock(path, layer, text
                 break
             finally:
                 sys.settrace(before)
-        assert steps > 20
+        assert steps > 10 or (layer == "BufferedRandom" and not text)  # for which there is a single call of C
         assert file.tell() == at
         assert file.read(4) == written(file, "".join(LINES))[500:504]
 

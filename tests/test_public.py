@@ -110,8 +110,8 @@ LAYERS = [
     },
     {"ipcio._redirect": set()},
     {
-        "ipcio._direct": {"ipcio._memfile"},
-        "ipcio._memfile": set(),
+        "ipcio._direct": {"ipcio._buffers", "ipcio._memfile"},
+        "ipcio._memfile": {"ipcio._buffers"},
         "ipcio._semaphore": set(),
         "ipcio._process": set(),
         "ipcio._streams": set(),

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 
 from ipcio._posix.owners import search as owners
-from ipcio._timeouts import poll
+from ipcio._timeouts import now, poll
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,10 +89,12 @@ def wait(fd: int, request: bytes, seconds: float | None) -> bool:
         return True
     if not seconds:
         return _poll(fd, request, 0)
+    end = now() + seconds
     try:
-        from ipcio._posix import deadline  # ctypes, which only who waits so needs
+        from ipcio._posix import deadline  # ctypes, which only who waits so needs, and which may last
     except (ImportError, AttributeError):
         return _poll(fd, request, seconds)
+    seconds = max(end - now(), 0)
     try:
         return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
     except deadline.NoTimer:

@@ -31,21 +31,37 @@ _PIECE = 16384  # bytes
 def search(fd: int, lock: Conflict, among: Iterable[Owner] = ()) -> Iterator[Owner | None]:
     """Look for processes that have this very lock on the file, by an open file other than `fd`'s.
 
-    `among` are the processes to look at, with the descriptor in question; by default all, the
-    youngest first.  Yields None for each step in vain, for this may last a while.
+    `among` are the processes to look at, with the descriptor in question; by default all.
+    Yields None for each step in vain, for this may last a while.
     """
     start, length, exclusive, _ = lock
     last = b"%d" % (start + length - 1) if length else b"EOF"
     line = b"WRITE" if exclusive else b"READ", _key(fd), b"%d" % start, last
     # An equal lock of our own is in no other's way.
     doubtful = line in _locks("self", fd)
-    for owner in among or _descriptors():
+    for owner in among or _likely_first(fd):
         found = owner is not None and line in _locks(*owner)
         yield owner if found and owner and not (doubtful and _may_share(fd, *owner)) else None
 
 
+def _likely_first(fd: int) -> Iterator[Owner | None]:
+    """All descriptors, and None for other steps; those that were opened by the same path as `fd` come first.
+
+    To ask for a path costs a fifth of asking for locks, and no file is asked either.
+    """
+    path = _path("self", fd)
+    others: list[Owner] = []
+    for owner in _descriptors():
+        if owner is None or _path(*owner) == path:
+            yield owner
+        else:
+            others.append(owner)
+            yield None
+    yield from others
+
+
 def _descriptors() -> Iterator[Owner | None]:
-    """All descriptors of all processes, and None for other steps.
+    """All descriptors of all processes, this one first and then the youngest, and None for other steps.
 
     One process with very many descriptors must not hide all others: most of its come last.
     """
@@ -55,7 +71,8 @@ def _descriptors() -> Iterator[Owner | None]:
             pids.append(int(entry))
         yield None
     many: list[int] = []
-    for pid in sorted(pids, reverse=True):
+    me = os.getpid()
+    for pid in sorted(pids, key=lambda pid: (pid == me, pid), reverse=True):
         yield None
         for count, descriptor in enumerate(_names_in(f"/proc/{pid}/fdinfo")):
             if count == _FEW:
@@ -77,16 +94,24 @@ def _names_in(directory: str) -> Iterator[str]:
         pass
 
 
+def _path(pid: int | str, descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
 def _key(fd: int) -> bytes:
     """How the kernel's lists of locks spell which file this is."""
     fields = dict(line.split(b":\t", 1) for line in _read(f"/proc/self/fdinfo/{fd}") if b":\t" in line)
     inode, mount = fields.get(b"ino"), fields.get(b"mnt_id")
     if inode is not None and mount is not None:  # since Linux 5.14
-        for line in _read("/proc/self/mountinfo"):
-            number, _, device, _ = line.split(None, 3)
-            if number == mount:
-                major, minor = map(int, device.split(b":"))
-                return b"%02x:%02x:%s" % (major, minor, inode)
+        with open("/proc/self/mountinfo", "rb") as table:
+            for line in table:
+                number, _, device, _ = line.split(None, 3)
+                if number == mount:
+                    major, minor = map(int, device.split(b":"))
+                    return b"%02x:%02x:%s" % (major, minor, inode)
     return flocks.key_of(os.fstat(fd)).encode()
 
 
@@ -100,18 +125,18 @@ def _locks(pid: int | str, descriptor: int) -> list[tuple[bytes, bytes, bytes, b
 
 
 def _read(path: str) -> list[bytes]:
-    """The lines of a file of the kernel's, none if it cannot be read."""
-    pieces: list[bytes] = []
+    """The lines of one of the files that the kernel gives out as a whole; none if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while piece := os.read(fd, _PIECE):
-                pieces.append(piece)
+            data = piece = os.read(fd, _PIECE)
+            while len(piece) == _PIECE:
+                data += (piece := os.read(fd, _PIECE))
         finally:
             os.close(fd)
     except OSError:
-        pass
-    return b"".join(pieces).splitlines()
+        return []
+    return data.splitlines()
 
 
 # kcmp(2) has no function in the C library, and a number of its own on each architecture.
