@@ -101,6 +101,8 @@ def create(
     perm
         The permission bits of the new object, whatever the umask (macOS: at most these;
         Windows: always the user alone).  Who is to use it needs both reading and writing.
+        Of a crash-safe one these are the bits of its System V set; its file in ``/dev/shm``
+        can be written by its owner alone.
     persist
         The semaphore stays until `unlink`, whoever holds it.  `NotImplementedError` on
         Windows.

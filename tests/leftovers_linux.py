@@ -9,7 +9,7 @@ import re
 from ipcio._posix import places
 
 SHM = "/dev/shm"
-COMPANIONS = re.compile(r"/var/tmp/ipcio-[0-9]+")  # where ipcio has files that stand for objects
+COMPANIONS = re.compile(r"/var/tmp/ipcio-[0-9]+(-[0-9]+)?")  # where ipcio has files that stand for objects
 
 
 def paths() -> set[str]:

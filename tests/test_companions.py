@@ -329,20 +329,46 @@ def test_too_long_a_name_tells_what_would_not_be(peer):
         assert caught.value.errno == errno.ENAMETOOLONG
 
 
-@pytest.mark.parametrize("spoil", ["mode", "link", "file"])
-def test_the_directory_is_the_users_alone(root, peer, spoil):
+@pytest.mark.parametrize("spoil", ["mode", "link", "file", "directory"])
+def test_who_takes_the_directorys_name_first_shuts_nobody_out(root, name, peer, spoil):
+    """The user's processes agree on another, also when the first is free again; whoever made it."""
     path = f"{root}/ipcio-{os.geteuid()}"
     if spoil == "file":
         open(path, "x").close()
+    elif spoil == "link":
+        os.mkdir(f"{root}/other", 0o700)
+        os.symlink(f"{root}/other", path)
     else:
-        os.mkdir(path if spoil == "mode" else f"{root}/other", 0o700)
-        os.chmod(path, 0o750) if spoil == "mode" else os.symlink(f"{root}/other", path)
-    a = peer()
-    for call in ("shm.create(None, 1)", "sem.create(None)", "sem.attach('ipcio-x')"):
-        with pytest.raises(PeerError, match="must be a directory that belongs to this user") as caught:
-            a.run(call)
-        assert caught.value.kind == "PermissionError"
-        assert path in str(caught.value)
+        os.mkdir(path, 0o700)
+        if spoil == "directory" and not os.geteuid():
+            os.chown(path, 65534, 65534)
+        else:
+            os.chmod(path, 0o750)
+    os.mkdir(f"{path}-1")  # open to others as well
+    a, b = peer(f"h = shm.create({name!r}, 1), sem.create({name!r}, 3, undo=True)"), peer()
+    assert stat.S_IMODE(os.stat(f"{path}-2").st_mode) == 0o700
+    os.rmdir(path) if spoil in {"mode", "directory"} else os.unlink(path)
+    assert b.ask(f"shm.attach({name!r}).size(), sem.attach({name!r}).value") == (1, 3)
+    b.run(f"try: shm.create({name!r}, 1)\nexcept FileExistsError: pass\nelse: raise AssertionError")
+    a.kill()
+    b.run(f"shm.create({name!r}, 1).close(); sem.create({name!r}, 1).close()")
+    assert os.listdir(f"{path}-2") == []
+    assert not os.path.lexists(path)
+
+
+def test_of_many_that_make_the_directory_at_once_one_does(root, name, peer):
+    """While somebody keeps the directory above locked."""
+    peers = [peer() for _ in range(4)]
+    fd = os.open(root, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    for index, each in enumerate(peers):
+        each.send("run", f"h = sem.create({name!r} + str({index}), 1)")
+    os.close(fd)
+    for each in peers:
+        each.answer()
+    assert [entry for entry in os.listdir(root) if entry.startswith("ipcio-")] == [f"ipcio-{os.geteuid()}"]
+    for index in range(4):
+        peers[0].run(f"sem.attach({name!r} + str({index})).close()")
 
 
 def test_the_directory_is_made_again(root, name, peer):

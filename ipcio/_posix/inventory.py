@@ -60,6 +60,8 @@ class Found(NamedTuple):
     @property
     def lives_by_shares(self) -> bool:
         """Whether it goes with its last holder; what has no name but a hidden one always does."""
+        if self.record is not None and not self.record.persists:
+            return True
         return lifetime.is_marked(self.info) or self.is_hidden
 
 

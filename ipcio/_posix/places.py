@@ -1,46 +1,106 @@
 """Where the files are that stand for named objects which are no files themselves: in a directory of the user's own.
 
-It is ``/var/tmp/ipcio-UID``.  Unlike ``/tmp``, nobody tidies up there behind one's back.  It
-is looked at whenever it is needed, for other users may write beside it: it must be a
-directory, the user's, and closed to everybody else.
+On macOS it is ``ipcio`` in the directory that the system keeps for each user
+(``getconf DARWIN_USER_DIR``), where nobody else can make anything.  Elsewhere it is in
+``/var/tmp``, where, unlike in ``/tmp``, nobody tidies up behind one's back, but where other
+users may make things, too.  So that none of them can shut this user out by taking the name
+first, the rule is: of ``ipcio-UID``, ``ipcio-UID-1``, ``ipcio-UID-2`` ..., the first that is
+there, is a directory, belongs to the user and is closed to everybody else.  If there is none,
+the first of these names that is free is made.  Others come and go before it, and it stays the
+first, for nobody makes another while it is there.  It is looked at whenever it is needed.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import fcntl
 import os
 import stat
+import sys
+import time
+from itertools import count
+
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["directory", "name_of", "path_of", "semaphore_path"]
 
 ROOT = "/var/tmp"
 
+_PATIENCE, _PAUSE = 0.2, 0.001  # seconds; to make a directory takes microseconds
+
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
+_DARWIN_USER_DIR = 65536  # for `confstr`, in <unistd.h> of macOS; unlike its directory for temporary files, it is kept
 
 
 def directory() -> str:
-    """Return the path of the directory; it is there.  `PermissionError` if others have a part in it."""
+    """Return the path of the directory; it is there."""
     user = os.geteuid()
-    path = _directory_of(user)
-    while True:
-        try:
-            info = os.lstat(path)
-            break
-        except FileNotFoundError:
-            pass
-        try:
-            os.mkdir(path, 0o700)
-            os.chmod(path, 0o700)  # the umask may have taken more
-        except FileExistsError:  # another process was faster; or another user
-            pass
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != user or info.st_mode & 0o077:
-        text = f"{path} must be a directory that belongs to this user and gives no rights to others (mode 0700)"
-        raise PermissionError(errno.EACCES, text, path)
-    return path
+    first = _first(user)
+    return first if _is_ours(first, user) else _find(first, user) or _make(first, user)
 
 
-def _directory_of(user: int) -> str:
+def _first(user: int) -> str:
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, ValueError):
+            own = (os.confstr(_DARWIN_USER_DIR) or "").rstrip("/")
+            info = os.lstat(own)
+            if stat.S_ISDIR(info.st_mode) and info.st_uid == user and not info.st_mode & 0o022:
+                return f"{own}/ipcio"
     return f"{ROOT}/ipcio-{user}"
+
+
+def _is_ours(path: str, user: int) -> bool:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == user and not info.st_mode & 0o077
+
+
+def _find(first: str, user: int) -> str | None:
+    """Return the first that is ours, with others before it or without, None if there is none."""
+    root, name = os.path.split(first)
+    numbers = (entry[len(name) + 1 :] for entry in os.listdir(root) if entry.startswith(f"{name}-"))
+    there = sorted(int(number) for number in numbers if number.isdecimal())
+    candidates = [first, *(f"{first}-{number}" for number in there)]
+    return next((path for path in candidates if _is_ours(path, user)), None)
+
+
+def _make(first: str, user: int) -> str:
+    """Make the first that is free, unless another process of the user has made one by now."""
+    with _alone(os.path.dirname(first)):
+        found = _find(first, user)
+        if found is not None:
+            return found
+        for number in count():
+            path = f"{first}-{number}" if number else first
+            try:
+                os.mkdir(path, 0o700)
+                os.chmod(path, 0o700)  # the umask may have taken more
+            except FileExistsError:
+                continue
+            return path
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _alone(root: str) -> Iterator[None]:
+    """Keep the user's other processes from making one, too; any user can keep this lock, and then it goes without."""
+    fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        give_up = time.monotonic() + _PATIENCE
+        while time.monotonic() < give_up:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(_PAUSE)
+        yield
+    finally:
+        os.close(fd)
 
 
 def path_of(kind: str, name: str, place: str | None = None) -> str:
