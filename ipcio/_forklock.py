@@ -16,28 +16,13 @@ import os
 import sys
 from _thread import RLock  # threading's own, without importing threading
 
-from ipcio._typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["before_fork", "turn"]
+__all__ = ["turn"]
 
 turn = RLock()
 
-before_fork: list[Callable[[], None]] = []
-"""What is to be done before a fork, once nothing is half-way any more."""
-
-
-def _before() -> None:
-    turn.acquire()
-    for prepare in before_fork:
-        prepare()
-
-
 if sys.platform != "win32":
     os.register_at_fork(
-        before=_before,
+        before=turn.acquire,
         after_in_parent=turn.release,
         after_in_child=turn.release,  # the forking thread is the only one left
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import pickle
@@ -26,16 +27,16 @@ class Forked:
 
     ``result()`` waits for its end and returns the value; what the child raised
     is an `AssertionError` with the child's traceback.  As a context manager it
-    kills and reaps what is still there.
+    kills and reaps what is still there.  `fork` may be `fork_in_c`.
     """
 
-    def __init__(self, function, *arguments) -> None:
+    def __init__(self, function, *arguments, fork=None) -> None:
         reader, writer = os.pipe()
         with warnings.catch_warnings():
             # Python 3.12 warns if there are threads (a parallel test run has some).  Our
             # children run nothing that would wait for them.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = os.fork()
+            self.pid = (fork or os.fork)()
         if not self.pid:
             os.close(reader)
             try:
@@ -79,6 +80,11 @@ class Forked:
 
     def __exit__(self, *_) -> None:
         self.kill()
+
+
+def fork_in_c() -> int:
+    """Fork without Python's hooks, as uWSGI does."""
+    return ctypes.PyDLL(None).fork()
 
 
 def leave_dead(make) -> None:
@@ -143,6 +149,8 @@ def watch_calls(handler, put=setattr) -> None:
     The modules get stand-ins for `os` and the like; nobody else does.  ``call()``
     makes the real one.  `put` is how a module is changed: ``monkeypatch.setattr``.
     """
+    if "ipcio._posix.lifetime" in sys.modules:  # calls about what others did before would be in the way
+        sys.modules["ipcio._posix.lifetime"].refused.clear()
     known = {}
     for module, names in CALLS.items():
         stand_in = types.ModuleType(module.__name__)

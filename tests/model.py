@@ -38,15 +38,16 @@ class Protocol:
             return EXISTS, 0
         fd = yield "tmpfile"
         ino = (yield "fstat", fd)[0]
-        yield from self.make(fd)
+        lock = yield "reopen", fd
+        yield from self.make(fd, lock)
         while not (yield "link", fd):
             if not (yield from self.bury_dead()):
-                yield from self.close(fd, ino)
+                yield from self.close((fd, lock), ino)
                 return EXISTS, 0
-        return MADE, fd
+        return MADE, (fd, lock)
 
-    def make(self, fd):
-        yield "flock", fd, SHARED
+    def make(self, fd, lock):
+        yield "flock", lock, SHARED
         yield "posix_fallocate", fd
         yield "mmap", fd
 
@@ -55,16 +56,20 @@ class Protocol:
             fd = yield "open"
             if not fd:
                 return ABSENT, 0
-            yield "fstat", fd
-            if (yield from self.join(fd)):
-                yield "mmap", fd
-                return GOT, fd
+            ino = (yield "fstat", fd)[0]
+            lock = yield "open"
+            if lock:
+                if (yield from self.join(lock, ino)):
+                    yield "mmap", fd
+                    return GOT, (fd, lock)
+                yield "close", lock
             yield "close", fd
-            del fd
+            del fd, lock, ino
 
-    def join(self, fd):
-        if not (yield from self.bury(fd)) and (yield "flock", fd, SHARED) and (yield from self.held(fd)):
-            return (yield "fstat", fd)[1]
+    def join(self, lock, ino):
+        if not (yield from self.bury(lock)) and (yield "flock", lock, SHARED) and (yield from self.held(lock)):
+            there = yield "fstat", lock
+            return there[1] and there[0] == ino
         return False
 
     def held(self, _):
@@ -109,13 +114,14 @@ class Protocol:
     def replace(self):
         """As `create`, but in the place of what is there.  (For the code, that is a persistent object.)"""
         fd = yield "tmpfile"
-        yield from self.make(fd)
+        lock = yield "reopen", fd
+        yield from self.make(fd, lock)
         while True:
             directory = yield from self.alone()
             moved = yield from self.move(fd)
             yield from self.leave(directory)
             if moved:
-                return MADE, fd
+                return MADE, (fd, lock)
             del directory, moved
 
     def move(self, fd):
@@ -123,10 +129,13 @@ class Protocol:
         if not old:
             return (yield "link", fd)
         ino = (yield "fstat", old)[0]
-        if (yield from self.join(old)):
-            yield "rename", fd
-            yield from self.close(old, ino)
-            return True
+        lock = yield "open"
+        if lock:
+            if (yield from self.join(lock, ino)):
+                yield "rename", fd
+                yield from self.close((old, lock), ino)
+                return True
+            yield "close", lock
         yield "close", old
         return False
 
@@ -134,9 +143,11 @@ class Protocol:
         """An unlink by a program that knows nothing of ipcio."""
         return (DONE if (yield "unlink", 0) else ABSENT), 0
 
-    def close(self, fd, ino):
-        if not (yield from self.bury(fd, ino)):
-            yield "flock", fd, NO_LOCK
+    def close(self, fds, ino):
+        fd, lock = fds
+        yield "fstat", lock
+        yield "close", lock
+        yield from self.bury(fd, ino)
         yield "close", fd
         return DONE, 0
 
@@ -188,7 +199,7 @@ class Process(NamedTuple):
     program: tuple  # operations still to come
     point: Point | None = None  # in the midst of one
     files: tuple = ()  # open ones, as (number, object, lock)
-    handles: tuple = ()  # (number, object)
+    handles: tuple = ()  # ((number of its descriptor, number of the lock's), object)
     met: frozenset = frozenset()  # objects that were alive under the name at some moment of this operation
     missed: bool = False  # whether there was a moment of it when nobody had the name
     killed: bool = False
@@ -336,9 +347,10 @@ class Search:
         result = True
         if kind == "access":
             result = path != 0
-        elif kind in {"open", "tmpfile", "open directory"}:
+        elif kind in {"open", "tmpfile", "reopen", "open directory"}:
             unused = min(set(range(1, len(objects) + 2)) - set(objects))
-            ino = {"open": path, "tmpfile": unused, "open directory": DIRECTORY}[kind]
+            again = files[fd][0] if fd else 0
+            ino = {"open": path, "tmpfile": unused, "reopen": again, "open directory": DIRECTORY}[kind]
             if ino > 0:
                 objects.setdefault(ino, (False, False))
             result = ino and min(set(range(1, len(files) + 2)) - set(files))
@@ -411,7 +423,7 @@ class Search:
         self.outcome = outcome  # the last one
         handles, program = process.handles, process.program
         if outcome in {MADE, GOT}:
-            ino = {number: ino for number, ino, _ in process.files}[fd]
+            ino = {number: ino for number, ino, _ in process.files}[fd[0]]
             assert ino in process.met, "a dead object was attached"
             handles = (*handles, (fd, ino))
         elif operation == "close":

@@ -486,8 +486,9 @@ def test_of_two_last_closes_that_meet_the_second_to_ask_removes_the_name(name, w
     assert whole(pair[1], "attach") == (GOT, 10)
     one, other = pair[refused], pair[not refused]
     for worker in pair:
-        assert worker.begin("close", 0) == ("flock", None)  # for the exclusive lock
-    assert one.step() == ("flock", None)  # refused, so to unlock; its share has gone already
+        assert until("close", *worker.begin("close", 0), worker) is None  # the share, before they ask
+    assert one.step() == ("flock", None)
+    assert one.step() == ("close", None)  # refused; its share has gone already
     assert until("unlink", *other.step(), other) is None
     assert until("", None, None, other) == (DONE, 10)
     assert until("", None, None, one) == (DONE, 10)

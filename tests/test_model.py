@@ -54,15 +54,15 @@ def test_to_ask_twice_lets_that_guest_in_with_the_help_of_another():
     Search("attach", "attach", **options).run()
     with pytest.raises(AssertionError, match="a dead object was attached") as found:
         Search("attach", "attach", "attach", **options).run()
-    assert len(str(found.value).splitlines()) == 1 + 16
+    assert len(str(found.value).splitlines()) == 1 + 19
 
 
 class AttachThatAsksTwice(Protocol):
-    def join(self, fd):
+    def join(self, lock, _):
         for _ in range(2):
-            if (yield from self.bury(fd)) or not (yield "flock", fd, SHARED):
+            if (yield from self.bury(lock)) or not (yield "flock", lock, SHARED):
                 return False
-        return (yield "fstat", fd)[1]
+        return (yield "fstat", lock)[1]
 
 
 def test_a_note_that_only_holders_have_would_close_race_7():
@@ -76,13 +76,13 @@ def test_a_note_that_only_holders_have_would_close_race_7():
 class HoldersThatAreNoted(Protocol):
     """Each handle has a note of its own; what only looks, or is about to join, has none."""
 
-    def make(self, fd):
-        yield from super().make(fd)
-        yield "note", fd
+    def make(self, fd, lock):
+        yield from super().make(fd, lock)
+        yield "note", lock
 
-    def join(self, fd):
-        if (yield from super().join(fd)):
-            yield "note", fd
+    def join(self, lock, ino):
+        if (yield from super().join(lock, ino)):
+            yield "note", lock
             return True
         return False
 
@@ -100,8 +100,8 @@ def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newcomer_its_name():
 
 
 class NoLookAtTheLinks(Protocol):
-    def join(self, fd):
-        return not (yield from self.bury(fd)) and (yield "flock", fd, SHARED)
+    def join(self, lock, _):
+        return not (yield from self.bury(lock)) and (yield "flock", lock, SHARED)
 
 
 class NoComparison(Protocol):
@@ -113,43 +113,47 @@ class NoComparison(Protocol):
 class NameBeforeLock(Protocol):
     def create(self):
         fd = yield "tmpfile"
+        lock = yield "reopen", fd
         yield "posix_fallocate", fd
         while not (yield "link", fd):
             if not (yield from self.bury_dead()):
+                yield "close", lock
                 yield "close", fd
                 return EXISTS, 0
-        yield "flock", fd, SHARED
-        return MADE, fd
+        yield "flock", lock, SHARED
+        return MADE, (fd, lock)
 
 
 class NameBeforeSize(Protocol):
     def create(self):
         fd = yield "tmpfile"
-        yield "flock", fd, SHARED
+        lock = yield "reopen", fd
+        yield "flock", lock, SHARED
         if not (yield "link", fd):
+            yield "close", lock
             yield "close", fd
             return EXISTS, 0
         yield "posix_fallocate", fd
-        return MADE, fd
+        return MADE, (fd, lock)
 
 
 class LinkThatReplaces(Protocol):
     def create(self):
         fd = yield "tmpfile"
-        yield from self.make(fd)
+        lock = yield "reopen", fd
+        yield from self.make(fd, lock)
         while not (yield "link", fd):
             yield ("unlink",)
-        return MADE, fd
+        return MADE, (fd, lock)
 
 
-class UpgradeThatKeepsTheShare(Protocol):
-    """The question by a description of its own, with the share still there: each closer sees the other."""
+class QuestionThatKeepsTheShare(Protocol):
+    """The question comes while the share is still there: each closer sees the other."""
 
-    def close(self, fd, _):
-        fresh = yield "open"
-        if fresh:
-            yield from self.bury(fresh)
-            yield "close", fresh
+    def close(self, fds, ino):
+        fd, lock = fds
+        yield from self.bury(fd, ino)
+        yield "close", lock
         yield "close", fd
         return DONE, 0
 
@@ -163,20 +167,21 @@ class ProbeThatLooksOnce(Protocol):
 
 
 class DeadThatComeAlive(Protocol):
-    def join(self, fd):
-        return (yield "flock", fd, SHARED) and (yield "fstat", fd)[1]
+    def join(self, lock, _):
+        return (yield "flock", lock, SHARED) and (yield "fstat", lock)[1]
 
 
 class ReaperThatOnlyWaits(Protocol):
-    def join(self, fd):
-        if (yield "flock", fd, EXCLUSIVE):
+    def join(self, lock, _):
+        if (yield "flock", lock, EXCLUSIVE):
             return False
-        return (yield "flock", fd, SHARED) and (yield "fstat", fd)[1]
+        return (yield "flock", lock, SHARED) and (yield "fstat", lock)[1]
 
 
 class RemovalWithoutALock(Protocol):
-    def close(self, fd, _):
-        yield "close", fd
+    def close(self, fds, _):
+        for fd in fds:
+            yield "close", fd
         yield ("unlink",)
         return DONE, 0
 
@@ -205,7 +210,7 @@ BREAKAGES = [
     (NameBeforeLock, ("create", "attach"), {}, "lost its name"),
     (NameBeforeSize, ("create", "attach"), {}, "half of an object"),
     (LinkThatReplaces, ("create", "create"), {}, "has lost its name"),
-    (UpgradeThatKeepsTheShare, ("create close", "attach close"), {}, "leaves the name"),
+    (QuestionThatKeepsTheShare, ("create close", "attach close"), {}, "leaves the name"),
     (ProbeThatLooksOnce, ("create close", "create"), {}, "leaves the name"),
     (DeadThatComeAlive, ("attach",), {"dead": True}, "dead object was attached"),
     (ReaperThatOnlyWaits, ("attach",), {"dead": True}, "wait for ever"),
@@ -252,7 +257,7 @@ def replay(search, chance, workers, name):
         if number not in stops:
             stops[number], said = workers[number].begin(operation, 100)
         if kind != "access":  # which the stand-ins do not see
-            expected = {"tmpfile": "open", "open directory": "open"}.get(kind, kind)
+            expected = "open" if kind in {"tmpfile", "reopen", "open directory"} else kind
             assert stops[number] == expected, f"{number} {operation}: {stops[number]} {said}, the model: {call}"
             stops[number], said = workers[number].step()
             # An lstat right after open looks whether what cannot be opened is a device; the model has none.

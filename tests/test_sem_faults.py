@@ -31,7 +31,6 @@ from troubles import interrupt_after, interrupt_before, locked_by_others
 from waiting import blocked
 
 from ipcio import sem
-from ipcio._forklock import before_fork, turn
 
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
 
@@ -361,21 +360,10 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario
     assert at, "no call was seen"
 
 
-def forked(s):
-    """Do to a handle what a fork does: its share in the name moves to a description of its own."""
-    with turn:
-        for prepare_for_fork in before_fork:
-            prepare_for_fork()
-    return s
-
-
 CLOSING = {
     "the last": (lambda name, make: make(name), 0),
     "one of two": (lambda name, make: make(name), 1),
-    "the last, after a fork": (lambda name, make: forked(make(name)), 0),
-    "one of two, after a fork": (lambda name, make: forked(make(name)), 1),
     "an unlinked one": (lambda name, make: [make(name), sem.unlink(name)][0], 0),
-    "an unlinked one, after a fork": (lambda name, make: [forked(make(name)), sem.unlink(name)][0], 0),
 }
 KINDS = {"plain": plain, "undo": crash_safe}
 
@@ -488,7 +476,6 @@ GUESTS = {
     "create refused": crash_safe,
     "create or attach": either,
     "close": lambda name: sem.attach(name).close(),
-    "close after a fork": lambda name: forked(sem.attach(name)).close(),
 }
 
 

@@ -156,10 +156,6 @@ def test_a_lock_that_a_sandbox_forbids_does_not_make_a_living_name_dead(unique, 
     assert fault("shm: attach", "flock", errno.EPERM, unique, f"{tmp_path}/file") == "PermissionError"
 
 
-def test_a_lock_that_cannot_be_let_go_before_a_fork_leaves_no_descriptor(unique, tmp_path):
-    assert fault("shm: fork with another holder", "flock", errno.EPERM, unique, f"{tmp_path}/file", 1) == "success"
-
-
 @pytest.mark.needs("deadlines")
 def test_a_timer_that_cannot_be_set_is_no_wait_for_ever(unique, tmp_path):
     said = fault("lock: lock, too late", "timer_settime", errno.EPERM, unique, f"{tmp_path}/file")

@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 from campaigns import campaign, rounds
-from children import Event, Forked
+from children import Event, Forked, fork_in_c
 from permits import permits_of
 from waiting import until_it_waits
 
@@ -74,10 +74,10 @@ def assert_nothing_left(name, *keys):
 class Living:
     """A child that does what it is told, and lives until it is killed or told to end."""
 
-    def __init__(self, **scope):
+    def __init__(self, fork=None, **scope):
         ours, theirs = multiprocessing.Pipe()
         self.pipe = ours
-        self.forked = Forked(self._serve, ours, theirs, scope)
+        self.forked = Forked(self._serve, ours, theirs, scope, fork=fork)
         self.pid = self.forked.pid
         theirs.close()
 
@@ -295,18 +295,19 @@ def test_an_inc_that_overflows_leaves_what_is_held_held(s):
     assert s.value == PERMITS
 
 
-def test_a_forked_child_holds_nothing_of_its_parents(s):
+@pytest.mark.parametrize("fork", [None, fork_in_c])
+def test_a_forked_child_holds_nothing_of_its_parents(s, fork):
     """What it gives is final, and what dies with it is its own."""
 
     def parent():
         take({"s": s}, 2)  # 3 left
-        with Living(s=s) as child:
+        with Living(fork, s=s) as child:
             child.do(give, 1)  # final: 4
             child.do(take, 3)  # 1
             assert s.value == 1
             child.kill()
         assert s.value == 4
-        with Living(s=s) as child:
+        with Living(fork, s=s) as child:
             child.do(take, 1)
             child.do(give, 2)  # one of them final: 5
         assert s.value == 5

@@ -4,17 +4,17 @@ The rules, on an object in a directory that a file system backs (``/dev/shm``):
 
 * An object of ours carries the mark, its sticky bit.  Whatever has no mark is
   foreign or persistent and is left alone.
-* Every handle holds ``flock(LOCK_SH)`` on an open file description of its own,
-  its *share*.  The kernel drops it with the last copy of the description: at
-  close, at exit, at SIGKILL.
+* Every handle holds ``flock(LOCK_SH)`` on an open file description, its *share*.  The
+  kernel drops it with the last copy of the description: at close, at exit, at SIGKILL.
 * So nobody holds the object exactly if ``LOCK_EX`` can be had.  Whoever gets it
   finds the object dead, is alone with it, and removes the name.
 
-A mapping keeps its description, and with it the lock, until the last view of the
-memory is gone; a handle that is closed must not wait for that.  As long as no other
-process has the description, unlocking it does.  Before a fork a share therefore
-moves to a description that is used for nothing else (`Share.part`): the kernel drops
-that one with its last copy, whichever process has it.
+The description of a share is used for nothing else.  Memory is never mapped through it,
+because a mapping keeps its description, and with it the lock, until the last view of the
+memory is gone.  The lock is never converted or released explicitly, because a forked
+process has the same description; `fork(2)` in C does not run Python's hooks, so neither
+process can know of the other.  The description is only closed, and the question whether
+that was the last share is asked through another one (`Share.give_up`).
 
 Every function here takes the step from "looked" to "done" under a lock on the
 object itself; what may happen before the lock is had is looked at again afterwards,
@@ -38,8 +38,8 @@ import time
 from itertools import repeat
 from weakref import ref
 
-from ipcio._forklock import before_fork, turn
-from ipcio._posix import flocks
+from ipcio._forklock import turn
+from ipcio._posix import flocks, forks
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -61,8 +61,10 @@ __all__ = [
     "last_rites",
     "make_readable",
     "names",
+    "refused",
     "remove",
     "remove_once",
+    "settle_refused",
 ]
 
 # On an object that lives as long as its shares, and on a persistent one: made by ipcio,
@@ -86,6 +88,8 @@ _NOT_OURS = {errno.ELOOP, errno.ENXIO, errno.ENODEV}  # what opening a link, a s
 
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
 _SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 _EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
@@ -94,6 +98,8 @@ _PATIENCE = 2.0  # seconds; a reaper needs microseconds
 _PAUSE = 0.0002  # seconds between two attempts
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOMENT = 0.1  # seconds that a process may need from its start to its exec
+_MANY = 64  # objects to ask about once more
 
 
 class Share:
@@ -103,119 +109,150 @@ class Share:
     ends with the last reference to it.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_info", "_own", "_path")
+    __slots__ = ("__weakref__", "_fd", "_info", "_is_lent", "_lock", "_path", "_self", "_taker")
+
+    _self: ref[Share]  # what `_shares` says under the number of the lock's descriptor, while that is ours
+    _info: os.stat_result  # of the object
+    _taker: object  # the process that took the share
 
     def __init__(self, path: str) -> None:
         """Prepare a share in what `path` means or will mean; there is none yet."""
         self._path = path
-        self._fd = -1  # the handle's descriptor, with the lock
-        self._own = -1  # the one that the lock has moved to
-        self._info: os.stat_result | None = None  # of the object
+        self._lock = -1  # the descriptor that the lock is on
+        self._fd = -1  # the handle's
+        self._is_lent = False  # whether the user has that one, too
 
-    def take(self, fd: int, info: os.stat_result) -> bool:
-        """Take the first share in the new object open as `fd`; `fd` is ours then.  False: somebody locks it."""
-        if not _lock(fd, _SHARED):
-            return False
-        self._hold(fd, info)
+    def take(self, fd: int, again: str, info: os.stat_result) -> bool:
+        """Take the first share in the new object open as `fd`; `fd` is ours then.  False: somebody locks it.
+
+        `again` is a path by which it can be opened once more.
+        """
+        lock = os.open(again, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not _lock(lock, _SHARED):
+                return False
+            self._hold(lock, fd, info)
+        finally:
+            if self._lock != lock:
+                os.close(lock)
         return True
 
-    def join(self, fd: int) -> bool:
+    def join(self, fd: int, opened: os.stat_result) -> bool:
         """Take a share in the marked object that was found under the path, open as `fd`; `fd` is ours then.
 
         False: things moved under us; open again what is there now.  (A dead object is
         removed, and opening again tells.)  One that cannot be removed is a
         `FileNotFoundError`, too.
         """
-        dead = _lock(fd, _EXCLUSIVE)  # outside, for a sandbox may forbid that, too
         try:
-            if dead and _bury(self._path, fd):
+            lock = os.open(self._path, PROBE)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.EACCES, *_NOT_OURS}:
                 return False
-        except PermissionError:  # dead, and its owner's to remove
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
-        # Somebody holds it.  Being refused now means that the holder is burying it.  Once
-        # we are in, it must still have a name: nobody can bury it any more, but it may
-        # have happened before our lock.  (A holder that was burying it and was killed in
-        # that very moment leaves us with a dead object.  Asking twice would tell; it is not
-        # worth a sixth of every attach.)
-        if _lock(fd, _SHARED):
-            info = os.fstat(fd)
-            if info.st_nlink:
-                self._hold(fd, info)
+            raise
+        try:
+            dead = _lock(lock, _EXCLUSIVE)  # outside, for a sandbox may forbid that, too
+            try:
+                if dead and _bury(self._path, lock):
+                    return False
+            except PermissionError:  # dead, and its owner's to remove
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
+            # Somebody holds it.  Being refused now means that the holder is burying it.  Once
+            # we are in, it must still have a name: nobody can bury it any more, but it may
+            # have happened before our lock.  (A holder that was burying it and was killed in
+            # that very moment leaves us with a dead object.  Asking twice would tell; it is not
+            # worth a sixth of every attach.)
+            if not _lock(lock, _SHARED):
+                return False
+            info = os.fstat(lock)
+            if info.st_nlink and os.path.samestat(info, opened):
+                self._hold(lock, fd, info)
                 return True
-        return False
+            return False
+        finally:
+            if self._lock != lock:
+                os.close(lock)
 
-    def _hold(self, fd: int, info: os.stat_result) -> None:
-        _shares[id(self)] = ref(self)
+    def _hold(self, lock: int, fd: int, info: os.stat_result) -> None:
         self._info = info
+        self._taker = forks.this_process()
+        self._self = _shares[lock] = ref(self)
         self._fd = fd
+        self._lock = lock
 
     def retire(self) -> None:
-        """Let go of the lock but not of the descriptor, which is the caller's again: the object persists."""
+        """Give up the lock but not the handle's descriptor, which is the caller's again: the object persists."""
         with turn:
-            fd, self._fd = self._fd, -1
-            del _shares[id(self)]
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            if self._own >= 0 and self._own != fd:  # there was a fork
-                os.close(self._own)
+            lock, self._lock = self._lock, -1
+            del _shares[lock]
+            os.close(lock)
 
     def owns(self, fd: int) -> bool:
         """Whether `fd` is closed by `give_up`: after `take` or `join`, even one that Ctrl-C has cut short."""
-        return self._fd == fd
-
-    def part(self) -> None:
-        """Move the lock to a description of its own and leave the handle's to others."""
-        with turn:
-            if self._own >= 0 or self._fd < 0:
-                return
-            own = _open_again(self._fd, self._path, os.O_RDONLY)
-            try:
-                fcntl.flock(own, _SHARED)  # cannot be refused beside our other one
-                self._own = own
-            finally:
-                if self._own != own:
-                    os.close(own)
-            # Last, so that there is no moment without a lock, even if Ctrl-C comes now.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return self._lock >= 0 and self._fd == fd
 
     def open_again(self, fd: int) -> int:
-        """Open what the handle's own `fd` has open, in the same mode, for the user."""
-        with turn:
-            try:
-                return _open_again(fd, self._path, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
-            except PermissionError:
-                # Who made an object may have more rights through `fd` than its permissions
-                # give.  Then the user gets that one, and the lock goes elsewhere.
-                self.part()
-                return fd
+        """Return the descriptor for the user: the handle's own, for no lock of ours is on that one."""
+        self._is_lent = True
+        return fd
 
     def give_up(self) -> None:
-        """Let go of the lock and close the descriptor, once; the last share takes the name with it."""
+        """Give up the lock and close the descriptors, once; the last share takes the name with it.
+
+        A program may have closed all its descriptors, as daemons do, and their numbers may mean
+        others by now.  Those are left alone.
+        """
         with turn:
-            fd, self._fd = self._fd, -1
-            if fd < 0:
+            lock, self._lock = self._lock, -1
+            if lock < 0:
                 return
+            fd = self._fd
             try:
-                del _shares[id(self)]
-                if self._own == fd:  # see _part_all
-                    return
-                if self._own >= 0:
-                    _close_and_bury(self._path, self._own)
-                    return
-                # Upgrading gives the lock up, whether it succeeds or not (flock(2)); on
-                # what is buried it is in nobody's way.
-                buried = False
-                try:
-                    buried = bury(self._path, fd, self._info)
-                except PermissionError:  # dead, and its owner's to remove
-                    pass
-                finally:
-                    if not buried:
-                        fcntl.flock(fd, fcntl.LOCK_UN)
+                is_ours = _shares.get(lock) is self._self  # else the number is another share's by now
+                if is_ours:
+                    del _shares[lock]
+                if not is_ours or not self._is_open(lock):
+                    lock = -1
+                if (self._is_lent or lock < 0) and (fd in _shares or not self._is_open(fd)):
+                    fd = -1
             finally:
-                os.close(fd)
+                try:
+                    if lock >= 0:
+                        os.close(lock)
+                finally:
+                    try:
+                        # No lock of ours is on the handle's description.  So it can ask; but a forked process
+                        # has it, too, and two that ask by one description do not exclude each other.
+                        if min(lock, fd) >= 0 and self._taker is forks.this_process():
+                            self._bury_by(fd)
+                        elif not _bury_afresh(self._path):
+                            _note_refused(self._path)
+                    finally:
+                        if fd >= 0:
+                            os.close(fd)
+
+    def _bury_by(self, fd: int) -> None:
+        if not _lock(fd, _EXCLUSIVE):
+            _note_refused(self._path)
+            return
+        buried = False
+        try:
+            buried = _bury(self._path, fd, self._info)
+        except PermissionError:  # dead, and its owner's to remove
+            pass
+        finally:
+            if not buried:  # a view of the memory keeps the description, and must not keep others waiting
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _is_open(self, fd: int) -> bool:
+        """Whether the descriptor still means the object."""
+        try:
+            return os.path.samestat(os.fstat(fd), self._info)
+        except OSError as error:
+            return error.errno != errno.EBADF
 
     def __del__(self) -> None:
-        if self._fd < 0:
+        if self._lock < 0:
             return
         try:
             self.give_up()
@@ -223,62 +260,48 @@ class Share:
             pass
 
 
-def _close_and_bury(path: str, fd: int) -> None:
-    """Close a description that forked processes may have, too, and see whether it was the last.
+_shares: dict[int, ref[Share]] = {}  # by the number of the descriptor that the lock is on
 
-    Its lock is not ours to touch: they must go on holding.  So the question is asked
-    through a fresh description.
-    """
-    fresh = -1
+refused: dict[str, float] = {}
+"""Paths of objects that seemed to be in use when a share ended here, and when that was."""
+
+forks.in_child.append(refused.clear)
+
+
+def _bury_afresh(path: str) -> bool:
+    """Ask through a fresh description whether nobody holds the object under `path`; False if another share is left."""
     try:
-        try:
-            fresh = os.open(path, PROBE)
-        except OSError:  # no such name any more, or nothing that was ours
-            pass
-        finally:
-            os.close(fd)
-        if fresh >= 0:
-            bury(path, fresh)
-    except PermissionError:
-        pass
+        fd = os.open(path, PROBE)
+    except OSError as error:
+        return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
+    try:
+        return bury(path, fd) or not is_marked(os.fstat(fd))
+    except PermissionError:  # dead, and its owner's to remove
+        return True
     finally:
-        if fresh >= 0:
-            os.close(fresh)
+        os.close(fd)
 
 
-def _open_again(fd: int, path: str, access: int) -> int:
-    """Open what `fd` has open once more, as a description of its own."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", access | os.O_CLOEXEC)
-    except FileNotFoundError:  # no /proc
-        again = os.open(path, PROBE | access)
-        if not os.path.samestat(os.fstat(again), os.fstat(fd)):
-            os.close(again)
-            raise
-        return again
+def _note_refused(path: str) -> None:
+    if len(refused) >= _MANY:
+        del refused[next(iter(refused))]
+    refused[path] = time.monotonic()
 
 
-_shares: dict[int, ref[Share]] = {}
+def settle_refused(wait: float = _MOMENT) -> None:
+    """Ask once more about objects that seemed to be in use when a share ended here, `wait` seconds ago or earlier.
+
+    A process that was just being started had a copy of the lock until its ``exec``, perhaps.
+    """
+    latest = time.monotonic() - wait
+    for path, when in list(refused.items()):
+        if when <= latest:
+            refused.pop(path, None)
+            _bury_afresh(path)
 
 
 def _living() -> list[Share]:
     return [share for known in list(_shares.values()) if (share := known())]
-
-
-def _part_all() -> None:
-    for share in _living():
-        try:
-            share.part()
-        except OSError:
-            # No descriptors left, say.  So parent and child will have one lock together,
-            # and must not let go of it; it goes with the last copy of the descriptor, and
-            # the dead bytes wait for the next call.
-            # (Who could not let go of the old lock has its new one already.)
-            if share._own < 0:
-                share._own = share._fd
-
-
-before_fork.append(_part_all)
 
 
 @atexit.register
@@ -287,6 +310,7 @@ def _give_up_all() -> None:
     # os._exit skip this; the kernel drops their locks and the next call cleans up.
     for share in _living():
         share.give_up()
+    settle_refused(0)
 
 
 def bury_dead(path: str, *, patient: bool = True) -> bool:

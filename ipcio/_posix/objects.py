@@ -136,12 +136,14 @@ class Making(InHand):
         `lives_by` is the path of the share, if it is not the object's own.  What the
         dead left under the name goes first: it may fill the place that we need.
         """
+        if lifetime.refused:
+            lifetime.settle_refused()
         if os.path.lexists(self.path) and not lifetime.bury_dead(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MARK
         for _ in lifetime.attempts(self.name):
             if _has_tmpfile():
-                self.fd = os.open(DIRECTORY, _NAMELESS, mode)
+                self.fd = os.open(DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)  # for the share, it is opened once more
                 self._source = f"/proc/self/fd/{self.fd}"
             else:
                 # Marked from the beginning, so that `gc` finds it if we are killed; which
@@ -150,8 +152,11 @@ class Making(InHand):
                 flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
                 self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
             self.info = os.fstat(self.fd)
+            if not self.info.st_mode & stat.S_IRUSR:  # the umask
+                os.fchmod(self.fd, 0o600 | lifetime.MARK)
+                self.info = os.fstat(self.fd)
             self.share = lifetime.Share(lives_by or self.path)
-            if self.share.take(self.fd, self.info) and (
+            if self.share.take(self.fd, self._source, self.info) and (
                 not self._temporary or lifetime.names(self._temporary, self.info)
             ):
                 break
@@ -238,7 +243,7 @@ class Finding(InHand):
         if lives_by is None and not lifetime.is_marked(self.info):
             return True
         self.share = lifetime.Share(lives_by or self.path)
-        if self.share.join(self.fd):
+        if self.share.join(self.fd, self.info):
             return True
         self.drop()
         return False

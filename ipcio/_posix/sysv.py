@@ -16,6 +16,7 @@ from itertools import repeat, starmap
 
 from ipcio._forklock import turn
 from ipcio._posix import libc
+from ipcio._posix.forks import in_child, notice, page
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _hold_nothing() -> None:
         held.clear()
 
 
-os.register_at_fork(after_in_child=_hold_nothing)
+in_child.append(_hold_nothing)
 
 
 class UndoSemaphore:
@@ -171,6 +172,8 @@ class UndoSemaphore:
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as SemLock
         """Take a permit, within `timeout` seconds; return whether it was got."""
+        if not page[0]:  # forked, and its parent's count is not its own
+            notice()
         failed = -1
         try:
             for failed in self._trying:
@@ -197,6 +200,8 @@ class UndoSemaphore:
 
     def release(self) -> None:
         """Give one permit."""
+        if not page[0]:
+            notice()
         token, failed = None, -1
         try:
             for token in self._popping:  # noqa: B007 -- used below
@@ -219,6 +224,8 @@ class UndoSemaphore:
         """Give `n` permits in one step: those we hold, and beyond them new ones, which nobody will take back."""
         if n > MAXIMUM:
             raise self._overflow()
+        if not page[0]:
+            notice()
         held = self._held
         ours: list[int] = []
         done: list[int] = []
