@@ -13,6 +13,8 @@ import traceback
 import types
 import warnings
 
+from leftovers import children
+
 try:
     import fcntl
 except ImportError:  # there is nothing to fork either
@@ -96,6 +98,37 @@ def leave_dead(make) -> None:
         kept.close()
 
     assert Forked(die).wait() == -signal.SIGKILL
+
+
+class Adoption:
+    """Have what killed processes leave become children of this one, so that their end can be waited for.
+
+    A process that is killed while it starts another one leaves a child.  Until that runs its own program
+    it has copies of the killed one's descriptors and may run in its memory, so it holds what the killed
+    one held: names, pipes, locks.  A pipe that they share tells nothing, because the child closes its
+    descriptors first and leaves the memory later.
+    """
+
+    def __enter__(self):
+        self._known = children()
+        _adopt(1)
+        return self
+
+    def wait(self) -> int:
+        """Wait for the end of all that has been adopted; return how many there were."""
+        adopted = children() - self._known
+        for pid in adopted:
+            os.waitpid(pid, 0)
+        return len(adopted)
+
+    def __exit__(self, *_) -> None:
+        _adopt(0)
+
+
+def _adopt(on: int) -> None:
+    import ctypes
+
+    assert ctypes.CDLL(None).prctl(36, on, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 
 
 class Event:

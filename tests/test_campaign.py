@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 from campaign import runner
 from campaign.parts import PARTS, Part, Unable, chance
+from children import Adoption, Event, Forked
+
+from ipcio import shm
 
 SHORT = {"limits": 1, "soak": 1}
 
@@ -124,3 +128,27 @@ def test_memory_that_rises_is_a_loss():
     assert "the other 20,488 KiB" in soak.judge(own, other)
     with pytest.raises(AssertionError, match="memory rises"):
         soak.judge(own, [value + 20_000 * n for n, value in enumerate(other)])
+
+
+@pytest.mark.needs("fork", "files", "proc")
+def test_what_a_killed_process_was_starting_holds_its_names_and_is_waited_for(name):
+    """So a name that is held after that is a loss, without any patience."""
+    with Adoption() as adoption, Event() as started, Event() as go:
+
+        def work():
+            kept = shm.create(name, 100)
+            if not os.fork():
+                started.set()
+                go.wait()
+                os.execv("/bin/sh", ["sh", "-c", "exit 0"])
+            signal.pause()
+            kept.close()
+
+        killed = Forked(work)
+        started.wait()
+        killed.kill()
+        shm.attach(name).close()
+        go.set()
+        assert adoption.wait() == 1
+        with pytest.raises(FileNotFoundError):
+            shm.attach(name)

@@ -35,6 +35,8 @@ import traceback
 import warnings
 from typing import NamedTuple
 
+from children import Adoption
+
 # Numbers on x86-64 and on aarch64, which lacks the older of two calls for the same.
 _NUMBERS = {
     name: numbers
@@ -215,14 +217,11 @@ class Traced:
         return self.status
 
     def kill_all(self) -> int:
-        """As `kill`; and wait until whatever it had forked, and that runs no other program, is gone as well."""
-        if self.status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            while self.status is None:
-                self._wait()
-        if not self._pipe.closed:
-            self._pipe.read()
-        return self.kill()
+        """As `kill`; and wait until whatever it had forked is gone as well."""
+        with Adoption() as adoption:
+            status = self.kill()
+            adoption.wait()
+        return status
 
     def result(self):
         """Let it run, wait for its end; what it returned, or an `AssertionError` of what it raised."""

@@ -19,13 +19,12 @@ import signal
 import struct
 import sys
 import threading
-import time
 import traceback
 from array import array
 from contextlib import closing, nullcontext, suppress
 
 from abilities import lacks
-from children import Forked
+from children import Adoption, Forked
 
 from campaign.parts import Unable, new_name, part
 from ipcio import filelock, mmap, proc, sem, shm, strfile
@@ -161,9 +160,9 @@ class Work:
         assert self.safe.value == PERMITS, f"{self.safe.value} permits of {PERMITS}"
         assert self.plain.value == PERMITS, f"{self.plain.value} plain permits of {PERMITS}"
         for name in self.names:
-            soon(lambda name=name: sem.create(name, 1, undo=True).close())
+            sem.create(name, 1, undo=True).close()
         for name in self.names + self.private_names:
-            soon(lambda name=name: shm.create(name, 10).close())
+            shm.create(name, 10).close()
         with open(self.path, "r+b") as file:
             for place in range(0, RECORDS * PAIR.size, PAIR.size):
                 assert filelock.lock(file, "rw", place, PAIR.size, timeout=PATIENCE), "a lock of the dead"
@@ -187,18 +186,6 @@ OPERATIONS_OF = [
     Work.mapped,
     Work.string,
 ]
-
-
-def soon(make):
-    """Make a name that was of the dead: a child they were starting has their descriptors until it runs its program."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return make()
-        except FileExistsError:
-            if time.monotonic() > end:
-                raise
-        time.sleep(0.001)
 
 
 def measure():
@@ -303,7 +290,7 @@ def setup(place):
     for ability in ("fork", "files", "proc", "undo", "open file locks"):
         if lacks(ability):
             raise Unable(lacks(ability))
-    with closing(Work(place)) as work, closing(Steady(work)) as steady:
+    with closing(Work(place)) as work, closing(Steady(work)) as steady, Adoption() as adoption:
         # In the process that is measured, so they must be small themselves: 16 bytes a round.
         figures = array("q"), array("q")
         first = []
@@ -320,6 +307,7 @@ def setup(place):
                     with suppress(AssertionError) if failed else nullcontext():  # the first error is told
                         victim.kill()
                 memory, *theirs = steady.finish()
+            orphans = adoption.wait()  # of the victims
             work.settle()
             own, *ours = measure()
             for values, value in zip(figures, (own, memory), strict=True):
@@ -327,7 +315,7 @@ def setup(place):
             first.extend((ours, theirs) if not first else ())
             assert [ours, theirs] == first, f"descriptors and threads were {first}, are {[ours, theirs]}"
             one_round.note = f"{ours[0]} and {theirs[0]} descriptors all along"
-            return {"kills": 2, "operations": 2 * OPERATIONS}
+            return {"kills": 2, "operations": 2 * OPERATIONS, "orphans": orphans}
 
         one_round.note = "no round"
         yield one_round
