@@ -1,12 +1,21 @@
-"""Typical calls, for mypy and pyright to check; nobody runs this."""
+"""Calls that no page of the documentation shows, for mypy and pyright to check; not run.
+
+`test_typing.py` takes the others from the pages.
+"""
 
 from __future__ import annotations
 
 import array
+import csv
+import gzip
 import io
+import json
+import pickle
 import shutil
 import signal
 import subprocess
+import tarfile
+import wave
 import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal
@@ -32,6 +41,7 @@ def segments() -> None:
     shm.unlink("x")
     shm.create(b"x", 100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.create("x", 100, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    shm.attach("x", "w")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -220,12 +230,22 @@ def takes_files(raw: io.RawIOBase, binary: BinaryIO | None, io_bytes: IO[bytes] 
 
 
 def consumers(h: MemoryFile) -> None:
-    takes_files(h, None, None)
+    takes_files(h, h, h)
     io.TextIOWrapper(h, encoding="utf-8").readline()
     io.BufferedReader(h).peek()
     io.BufferedRandom(h).read()
     shutil.copyfileobj(h, h)
     zipfile.ZipFile(io.BufferedReader(h))
     subprocess.run(["true"], stdin=h.fileno(), stdout=h.fileno(), check=True)
+    subprocess.run(["true"], stdin=h, stdout=h, stderr=h, check=True)
+    wave.open(h, "rb").getnframes()
+    tarfile.open(fileobj=h).getnames()
+    gzip.open(h).read()
+    pickle.dump(1, h)
+    json.load(h)
+    csv.reader(io.TextIOWrapper(h))
+    mmap.open(h)
+    with h as same:
+        takes_files(same, same, same)
     text = io.TextIOWrapper(h, encoding="utf-8")
     print("x", file=text)

@@ -69,7 +69,7 @@ def _is_of_reader(error: Exception) -> bool:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     # argparse's ways with ``--`` differ from version to version, so a command to be run is cut off before.
-    words, command = split_command(words) if words[:1] == ["lock"] else (words, [])
+    words, command = split_command(words) if words[:1] == ["lock"] else (words, ())
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what the next word may be
         from ipcio._cli import completion
