@@ -271,8 +271,10 @@ class Process(Generic[_Piece]):
 
     def _wait(self, seconds: float | None) -> ExitStatus | None:
         self._check_ours()
-        if self._status is None and _is_coroutine_function(self._callback):
-            raise ValueError("the callback is a coroutine function: use `await process.wait_async()`")
+        if self._status is None and any(map(_is_coroutine_function, (self._callback, *dict(self._sinks).values()))):
+            raise ValueError(
+                "the callback, or the write of a file, is a coroutine function: use `await process.wait_async()`"
+            )
         end = None if seconds is None else now() + seconds
         try:
             with self._call():
@@ -315,9 +317,16 @@ class Process(Generic[_Piece]):
         return True
 
     def _feed_sinks(self, end: float | None) -> bool:
-        return not self._sinks or all(
-            _call_all((map(sink, batch) for batch in output.batches()), end) for output, sink in self._sinks
-        )
+        for output, sink in self._sinks:
+            while True:
+                try:
+                    if not _call_all((map(sink, batch) for batch in output.batches()), end):
+                        return False
+                    break
+                except Exception as error:
+                    if not _is_mended(output, error):
+                        raise
+        return True
 
     # -- as an iterator ----------------------------------------------------------
 
@@ -474,8 +483,14 @@ class Process(Generic[_Piece]):
 
     async def _feed_sinks_async(self, end: float | None) -> bool:
         for output, sink in self._sinks:
-            if not await _call_all_async(map(sink, output.pieces()), end):
-                return False
+            while True:
+                try:
+                    if not await _call_all_async(map(sink, output.pieces()), end):
+                        return False
+                    break
+                except Exception as error:
+                    if not _is_mended(output, error):
+                        raise
         return True
 
     async def _turn_async(self, loop: asyncio.AbstractEventLoop, left: float | None) -> None:
@@ -627,6 +642,16 @@ def _nobody_takes(output: Output) -> ValueError:
     )
 
 
+def _is_mended(output: Output, error: Exception) -> bool:
+    """Whether the consumer is to be called again after that error: it refuses bytes, and gets text."""
+    if isinstance(error, BlockingIOError):  # the rest is for the next call
+        count = getattr(error, "characters_written", None)
+        if count is not None:
+            output.give_rest(count)
+        return False
+    return isinstance(error, TypeError | AttributeError | AssertionError) and output.give_as_text()
+
+
 def _is_owned(lock: Any) -> bool:
     """Whether this thread holds a lock; `threading.Condition` asks in the same way."""
     return bool(lock._is_owned())
@@ -641,8 +666,10 @@ def _in_signal_handler() -> bool:
         if code.co_flags & _VARARGS:
             names += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
         if names:
-            values: list[Any] = [frame.f_locals.get(name) for name in names]
-            if any(value is interrupted for value in (*values, *(values[-1] if type(values[-1]) is tuple else ()))):
+            values: list[object] = [frame.f_locals.get(name) for name in names]
+            if isinstance(values[-1], tuple):
+                values += values[-1]
+            if any(value is interrupted for value in values):
                 return True
         frame = interrupted
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import subprocess
+import sys
 from operator import index
 
 from ipcio._buffers import flush, refresh
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["redirect_input", "redirect_output"]
 
 
+_NO_DESCRIPTOR = -1  # what some objects give instead of an error
+
+
 def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | None, Input | None]:
     """Return what `subprocess` takes for standard input, and what is to be sent if that is a pipe."""
     kind = _kind_of(file)
@@ -29,6 +33,8 @@ def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | 
         return kind, None
     _check(file, "readable")
     fd = _descriptor(file)
+    if fd is None and not hasattr(file, "read"):
+        raise _no_stream(file)
     if fd is not None:
         refresh(file)  # the child goes on where the next read would
         return fd, None
@@ -53,10 +59,27 @@ def redirect_output(
         if _is_able(file, "readable"):
             refresh(file)  # and where the next write would
         return fd, None, None
-    text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
+    if not hasattr(file, "write"):
+        raise _no_stream(file)
     # Where it can be, no Python comes between: an interrupt in there would lose what is to be written.
     sink = _all_of(file) if isinstance(file, io.RawIOBase) and not _is_memory(file) else file.write
-    return subprocess.PIPE, Output(name, Form(encoding or "utf-8", errors) if text else Form()), sink
+    text = Form(encoding or "utf-8", errors)
+    if isinstance(file, io.RawIOBase | io.BufferedIOBase):
+        return subprocess.PIPE, Output(name, Form()), sink
+    if _takes_text(file):
+        return subprocess.PIPE, Output(name, text), sink
+    return subprocess.PIPE, Output(name, Form(), text), sink
+
+
+def _takes_text(file: Any) -> bool:
+    """Whether it is plain that an object requires text: it says so, or is what `print` writes to."""
+    if isinstance(file, io.TextIOBase) or getattr(file, "encoding", None) is not None:
+        return True
+    if any(file is each for each in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
+        return True
+    annotations = dict(getattr(file.write, "__annotations__", None) or {})
+    annotations.pop("return", None)
+    return next(iter(annotations.values()), None) in {str, "str"}
 
 
 def _is_object(file: Any) -> bool:
@@ -80,7 +103,11 @@ def _check(file: Any, ability: str) -> None:
     if not _is_able(file, ability):
         raise io.UnsupportedOperation(f"{file!r} is not {ability}")
     if not hasattr(file, "read" if ability == "readable" else "write") and not hasattr(file, "fileno"):
-        raise TypeError(f"a stream is True, None, a descriptor or a file object, not {type(file).__name__!r}")
+        raise _no_stream(file)
+
+
+def _no_stream(file: Any) -> TypeError:
+    return TypeError(f"a stream is True, None, a descriptor or a file object, not {type(file).__name__!r}")
 
 
 def _is_able(file: Any, ability: str) -> bool:
@@ -94,7 +121,9 @@ def _descriptor(file: Any) -> int | None:
         return None
     try:
         given = file.fileno()
-    except (AttributeError, io.UnsupportedOperation):
+    except (AttributeError, NotImplementedError, io.UnsupportedOperation):
+        return None
+    if given is None or given == _NO_DESCRIPTOR:
         return None
     return index(given)
 
@@ -106,14 +135,15 @@ def _is_memory(file: Any) -> bool:
 
 
 def _all_of(file: io.RawIOBase) -> Callable[[bytes], object]:
-    """Write everything, where one `write` may take less."""
+    """Write everything, where one `write` may write less."""
 
     def write(data: bytes) -> None:
         left = memoryview(data)
         while left:
-            taken = file.write(left)
-            if taken is None:
-                raise BlockingIOError(errno.EAGAIN, f"{file!r} takes nothing now, and cannot be waited for")
-            left = left[taken:]
+            count = file.write(left)
+            if count is None:
+                what = f"{file!r} can be written no more now, and cannot be waited for"
+                raise BlockingIOError(errno.EAGAIN, what, len(data) - len(left))
+            left = left[count:]
 
     return write

@@ -9,8 +9,10 @@ other step is one assignment.
 from __future__ import annotations
 
 import codecs
+import errno
 from _thread import RLock  # threading's own, without importing threading
 from collections import deque
+from io import IOBase
 from itertools import chain
 from operator import length_hint
 
@@ -140,8 +142,10 @@ class _Flow(NamedTuple):
 class Output:
     """One stream of a child's output."""
 
-    def __init__(self, name: str, form: Form) -> None:
+    def __init__(self, name: str, form: Form, text: Form | None = None) -> None:
         self.name = name
+        self._text = text  # for a consumer of which only its first piece shows that it requires text
+        self._first: Iterator[Any] | None = None
         self.ended = False
         """Whether nothing more will be read; to be set by who reads."""
         self._form = form
@@ -185,7 +189,28 @@ class Output:
         if kept is None or not (raw or self.ended):
             return False
         self._flow = self._form.cut(raw, kept, final=self.ended)
+        if self._first is None:
+            self._first = self._flow.ready
         return True
+
+    def give_as_text(self) -> bool:
+        """Whether the consumer may get text, now that it refuses its first piece: then it gets that, too, again."""
+        raw, ready, error, _ = self._flow
+        pieces, count = _given(ready)
+        if self._text is None or ready is not self._first or count != 1:
+            return False
+        form, self._text = self._text, None
+        self._form, self._flow = form, _Flow([*pieces, *raw], iter([]), error, form.start)
+        deque(ready, maxlen=0)
+        return True
+
+    def give_rest(self, count: int) -> None:
+        """The consumer has had only so many bytes of its last piece: give the rest again."""
+        raw, ready, error, kept = self._flow
+        pieces, given = _given(ready)
+        if given and isinstance(pieces[given - 1], bytes):
+            self._flow = _Flow(raw, iter([pieces[given - 1][count:], *pieces[given:]]), error, kept)
+            deque(ready, maxlen=0)
 
     @property
     def waiting(self) -> bool:
@@ -201,6 +226,13 @@ class Output:
         ready = self._flow.ready
         self._flow = _Flow([], iter([]), None, None)
         deque(ready, maxlen=0)  # somebody may be in the middle of it
+
+
+def _given(ready: Iterator[Any]) -> tuple[list[Any], int]:
+    """Return the list that such an iterator goes through, and how far it is."""
+    state: Any = ready.__reduce__()
+    _, (pieces,), *at = state
+    return pieces, at[0] if at else 0
 
 
 class Input:
@@ -316,10 +348,16 @@ class Input:
             if isinstance(data, str) and data:
                 encoded, state = self._encode(data, self._state)
                 self._state, self._fetched = state, _Fetched([encoded], [])
-            elif data:
-                if (left := _unsent(data, sent)) is not None:
-                    return left, sent
+            elif data is None and isinstance(file := getattr(read, "__self__", None), IOBase):
                 self._fetched = _Fetched([], [])
+                raise BlockingIOError(errno.EAGAIN, f"{file!r} has nothing to read now, and cannot be waited for")
+            elif data is not None and not isinstance(data, str) and (chunk := _in_bytes(data)):
+                if chunk is not data:
+                    self._fetched = _Fetched([chunk], [])
+                elif (left := _unsent(chunk, sent)) is not None:
+                    return left, sent
+                else:
+                    self._fetched = _Fetched([], [])
             elif self._ends or not (last := self._encode("", self._state, final=True)[0]):
                 return True
             else:
@@ -352,7 +390,17 @@ class _Fetched(NamedTuple):
     """How much of it is."""
 
 
-def _unsent(data: bytes, sent: list[int]) -> memoryview | None:
+def _in_bytes(data: Any) -> bytes | memoryview[int]:
+    """Return it, or something equal, of which each item is a byte."""
+    if isinstance(data, bytes):
+        return data
+    view: memoryview[int] = memoryview(data)
+    if view.format == "B" and view.ndim == 1 and view.contiguous:
+        return view if data.__class__ is not memoryview else data
+    return view.tobytes()
+
+
+def _unsent(data: bytes | memoryview, sent: list[int]) -> memoryview | None:
     done = sum(sent)
     if len(sent) > 1:
         sent[:] = [done]

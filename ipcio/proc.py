@@ -109,9 +109,10 @@ def spawn(
     lines
         Give whole lines, which end with ``\n`` and keep it; a last one may lack it.
 
-    Raises `OSError` if the program cannot be started (its ``filename`` tells whether
+    Raises `OSError` if the program cannot be started (its ``filename`` says whether
     the program or `cwd` is the reason), `ValueError` or `TypeError` for a malformed
-    argument or a closed file, `LookupError` for an encoding that Python does not know,
+    argument or a closed file, `ValueError` for a callback, an encoding or lines where
+    no stream goes through a pipe, `LookupError` for an encoding that Python does not know,
     `io.UnsupportedOperation` for a file that is not open for that; then nothing is left
     behind.
     """
@@ -130,6 +131,14 @@ def spawn(
     child_in, source = redirect_input(stdin, encoding, errors)
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
     child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
+    if source is None and output is None and output_too is None:
+        for name, given, pipes in (
+            ("callback", callback is not None, "stdout=True or stderr=True"),
+            ("lines", lines, "stdout=True or stderr=True"),
+            ("encoding", encoding is not None, "stdin=True, stdout=True or stderr=True"),
+        ):
+            if given:
+                raise ValueError(f"{name}= has no effect without a pipe: pass {pipes} to spawn()")
     child = backend.Child(command, (child_in, child_out, child_err), cwd, env, start_new_session)
     child.connect(source, (output, output_too))
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]

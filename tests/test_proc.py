@@ -178,6 +178,23 @@ def test_an_encoding_or_errors_that_are_none():
     refused((TypeError, LookupError), "true", encoding=5)
 
 
+def test_what_only_a_pipe_could_use_is_refused_without_one(tmp_path):
+    def refused(match, **options):
+        with pytest.raises(ValueError, match=match):
+            spawn(TRUE, **options)
+
+    before = descriptors(), children()
+    with open(tmp_path / "file", "w+b") as file:
+        for streams in {}, {"stdout": False}, {"stdin": file, "stdout": file, "stderr": subprocess.DEVNULL}:
+            refused(r"callback=.*stdout=True", callback=Calls(), **streams)
+            refused(r"lines=.*stdout=True", lines=True, **streams)
+            refused(r"encoding=.*stdin=True", encoding="utf-8", **streams)
+    assert (descriptors(), children()) == before
+    with spawn(CAT, stdin=True, encoding="utf-8", stdout=subprocess.DEVNULL) as h:
+        h.write("text")
+    assert h.wait()
+
+
 def test_a_callback_that_is_none():
     refused(TypeError, "true", callback=5)
 

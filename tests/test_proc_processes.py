@@ -440,7 +440,7 @@ def without_status(prepare, options):
     prepare()
     before = descriptors()
     took = Collector()
-    options = {"callback": took, **options} if "stdout" in options else options
+    options = {"callback": took, **options} if options["stdout"] is True else options
     h = proc.spawn("echo out; exit 3", **options)
     until(lambda: gone(h.pid))
     errors = []

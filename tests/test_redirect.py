@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
 import errno
 import io
 import os
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 
@@ -42,7 +45,8 @@ def run(command, **streams):
     def take(name, data):
         came[name] += data if isinstance(data, bytes) else data.encode()
 
-    h = proc.spawn(shell(command) if isinstance(command, str) else command, callback=take, **streams)
+    piped = any(each is True or each == subprocess.PIPE for each in streams.values() if isinstance(each, int))
+    h = proc.spawn(shell(command) if isinstance(command, str) else command, callback=take if piped else None, **streams)
     status = h.wait()
     h.close()
     assert status, status
@@ -349,6 +353,146 @@ def test_objects_with_nothing_but_read_and_write():
     sink = Writer()
     run(BOTH, stdout=sink, stderr=subprocess.STDOUT)
     assert b"".join(sink.pieces) == b"outerr"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [array.array("I", range(50000)), array.array("d", range(1000))],
+        [memoryview(array.array("H", range(1000))), memoryview(b"abcdef")[::2], memoryview(b"")],
+        [memoryview(bytes(range(12))).cast("B", (3, 4)), memoryview(bytes(12)).cast("I", (1, 3))],
+        ["é", bytearray(b"b"), array.array("B", b"c"), memoryview(b"d").cast("c")],
+    ],
+    ids=["array", "memoryview", "shape", "bytes"],
+)
+def test_a_source_may_give_items_of_any_size(pieces):
+    expected = b"".join(each.encode() if isinstance(each, str) else memoryview(each).tobytes() for each in pieces)
+    assert run("cat", stdin=Reader(*pieces), stdout=True)[0] == expected
+
+
+def test_a_source_that_gives_something_else_is_a_type_error():
+    with proc.spawn(shell("cat"), stdin=Reader(5), stdout=io.BytesIO()) as h:
+        for _ in range(2):
+            with pytest.raises(TypeError):
+                h.wait()
+        h.kill()
+        h.close()
+
+
+class Blocking(io.RawIOBase):
+    """Says at every second call that it would block."""
+
+    def __init__(self, data=b""):
+        self.data = bytearray(data)
+        self.calls = 0
+
+    def readable(self):
+        return True
+
+    def writable(self):
+        return True
+
+    def readinto(self, into):
+        self.calls += 1
+        if self.calls % 2:
+            return None
+        some = bytes(self.data[: min(100, len(into))])
+        into[: len(some)] = some
+        del self.data[: len(some)]
+        return len(some)
+
+    def write(self, data):
+        self.calls += 1
+        if self.calls % 2:
+            return None
+        self.data += data[:100]
+        return min(100, len(data))
+
+
+def test_an_object_that_would_block_is_an_error_and_a_further_wait_goes_on():
+    data = os.urandom(1000)
+    for streams in {"stdin": Blocking(data), "stdout": io.BytesIO()}, {"stdin": io.BytesIO(data), "stdout": Blocking()}:
+        errors = 0
+        with proc.spawn(shell("cat"), **streams) as h:
+            while True:
+                try:
+                    assert h.wait()
+                    break
+                except BlockingIOError:
+                    errors += 1
+        assert errors > 5
+        sink = streams["stdout"]
+        assert (sink.data if isinstance(sink, Blocking) else sink.getvalue()) == data
+
+
+class Text:
+    """Nothing but `write`, which requires text."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, data):
+        self.text += data
+
+
+class Annotated:
+    def __init__(self):
+        self.pieces = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+    @property
+    def text(self):
+        return "".join(self.pieces)
+
+
+class Splitting(Text):
+    def write(self, data):
+        self.text += "\n".join(data.encode().decode().split("\n"))
+
+
+class Asserting(Text):
+    def write(self, data):
+        assert isinstance(data, str)
+        self.text += data
+
+
+class Print(Annotated):
+    """What is no text does not trouble it."""
+
+    def write(self, text):
+        self.pieces.append(text)
+
+
+@pytest.mark.parametrize("kind", [Text, Annotated, Splitting, Asserting, Print])
+@pytest.mark.parametrize("by", ["wait", "wait_async"])
+def test_an_object_that_requires_text_gets_text(kind, by, monkeypatch):
+    words = "é日本\U0001f600" * 30000
+    for encoding in None, "utf-16":
+        sink = kind()
+        if kind is Print:
+            monkeypatch.setattr(sys, "stdout", sink)
+        source = io.BytesIO(words.encode(encoding or "utf-8"))
+        with proc.spawn(shell("cat"), stdin=source, stdout=sink, encoding=encoding) as h:
+            assert asyncio.run(h.wait_async()) if by == "wait_async" else h.wait()
+        assert sink.text == words
+
+
+def test_an_object_that_refuses_bytes_later_on_is_an_error():
+    class Moody(Writer):
+        def write(self, data):
+            if self.pieces:
+                raise TypeError("no more")
+            super().write(data)
+
+    sink = Moody()
+    with proc.spawn(shell("echo a; sleep 0.1; echo b"), stdout=sink) as h:
+        with pytest.raises(TypeError, match="no more"):
+            h.wait()
+        assert h.wait()
+    assert sink.pieces == [b"a\n"]
 
 
 def test_raw_objects_that_take_a_part_are_given_the_rest():

@@ -230,21 +230,22 @@ class Child:
 
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
-        try:
-            for _ in range(_CHUNKS):
-                if isinstance(what := stream.next(), bool):
-                    break
-                data, sent = what
+        for _ in range(_CHUNKS):
+            if isinstance(what := stream.next(), bool):  # what a source raises is not of the pipe
+                break
+            data, sent = what
+            try:
                 sent.extend(map(os.write, (fd,), (data,)))
-            else:
+            except BlockingIOError:
+                if fd not in self._wide:
+                    self._wide.add(fd)
+                    _widen(fd)
                 return
-        except BlockingIOError:
-            if fd not in self._wide:
-                self._wide.add(fd)
-                _widen(fd)
+            except BrokenPipeError:  # the child has closed its end, and wants no more
+                what = True
+                break
+        else:
             return
-        except BrokenPipeError:  # the child has closed its end, and wants no more
-            what = True
         if what:
             self._close_input()
             return

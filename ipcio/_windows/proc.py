@@ -131,26 +131,27 @@ class Child:
     def _write(self, pipe: Pipe, stream: Input) -> bool:
         """Write what there is, as much as fits."""
         happened = False
-        try:
-            if self._sending is not None:
-                if not pipe.written(self._sending):
-                    return False
-                self._sending = None
-                happened = True
-            for _ in range(_OPERATIONS):
-                if isinstance(what := stream.next(), bool):
-                    if what:
-                        self._close_input()
-                    return happened
-                data, self._sending = what
-                if not pipe.write(data, self._sending):
-                    return happened
-                self._sending = None
-                happened = True
-        except OSError as error:  # the child has closed its end, and wants no more
-            if not isinstance(error, BrokenPipeError) and error.winerror != win32.ERROR_PIPE_NOT_CONNECTED:
-                raise
-            self._close_input()
+        for _ in range(_OPERATIONS + 1):
+            what: tuple[memoryview[int], list[int]] | bool = False
+            if self._sending is None and isinstance(what := stream.next(), bool):
+                if what:
+                    self._close_input()
+                return happened
+            try:  # what a source raises is not of the pipe
+                if isinstance(what, bool):
+                    has_ended = self._sending is None or pipe.written(self._sending)
+                else:
+                    data, self._sending = what
+                    has_ended = pipe.write(data, self._sending)
+            except OSError as error:  # the child has closed its end, and wants no more
+                if not isinstance(error, BrokenPipeError) and error.winerror != win32.ERROR_PIPE_NOT_CONNECTED:
+                    raise
+                self._close_input()
+                return True
+            if not has_ended:
+                return happened
+            self._sending = None
+            happened = True
         return True
 
     def attend(self) -> None:
