@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["FORGET", "MEMORY", "PLAIN", "WRITE_OUT", "add_memory", "flush", "lent", "refresh"]
+__all__ = ["FORGET", "MEMORY", "PLAIN", "WRITE_OUT", "add_memory", "flush", "innermost", "lent", "refresh"]
 
 PLAIN: set[type] = {int, io.FileIO}
 """The usual types between which and the descriptor there is nothing; there are others."""
@@ -125,12 +125,18 @@ def lent(file: Any) -> int:
 
     Raises `io.UnsupportedOperation` if there is none.
     """
-    layer = _layer(file)
-    while _is_text(layer) or _is_buffered(layer):
-        layer = _layer(layer.buffer if _is_text(layer) else layer.raw)
+    layer = innermost(file)
     # Asked of the class, as below.  The layer of `io` itself says why it has no descriptor.
     lend: Callable[[Any], int] = getattr(layer.__class__, "_lend", layer.__class__.fileno)
     return lend(layer)
+
+
+def innermost(file: Any) -> Any:
+    """Return what lies under the layers of `io` and wrappers: often a `io.FileIO`."""
+    layer = _layer(file)
+    while _is_text(layer) or _is_buffered(layer):
+        layer = _layer(layer.buffer if _is_text(layer) else layer.raw)
+    return layer
 
 
 # The layers are told by what their classes have, so that those of `_pyio` are known, too;

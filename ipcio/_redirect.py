@@ -8,7 +8,7 @@ import subprocess
 import sys
 from operator import index
 
-from ipcio._buffers import flush, refresh
+from ipcio._buffers import flush, innermost, refresh
 from ipcio._streams import Form, Input, Output
 from ipcio._typing import TYPE_CHECKING
 
@@ -112,12 +112,22 @@ def _no_stream(file: Any) -> TypeError:
 
 def _is_able(file: Any, ability: str) -> bool:
     able = getattr(file, ability, None)
-    return able is None or bool(able())
+    if able is None:
+        return True
+    kind = type(file)
+    if getattr(kind, ability, None) is not getattr(io.IOBase, ability):
+        return bool(able())
+    # A class that does not say inherits the answer "no" (rich's stdout, for one): look at what it can do.
+    bases = io.RawIOBase, io.BufferedIOBase, io.TextIOBase
+    methods = ("write",) if ability == "writable" else ("read", "readinto")
+    return any(getattr(kind, method, None) not in [getattr(base, method, None) for base in bases] for method in methods)
 
 
 def _descriptor(file: Any) -> int | None:
     """The descriptor that the child can have, if there is one."""
     if _is_memory(file):  # which may be narrowed, and must not grow
+        return None
+    if isinstance(innermost(file), io.BufferedIOBase):  # what gzip, or a web server, gives is not what its file holds
         return None
     try:
         given = file.fileno()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import gzip
 import io
 import os
 import subprocess
@@ -478,6 +479,35 @@ def test_an_object_that_requires_text_gets_text(kind, by, monkeypatch):
         with proc.spawn(shell("cat"), stdin=source, stdout=sink, encoding=encoding) as h:
             assert asyncio.run(h.wait_async()) if by == "wait_async" else h.wait()
         assert sink.text == words
+
+
+@pytest.mark.parametrize("mode", ["b", "t"])
+def test_a_compressed_file_is_compressed_and_decompressed(mode, path):
+    with gzip.open(path, "w" + mode) as file:
+        run(printf(DATA), stdout=file)
+    with gzip.open(path) as file:
+        assert file.read() == DATA
+    with gzip.open(path, "r" + mode) as file:
+        assert run("cat", stdin=file, stdout=True)[0] == DATA
+
+
+class Silent(io.TextIOBase):
+    """Does not say that it is writable, and so inherits that it is not."""
+
+    text = ""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+
+def test_an_object_that_does_not_say_what_it_can_is_asked_for_its_methods():
+    sink = Silent()
+    run("echo a", stdout=sink)
+    assert sink.text == "a\n"
+    for stream, nothing in ("stdin", Silent()), ("stdout", io.TextIOBase()), ("stdout", io.RawIOBase()):
+        with pytest.raises(io.UnsupportedOperation):
+            proc.spawn(shell("cat"), **{stream: nothing})
 
 
 def test_an_object_that_refuses_bytes_later_on_is_an_error():
