@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from ipcio._forklock import turn
 from ipcio._posix import growing, inventory, lifetime, undo
@@ -40,6 +41,8 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
 def _remove(path: str, entry: str) -> inventory.Found | None:
     """Remove what the dead left there; return what it was, None if it stays."""
     info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
+        return None
     try:
         if not lifetime.is_marked(info) and not _make_mortal(path, entry):
             return None
