@@ -280,6 +280,59 @@ def test_a_persistent_object_stays_one_whoever_writes_to_it(name, peer):
 @pytest.mark.root
 @pytest.mark.needs("users", "guests", "undo")
 @pytest.mark.able(probe=can_mount)
+def test_the_group_of_the_directory_may_use_what_is_given_to_the_group(apart):  # noqa: F811
+    """A crash-safe semaphore as well as memory, also if its maker is not in the group."""
+    other = apart(shm="size=1m,mode=3777,gid=4242")
+    other.run(f"""
+def as_user(user, groups, function):
+    def child():
+        os.setgroups(groups)
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        return function()
+    return Forked(child).result()
+
+def make():
+    sem.create("x", 2, undo=True, perm=0o660, persist=True)
+    shm.create("x", 2, perm=0o660, persist=True)
+
+def use():
+    shm.attach("x").write(b"!")
+    return sem.attach("x").dec(0)
+
+def try_to_use():
+    try:
+        sem.attach("x")
+    except PermissionError:
+        return "refused"
+
+as_user({NOBODY}, [], make)
+""")
+    assert other.ask(f"as_user({SOMEBODY}, [4242], use)") is True
+    assert other.ask(f"as_user({SOMEBODY}, [], try_to_use)") == "refused"
+    other.run("sem.unlink('x'); shm.unlink('x')")
+    assert other.ask("entries(), sets()") == ([], 0)
+
+
+def test_a_segment_that_is_cut_while_it_is_attached_is_an_error(name, monkeypatch):
+    from ipcio._posix import shm as back_end
+
+    real = back_end.map_descriptor
+
+    def cut_and_map(fd, size, **options):
+        os.truncate(f"{SHM}/{name}", 1)
+        return real(fd, size, **options)
+
+    with shm.create(name, 5000):
+        monkeypatch.setattr(back_end, "map_descriptor", cut_and_map)
+        with pytest.raises(OSError) as caught:
+            shm.attach(name)
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, name)
+
+
+@pytest.mark.root
+@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.able(probe=can_mount)
 def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(apart):  # noqa: F811
     """As Kubernetes makes it with ``fsGroup``, for a user who is not in the group."""
     other = apart(shm="size=1m,mode=3777,gid=4242")

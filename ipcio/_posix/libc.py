@@ -16,6 +16,7 @@ __all__ = [
     "IPC_EXCL",
     "IPC_NOWAIT",
     "IPC_RMID",
+    "IPC_SET",
     "IPC_STAT",
     "SEM_UNDO",
     "SETVAL",
@@ -41,7 +42,7 @@ syscall = _libc.syscall
 
 # <sys/ipc.h>, <sys/sem.h> of Linux, the same on every architecture, and of macOS.
 IPC_CREAT, IPC_EXCL, IPC_NOWAIT = 0o1000, 0o2000, 0o4000
-IPC_RMID, IPC_STAT = 0, 2
+IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
 GETVAL, SETVAL = (12, 16) if sys.platform == "linux" else (5, 8)
 SEM_UNDO = 0x1000
 

@@ -43,7 +43,11 @@ def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
                 if objects.is_empty(found.fd, found.info):
                     return None, found.fd, found.share
                 objects.check_regular(found.info, "shared memory")
-                return map_descriptor(found.fd, found.info.st_size, writable=writable), found.fd, found.share
+                try:
+                    memory = map_descriptor(found.fd, found.info.st_size, writable=writable)
+                except ValueError:
+                    raise OSError(errno.EINVAL, "another process is cutting the object short") from None
+                return memory, found.fd, found.share
     raise AssertionError("unreachable")
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ipcio._contract import Share
 
-__all__ = ["MAXIMUM", "UndoSemaphore", "check_access", "find", "make", "perm_of", "remove"]
+__all__ = ["MAXIMUM", "UndoSemaphore", "check_access", "find", "give_to_group", "make", "perm_of", "remove"]
 
 MAXIMUM = 32767  # SEMVMX; also the most that the kernel undoes for one process
 
@@ -76,6 +76,16 @@ def find(key: int, creator: int) -> int | None:
 def check_access(key: int) -> None:
     """Raise `PermissionError` if this user may not operate on the set for `key`, which others may have removed."""
     if libc.semget(key, 0, 0o600) < 0 and libc.get_errno() == errno.EACCES:
+        raise libc.failure()
+
+
+def give_to_group(number: int, group: int) -> None:
+    """Have the permissions of a set for its group be those of another one."""
+    about = libc.SetInfo()
+    if libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
+        raise libc.failure()
+    about.group = group
+    if libc.semctl(number, 0, libc.IPC_SET, byref(about)):
         raise libc.failure()
 
 

@@ -94,6 +94,8 @@ def _number_in(info: os.stat_result) -> int:
 def _seal(fd: int, number: int) -> None:
     time = _SEAL + 1 + number
     os.utime(fd, ns=(time, time))
+    if os.fstat(fd).st_mtime_ns != time:  # a file system with coarser times: the key has to do
+        os.utime(fd, ns=(_SEAL, _SEAL))
 
 
 def read(fd: int, info: os.stat_result) -> Record | None:
@@ -180,6 +182,8 @@ def _make(new: Making, key: int, value: int, perm: int) -> int:
             os.unlink(anchor)
         raise
     sysv.begin(number, value)
+    if perm & stat.S_IRWXG and new.info.st_gid != os.getegid():  # the directory says whose group files have
+        sysv.give_to_group(number, new.info.st_gid)
     _seal(new.fd, number)
     return number
 
