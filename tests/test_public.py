@@ -150,6 +150,7 @@ LAYERS = [
         "ipcio._posix.proc": {"ipcio._posix.spawn"},
         "ipcio._posix.sysv": {"ipcio._posix.forks", "ipcio._posix.libc"},
         "ipcio._posix.libc": set(),
+        "ipcio._posix.exits": {"ipcio._posix.forks"},
         "ipcio._posix.forks": set(),
         "ipcio._posix.places": set(),
         "ipcio._posix.abilities": set(),

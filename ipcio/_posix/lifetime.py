@@ -27,7 +27,6 @@ look at the name to its ``unlink`` (`alone`).
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import fcntl
@@ -39,7 +38,7 @@ from itertools import repeat
 from weakref import ref
 
 from ipcio._forklock import turn
-from ipcio._posix import flocks, forks
+from ipcio._posix import exits, flocks, forks
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -176,6 +175,7 @@ class Share:
     def _hold(self, lock: int, fd: int, info: os.stat_result) -> None:
         self._info = info
         self._taker = forks.this_process()
+        exits.watch_workers()
         self._self = _shares[lock] = ref(self)
         self._fd = fd
         self._lock = lock
@@ -304,13 +304,15 @@ def _living() -> list[Share]:
     return [share for known in list(_shares.values()) if (share := known())]
 
 
-@atexit.register
 def _give_up_all() -> None:
-    # Handles still open when the interpreter ends.  multiprocessing's children and
-    # os._exit skip this; the kernel drops their locks and the next call cleans up.
+    # What is still open when the process ends.
     for share in _living():
-        share.give_up()
+        with contextlib.suppress(OSError):
+            share.give_up()
     settle_refused(0)
+
+
+exits.at_the_end(_give_up_all)
 
 
 def bury_dead(path: str, *, patient: bool = True) -> bool:
