@@ -14,6 +14,8 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
+from functools import cache
 from operator import index
 
 from ipcio._buffers import add_memory
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 else:
     _RawBinaryFile = io.RawIOBase
 
-__all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "raw_bytes", "writable_bytes"]
+__all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "prepare", "raw_bytes", "writable_bytes"]
 
 CLOSED = "I/O operation on closed file."  # the io module's words
 
@@ -186,7 +188,7 @@ class MemoryFile(_RawBinaryFile):
         It stays the same until `close`, also across `truncate`, and differs from
         process to process.
         """
-        import ctypes
+        import ctypes  # see `prepare`
 
         address, length = ctypes.c_void_p(), ctypes.c_ssize_t()
         with turn, memoryview(self._check_open()) as whole:
@@ -215,10 +217,7 @@ class MemoryFile(_RawBinaryFile):
 
         Nothing done through it touches the life of a shared name.  ``lockf`` on it is
         the caller's to use; ``flock`` can share but not exclude, because each handle's
-        part in the name is a shared ``flock`` of its own.  (Where the system does not
-        let this process open the object again, because its permissions forbid it or
-        after a ``chroot``, the descriptor is the one that this ``flock`` is on:
-        unlocking it gives up the handle's part in the name.)
+        part in the name is a shared ``flock`` of its own.
         """
         with turn:
             lent = self._lend()
@@ -543,9 +542,25 @@ def writable_bytes(buffer: Buffer) -> memoryview[int]:
 
 def raw_bytes(buffer: Buffer) -> memoryview[int]:
     """View any contiguous buffer as bytes; `memoryview.cast` refuses big-endian and structured items."""
-    from pickle import PickleBuffer
+    if TYPE_CHECKING:
+        from pickle import PickleBuffer
+    else:
+        from _pickle import PickleBuffer  # see `prepare`; without the rest of `pickle`
 
     return PickleBuffer(buffer).raw()
+
+
+@cache
+def prepare() -> None:
+    """Import what methods of handles need, before the first handle is made.
+
+    A process that has given up its rights (``setuid``, ``chroot``) may find no modules later, or
+    another user's.  Not under a lock of ours: another thread may hold the lock of an import and
+    wait for ours, in a garbage collection.
+    """
+    for module in "ctypes", "_pickle":
+        with suppress(ImportError):  # it is not there, or not for this sub-interpreter: the method will say so
+            __import__(module)
 
 
 def _line(face: memoryview[int], start: int, stop: int) -> bytes:

@@ -35,7 +35,7 @@ from operator import index
 
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
-from ipcio._memfile import MemoryFile
+from ipcio._memfile import MemoryFile, prepare
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform == "win32":
@@ -89,6 +89,7 @@ def open(
         raise ValueError(f"offset must be a multiple of mmap.pagesize ({pagesize}), not {offset}")
     file = _path_or_descriptor(path)
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
+    prepare()
     with turn:  # until there is a handle that a forked child could close, and nothing else has the memory
         return _open(file, name, mode, offset, size)
 

@@ -37,7 +37,7 @@ from operator import index
 
 from ipcio._direct import DirectFile
 from ipcio._forklock import turn
-from ipcio._memfile import MemoryFile
+from ipcio._memfile import MemoryFile, prepare
 from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
@@ -115,6 +115,7 @@ def create(
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = check_perm(perm)
     owner = check_owner(owner)
+    prepare()
 
     def make(wanted: str) -> MemoryFile:
         made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
@@ -156,6 +157,7 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = No
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
     owner = check_owner(owner)
     writable = mode == "rw"
+    prepare()
     with turn, explained(_KIND, name):  # see `create`
         mapping = _backend.attach(name, writable=writable, owner=owner)
         return _handle(mapping, name, "rb+" if writable else "rb", owner, created=False)

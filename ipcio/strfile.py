@@ -19,7 +19,7 @@ import os
 from operator import index
 
 from ipcio._direct import DirectFile
-from ipcio._memfile import MemoryFile, raw_bytes
+from ipcio._memfile import MemoryFile, prepare, raw_bytes
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         data = data.encode()
     elif isinstance(data, MemoryFile):  # before Python 3.12 no buffer by itself
         data = data.getbuffer()
+    prepare()
     with memoryview(data) as whole:
         plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
         view = (whole[:] if plain else raw_bytes(data)).toreadonly()

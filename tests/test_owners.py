@@ -259,9 +259,7 @@ def unknown_machine(monkeypatch):
 
 
 def refused(monkeypatch):
-    from ipcio._posix import libc
-
-    monkeypatch.setattr(libc, "syscall", lambda *_: -1)
+    monkeypatch.setattr(owners, "_syscall", lambda *_: -1)
 
 
 def no_ctypes(monkeypatch):
@@ -270,6 +268,7 @@ def no_ctypes(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipcio._posix.libc", raising=False)
     monkeypatch.delattr(ipcio._posix, "libc", raising=False)
     monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(owners, "_syscall", owners._find_syscall())
 
 
 lacks = pytest.mark.parametrize("lack", [unknown_machine, refused, no_ctypes])

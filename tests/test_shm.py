@@ -351,3 +351,21 @@ def test_descriptors_are_close_on_exec(name):
                 assert not os.get_inheritable(fd)
             except OSError:  # the listing's own
                 pass
+
+
+@pytest.mark.needs("descriptors", "users")
+@pytest.mark.parametrize("perm", [0o200, 0o400, 0])
+def test_permissions_do_not_keep_a_handle_from_its_descriptor(perm, name, peer):
+    """Neither its owner, who may not open the object again, nor root that made it and became a user."""
+    ordinary = None if os.geteuid() else 65534
+    other = peer(f"h = shm.create({name!r}, 10, perm={perm})", user=ordinary)
+    assert other.ask("os.pwrite(h.fileno(), b'x', 3)") == 1
+    assert other.ask("(os.pread(h.fileno(), 1, 3), h.tell(), h.read(4))") == (b"x", 0, b"\0\0\0x")
+    other.run("h.close()")
+    if ordinary is not None:
+        other = peer(f"h = shm.create({name!r}, 10, perm={perm})")
+        other.run(f"os.setresuid({ordinary}, {ordinary}, {ordinary})")
+        assert other.ask("os.pwrite(h.fileno(), b'x', 3)") == 1
+        other.run("h.close()")  # which may not remove the name
+        with pytest.raises(FileNotFoundError):
+            shm.attach(name)

@@ -17,14 +17,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import signal
-import threading
 import time
+from _thread import get_native_id  # threading's own, without importing threading
 
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from signal import SIG_BLOCK, SIG_IGN, SIGURG, pthread_sigmask, siginterrupt
+else:
+    from _signal import SIG_BLOCK, SIG_IGN, SIGURG, pthread_sigmask, siginterrupt  # signal's own, without its enums
 
 __all__ = ["NoTimer", "call", "fcntl"]
 
@@ -32,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 fcntl = _libc.fcntl
 _timer_create, _timer_settime, _timer_delete = _libc.timer_create, _libc.timer_settime, _libc.timer_delete
 
-_SIGNAL = signal.SIGURG
+_SIGNAL = SIGURG
 _NOTHING = ctypes.cast(_libc.abs, ctypes.c_void_p)  # takes an int, as handlers do
 
 _SIGEV_THREAD_ID = 4  # Linux, as are the layouts below
@@ -81,7 +83,7 @@ def call(seconds: float, function: Callable[..., int], *arguments: object) -> bo
     _prepare_signal()
     whole, rest = divmod(max(int(seconds * 1e9), 1), 10**9)  # 0 would stop the timer
     times = _Times(0, 10**6, whole, rest)
-    event = _Event(None, _SIGNAL, _SIGEV_THREAD_ID, threading.get_native_id())
+    event = _Event(None, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
     timer = ctypes.c_ssize_t(-1)  # which is no timer's; 0 may be
     try:
         if _timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
@@ -102,13 +104,13 @@ def call(seconds: float, function: Callable[..., int], *arguments: object) -> bo
 
 def _prepare_signal() -> None:
     """See to it that the signal interrupts and does nothing else, unless somebody has a use for it."""
-    if _SIGNAL in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+    if _SIGNAL in pthread_sigmask(SIG_BLOCK, ()):
         raise NoTimer("SIGURG is blocked")
     present = _Action()
     _libc.sigaction(_SIGNAL, None, ctypes.byref(present))  # signal.getsignal() knows only handlers in Python
     if present.handler == _NOTHING.value:
         return
-    if present.handler not in {None, int(signal.SIG_IGN)}:
+    if present.handler not in {None, SIG_IGN}:
         raise NoTimer("SIGURG has a handler")
     _libc.signal(_SIGNAL, _NOTHING)
-    signal.siginterrupt(_SIGNAL, True)  # noqa: FBT003
+    siginterrupt(_SIGNAL, True)  # noqa: FBT003

@@ -9,10 +9,11 @@ import sys
 from functools import partial
 
 from ipcio._posix.owners import search as owners
-from ipcio._timeouts import now, poll
+from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
     from ipcio._contract import Conflict
@@ -87,22 +88,30 @@ def wait(fd: int, request: bytes, seconds: float | None) -> bool:
     if seconds is None:
         ask(fd, _WAIT, request)
         return True
-    if not seconds:
-        return _poll(fd, request, 0)
-    end = now() + seconds
-    try:
-        from ipcio._posix import deadline  # ctypes, which only who waits so needs, and which may last
-    except (ImportError, AttributeError):
-        return _poll(fd, request, seconds)
-    seconds = max(end - now(), 0)
-    try:
-        return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
-    except deadline.NoTimer:
-        return _poll(fd, request, seconds)
+    return _wait_until(seconds, fd, request) if seconds else _poll(0, fd, request)
 
 
-def _poll(fd: int, request: bytes, seconds: float) -> bool:
+def _poll(seconds: float, fd: int, request: bytes) -> bool:
     return poll(partial(ask, fd, AT_ONCE, request), BUSY, seconds)
+
+
+def _way_to_wait() -> Callable[[float, int, bytes], bool]:
+    try:
+        # Imported now: a process that has given up its rights may not find it later.
+        from ipcio._posix import deadline
+    except (ImportError, AttributeError):  # no ctypes, or no timers in the C library
+        return _poll
+
+    def wait_in_the_kernel(seconds: float, fd: int, request: bytes) -> bool:
+        try:
+            return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
+        except deadline.NoTimer:
+            return _poll(seconds, fd, request)
+
+    return wait_in_the_kernel
+
+
+_wait_until = _way_to_wait()
 
 
 def conflict(fd: int, request: bytes) -> Conflict | None:

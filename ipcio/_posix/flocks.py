@@ -17,5 +17,5 @@ def locked() -> set[str]:
 
     ``1: FLOCK  ADVISORY  READ 6807 00:1a:4498576 0 EOF``
     """
-    with open("/proc/locks", encoding="ascii") as table:
-        return {words[5] for line in table if (words := line.split())[1] == "FLOCK"}
+    with open("/proc/locks", "rb") as table:  # as text it would import a codec
+        return {words[5].decode() for line in table if (words := line.split())[1] == b"FLOCK"}

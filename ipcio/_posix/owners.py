@@ -18,7 +18,7 @@ from ipcio._posix import flocks
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ipcio._contract import Conflict, Owner
 
@@ -139,6 +139,17 @@ def _read(path: str) -> list[bytes]:
     return data.splitlines()
 
 
+def _find_syscall() -> Callable[..., int] | None:
+    try:
+        # Imported now: a process that has given up its rights may not find it later.
+        from ipcio._posix import libc
+    except ImportError:  # no ctypes
+        return None
+    return libc.syscall
+
+
+_syscall = _find_syscall()
+
 # kcmp(2) has no function in the C library, and a number of its own on each architecture.
 _KCMP = {"x86_64": 312, "i686": 349, "aarch64": 272, "riscv64": 272, "armv7l": 378, "ppc64le": 354, "s390x": 343}
 _KCMP_FILE = 0
@@ -149,9 +160,7 @@ def _may_share(fd: int, pid: int, descriptor: int) -> bool:
     number = _KCMP.get(os.uname().machine)
     if number is None:
         return True
-    try:
-        from ipcio._posix import libc  # ctypes, for a question that is seldom asked
-    except ImportError:
+    if _syscall is None:
         return True
-    order = libc.syscall(number, os.getpid(), pid, _KCMP_FILE, fd, descriptor)
+    order = _syscall(number, os.getpid(), pid, _KCMP_FILE, fd, descriptor)
     return order in {0, -1}  # -1: containers may forbid the question

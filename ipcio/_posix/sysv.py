@@ -114,6 +114,8 @@ def _explained(number: int) -> OSError:
         text = "the kernel has no System V semaphores, and nothing else can undo what the dead did"
     elif number == errno.ERANGE:
         text = f"one process can have at most {MAXIMUM} permits that are to come back"
+    elif number in {errno.EACCES, errno.EPERM}:
+        text = "this user may not use the semaphore's System V set, and the kernel asks at every step (see perm=)"
     elif number in _GONE:
         number, text = errno.EIDRM, "the System V set of the semaphore was removed"
     return OSError(number, text)
