@@ -235,6 +235,13 @@ class LockBackend(Protocol):
         """Return a lock that is in the way."""
         ...
 
+    def open_path(self, path: Any, flags: int, /) -> int:
+        """Open the regular file that is a lock file, and make it (mode 0600) if there is none; never wait.
+
+        A link is followed only if it is the user's own.  The flags are those of an opener of `open`.
+        """
+        ...
+
     def owners(self, fd: int, lock: Conflict, among: Iterable[Owner] = (), /) -> Iterator[Owner | None]:
         """Look for processes that have such a lock, if `conflict` knows none, among these or, by default, all.
 

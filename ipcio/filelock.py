@@ -29,9 +29,9 @@ previous holder wrote: read-ahead is forgotten, at an unchanged position.  Befor
 system.
 
 A file is anything with a ``fileno()`` -- text, buffered, raw, a `MemoryFile`, a
-temporary file -- or a descriptor.  A `MemoryFile` that shows only part of its file, a map
-at an offset or a narrowed handle, locks ranges of the whole file all the same: byte 0 is
-the file's first.
+temporary file -- or a descriptor; `locked` also takes the path of a lock file.  A
+`MemoryFile` that shows only part of its file, a map at an offset or a narrowed handle,
+locks ranges of the whole file all the same: byte 0 is the file's first.
 
 **Windows.**  The lock is the open file's within one process: a child that inherits the
 descriptor has no share in it.  Who waits tries again and again, without a place in a
@@ -55,11 +55,13 @@ import io
 import os
 import struct
 import sys
+from _thread import get_ident
 from operator import index
+from time import sleep
 
 from ipcio._buffers import FORGET, MEMORY, PLAIN, WRITE_OUT, flush, lent, refresh
 from ipcio._timeouts import check_timeout, now
-from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 if sys.platform == "win32":
     from ipcio._windows import filelock as _chosen
@@ -68,11 +70,11 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal
+    from typing import Any, BinaryIO, Literal
 
     from ipcio._contract import Conflict, LockBackend, Owner
 
-__all__ = ["Holder", "lock", "locked", "query", "semantics", "trylock", "unlock"]
+__all__ = ["Holder", "lock", "lock_async", "locked", "query", "semantics", "trylock", "unlock"]
 
 _File = TypeVar("_File")
 
@@ -236,44 +238,230 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     return True
 
 
+async def lock_async(
+    file: Any,
+    mode: str = "rw",
+    offset: int = 0,
+    nbytes: int = 0,
+    *,
+    timeout: float | None = None,
+) -> Literal[True]:
+    """Lock a range as `lock` does, without blocking the event loop of asyncio (uvloop, anyio) meanwhile; return True.
+
+    It tries again and again, at most every 10 ms, without a place in the kernel's queue and
+    without a thread.  If the task is cancelled, nothing is locked.
+    """
+    seconds = None if timeout is None else check_timeout(timeout)
+    end = None if seconds is None else now() + seconds
+    pause = _FIRST_PAUSE
+    while not trylock(file, mode, offset, nbytes):
+        left = pause if end is None else end - now()
+        if left <= 0:
+            error = await _timed_out_async(file, mode, offset, nbytes)
+            if trylock(file, mode, offset, nbytes):
+                break
+            raise _diagnose(error, file, mode, offset, nbytes)
+        await _sleep(min(pause, left))
+        pause = min(2 * pause, _LAST_PAUSE)
+    return True
+
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.01  # seconds between two tries
+_SLICE = 0.002  # seconds of search between which other tasks run
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio  # which every program with an event loop has
+
+    await asyncio.sleep(seconds)
+
+
+async def _timed_out_async(file: Any, mode: str, offset: int, nbytes: int) -> TimeoutError:
+    fd = _descriptor(file)
+    request = _request(_KINDS[mode], offset, nbytes)
+    found = _backend.conflict(fd, request)
+    owner = None
+    if found and found[3] is None:
+        start = now()
+        turn = start + _SLICE
+        for owner in _backend.owners(fd, found):
+            if owner or now() > start + _SEARCH_AFTER:
+                break
+            if now() > turn:
+                await _sleep(0)
+                turn = now() + _SLICE
+    return _timed_out(fd, request, found, owner)
+
+
 class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     """Lock a range while a ``with`` block runs; ``as`` gives the file.
 
     The arguments and errors are those of `lock`; at the end of the block, `unlock`,
-    unless the block has closed the file, and its lock with it.
+    unless the block has closed the file, and its lock with it.  ``async with`` waits as
+    `lock_async` does.
+
+    A path instead of a file makes a lock file of it: the file is opened for the time of the
+    block, and ``as`` gives that binary file.  If there is none, it is made, with mode 0600.
+    It must be a regular file.  A symbolic link in the last place of the path is followed only
+    if it belongs to this user; otherwise that is a `PermissionError`.
+
+    A process may remove or replace the lock file as its last act in the block.  Waiters that
+    get the lock of a file that the path does not mean any more try again with the one
+    that it means now, within the time that is left.  Removed earlier, it
+    protects nothing from then on: the next process makes a new file and enters at once.
     """
 
-    __slots__ = ("_file", "_mode", "_nbytes", "_offset", "_timeout")
+    __slots__ = ("_file", "_mode", "_nbytes", "_offset", "_opened", "_timeout")
 
+    @overload
+    def __init__(
+        self: locked[BinaryIO],
+        file: str | bytes | os.PathLike[Any],
+        mode: str = "rw",
+        offset: int = 0,
+        nbytes: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> None: ...
+    @overload
     def __init__(
         self, file: _File, mode: str = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
+    ) -> None: ...
+    def __init__(
+        self, file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
     ) -> None:
         self._file = file
         self._mode = mode
         self._offset = offset
         self._nbytes = nbytes
         self._timeout = timeout
+        # The files that were opened by path, of every thread or task that is in a block.
+        self._opened: dict[object, list[Any]] | None = {} if isinstance(file, (str, bytes, os.PathLike)) else None
 
     def __enter__(self) -> _File:
+        if self._opened is not None:
+            return self._enter_path()
         try:
             lock(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
         except BaseException as error:
             if _is_foreign(error):  # perhaps just as `lock` returned
                 _let_go(self._file, self._offset, self._nbytes)
             raise
-        return self._file
+        return self._file  # type: ignore[no-any-return]
 
     def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._exit_path(get_ident())
+            return
         try:
-            self._unlock()
+            self._unlock(self._file)
         except BaseException as error:
             if _is_foreign(error):  # perhaps before anything was done
-                self._unlock()
+                self._unlock(self._file)
             raise
 
-    def _unlock(self) -> None:
-        if not getattr(self._file, "closed", False):  # else the lock has gone with the open file
-            unlock(self._file, self._offset, self._nbytes)
+    async def __aenter__(self) -> _File:
+        if self._opened is not None:
+            return await self._enter_path_async()
+        await lock_async(self._file, self._mode, self._offset, self._nbytes, timeout=self._timeout)
+        return self._file  # type: ignore[no-any-return]
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._exit_path(_task())
+        else:
+            self._unlock(self._file)
+
+    def _unlock(self, file: Any) -> None:
+        if not getattr(file, "closed", False):  # else the lock has gone with the open file
+            unlock(file, self._offset, self._nbytes)
+
+    # -- lock files --------------------------------------------------------
+
+    def _enter_path(self) -> _File:
+        end = self._end()
+        while True:
+            file = self._open(end)
+            if file is None:
+                sleep(_LAST_PAUSE)
+                continue
+            try:
+                lock(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
+                if self._is_current(file):
+                    return self._keep(file, get_ident())
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    async def _enter_path_async(self) -> _File:
+        end = self._end()
+        while True:
+            file = self._open(end)
+            if file is None:
+                await _sleep(_LAST_PAUSE)
+                continue
+            try:
+                await lock_async(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
+                if self._is_current(file):
+                    return self._keep(file, _task())
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def _exit_path(self, key: object) -> None:
+        assert self._opened is not None
+        if key not in self._opened:  # another thread or task leaves the block than entered it
+            key = next(iter(self._opened))
+        files = self._opened[key]
+        file = files[-1]
+        try:
+            self._unlock(file)
+        finally:
+            files.remove(file)
+            if not files:
+                del self._opened[key]
+            file.close()
+
+    def _end(self) -> float | None:
+        """Check the arguments, before a file is made; return when the time is up."""
+        seconds = None if self._timeout is None else check_timeout(self._timeout)
+        fine = ValueError()
+        error = _diagnose(fine, 0, self._mode, self._offset, self._nbytes)
+        if error is not fine:
+            raise error
+        return None if seconds is None else now() + seconds
+
+    def _open(self, end: float | None) -> Any:
+        """Open what the path means now; None if another process has to give up a lease (fcntl(2)) before."""
+        try:
+            return open(self._file, "rb" if self._mode == "r" else "r+b", opener=_backend.open_path)
+        except BlockingIOError:
+            if end is not None and now() >= end:
+                raise TimeoutError(errno.ETIMEDOUT, "another process has a lease on the file", self._file) from None
+            return None
+
+    def _is_current(self, file: Any) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._file), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _keep(self, file: Any, key: object) -> _File:
+        assert self._opened is not None
+        self._opened.setdefault(key, []).append(file)
+        return file  # type: ignore[no-any-return]
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(end - now(), 0)
+
+
+def _task() -> object:
+    import asyncio
+
+    return asyncio.current_task()
 
 
 def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Holder | None:
@@ -396,7 +584,9 @@ def _descriptor(file: Any) -> int:
     except io.UnsupportedOperation:
         return lent(file)
     except AttributeError:  # it has none, or something within has none
-        raise TypeError(f"a file must have a fileno() or be a descriptor; {type(file).__name__!r} is neither") from None
+        kind = type(file).__name__
+        hint = "; pass a path to locked()" if isinstance(file, (str, bytes, os.PathLike)) else ""
+        raise TypeError(f"a file must have a fileno() or be a descriptor; {kind!r} is neither{hint}") from None
 
 
 def _name(file: Any, fd: int) -> Any:

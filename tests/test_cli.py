@@ -244,7 +244,10 @@ def files_of(pid):
 
 
 def try_lock(path, *options):
-    status, output, errors = run("lock", path, "--timeout", 0, *options, "--", *SAY)
+    for _ in range(10):  # the search for the holder has little time
+        status, output, errors = run("lock", path, "--timeout", 0, *options, "--", *SAY)
+        if "another process" not in errors or lacks("commands"):
+            break
     if lacks("holders"):
         errors = re.sub(r"process, [^:]*:", "process:", errors)
     return status, output, errors
@@ -366,6 +369,31 @@ def test_lock_ignores_no_signal_in_the_commands_name(path):
 def test_the_locked_file_is_not_the_commands_stdin(path):
     command = "lock", path, "--", "readlink", "/proc/self/fd/0"
     assert run(*command, stdin=None, preexec_fn=lambda: os.close(0)) == (1, "", "")
+
+
+@pytest.mark.needs("posix", "open file locks")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_lock_waits_for_the_file_that_the_name_means(path, replaced):
+    """The first command removes the file as its last act; the second runs under a lock of the new one."""
+    act = f"mv {path}-new {path}" if replaced else f"rm {path}"
+    with start("lock", path, "--", "sh", "-c", f"echo; read line; {act}", stdin=subprocess.PIPE) as first:
+        assert first.stdout.readline()
+        if replaced:
+            with open(f"{path}-new", "x"):
+                pass
+        with waiting(path) as second:
+            assert finish(first)[0] == 0
+            assert second.stdout.readline()
+            assert try_lock(path)[0] == 1
+            assert finish(second)[0] == 5
+    assert try_lock(path) == HAD
+
+
+@pytest.mark.needs("posix")
+@pytest.mark.parametrize("options", [(), ("--shared",)])
+def test_lock_of_a_fifo_is_an_error_at_once(path, options):
+    os.mkfifo(path)
+    assert try_lock(path, *options) == (1, "", f"ipcio: only a regular file can be locked by its path: {path!r}\n")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])

@@ -708,6 +708,8 @@ def test_timeouts_that_are_none(unchanged, opened, mode):
 def test_what_is_no_file(unchanged, what):
     assert unchanged
     for call in (unlock, *locking()):
+        if isinstance(what, (str, bytes)) and call.__name__ == "with_block":  # which takes paths
+            continue
         with pytest.raises(TypeError):
             call(what)
 

@@ -55,6 +55,7 @@ SIGNATURES = {
     "ipcio.sem.attach": "(name, *, owner=None)",
     "ipcio.sem.unlink": "(name)",
     "ipcio.filelock.lock": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
+    "ipcio.filelock.lock_async": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.trylock": "(file, mode='rw', offset=0, nbytes=0)",
     "ipcio.filelock.unlock": "(file, offset=0, nbytes=0)",
     "ipcio.filelock.locked": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",

@@ -97,6 +97,8 @@ def locks(descriptor: int) -> None:
             assert_type(same.readline(), str)
         with filelock.locked(memory) as same_memory:
             assert_type(same_memory, MemoryFile)
+        with filelock.locked("job.lock", timeout=1) as lock_file:
+            assert_type(lock_file, BinaryIO)
         with filelock.locked(descriptor) as same_descriptor:
             assert_type(same_descriptor, int)
         holder = filelock.query(binary, "rw", 0, 0)
@@ -151,6 +153,14 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
     h.wait("1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     h.write(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     h.pid = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def locks_in_a_loop(binary: BinaryIO) -> None:
+    assert_type(await filelock.lock_async(binary, "r", 64, 64, timeout=1.5), Literal[True])
+    async with filelock.locked(binary, timeout=1) as same:
+        assert_type(same, BinaryIO)
+    async with filelock.locked(b"job.lock") as lock_file:
+        assert_type(lock_file, BinaryIO)
 
 
 async def children_in_a_loop(h: Process[str]) -> None:

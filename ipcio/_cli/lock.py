@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -11,8 +12,6 @@ from ipcio._cli.common import add_exit_code, complain, seconds
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ipcio._cli.common import Commands
 
 __all__ = ["register"]
@@ -59,37 +58,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if not any(arguments.command[:1]):
         arguments.fail("no COMMAND; it follows FILE")
+    command.occupy()
+    with contextlib.suppress(OSError):  # made with the permissions that the umask leaves, as any file
+        os.close(os.open(arguments.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = "r" if arguments.shared else "rw"
+    held = filelock.locked(arguments.file, mode, *arguments.range, timeout=arguments.timeout)
     try:
-        fd = _open(arguments.file, command.open_inherited, shared=arguments.shared)
-        try:
-            filelock.lock(fd, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout)
-        except TimeoutError as error:
-            error.filename = arguments.file
-            complain(error)
-            return int(arguments.conflict_exit_code)
-    except OSError as error:
-        error.filename = arguments.file  # not a descriptor
-        raise
+        command.inherit(held.__enter__().fileno())
+    except TimeoutError as error:
+        error.filename = arguments.file
+        complain(error)
+        return int(arguments.conflict_exit_code)
     try:
         command.become(arguments.command)
     except OSError as error:
         error.filename = arguments.command[0]
         complain(error)
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says
-
-
-def _open(path: str, opener: Callable[[str, int], int], *, shared: bool) -> int:
-    """Open the file to lock, and make it if need be."""
-    try:
-        try:
-            return opener(path, os.O_RDWR)
-        except FileNotFoundError:
-            # Only now with O_CREAT, which Linux may refuse for the file of another in a directory like /tmp.
-            return opener(path, os.O_RDWR | os.O_CREAT)
-    except OSError:
-        if not (shared and os.path.exists(path)):
-            raise
-        return opener(path, os.O_RDONLY)
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 
@@ -11,15 +10,21 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["become", "open_inherited"]
+__all__ = ["become", "inherit", "occupy"]
+
+_STDERR = 2
 
 
-def open_inherited(path: str, access: int) -> int:
-    """Open a file so that the command inherits it."""
-    fd = os.open(path, access | os.O_NOCTTY, 0o666)
-    inherited = fcntl.fcntl(fd, fcntl.F_DUPFD, 3)  # even where stdin is closed, this is not the command's stdin
+def occupy() -> None:
+    """Have no file that is opened from now on take the place of a standard stream that is closed."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
+        pass
     os.close(fd)
-    return inherited
+
+
+def inherit(fd: int) -> None:
+    """Have the command inherit a file."""
+    os.set_inheritable(fd, True)  # noqa: FBT003
 
 
 def become(command: list[str]) -> NoReturn:

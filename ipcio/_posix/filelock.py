@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import struct
 import sys
 from functools import partial
@@ -14,7 +16,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal
+    from typing import Any, Literal
 
     from ipcio._contract import Conflict
 
@@ -28,6 +30,7 @@ __all__ = [
     "ask",
     "conflict",
     "describe",
+    "open_path",
     "owners",
     "request",
     "wait",
@@ -51,6 +54,8 @@ else:
         """See `ipcio._contract.LockBackend`."""
         return _ANSWER.pack(start, length, 0, kind, 0)
 
+
+_PERM = 0o600  # of a lock file that `open_path` makes
 
 ask = fcntl.fcntl
 # POSIX allows EAGAIN and EACCES.  Linux has only the first: there the second is a security module's refusal.
@@ -132,3 +137,67 @@ def describe(pid: int) -> str:
     except OSError:
         return ""
     return name if name.isprintable() else ascii(name)
+
+
+_OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MOST_LINKS = 40  # that are followed, one after the other; Linux's own limit
+
+
+def open_path(path: Any, flags: int) -> int:
+    """See `ipcio._contract.LockBackend`."""
+    link = os.fsdecode(path)
+    for _ in range(_MOST_LINKS):
+        try:
+            info = os.lstat(link)
+        except FileNotFoundError:
+            try:
+                return _make(link, flags)
+            except FileExistsError:  # since then
+                continue
+        if stat.S_ISLNK(info.st_mode):
+            link = _follow(path, link, info)
+            continue
+        _check_regular(path, info)  # before it is opened, for that alone may change a device
+        try:
+            fd = os.open(link, flags | _OPENING)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP}:  # since then
+                continue
+            raise
+        try:
+            _check_regular(path, os.fstat(fd))
+            os.set_blocking(fd, True)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _make(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | _OPENING, _PERM)
+    try:
+        if os.fstat(fd).st_mode & 0o777 != _PERM:  # the umask
+            os.fchmod(fd, _PERM)
+        os.set_blocking(fd, True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _follow(path: Any, link: str, info: os.stat_result) -> str:
+    """Return where a link of the user's own leads."""
+    if info.st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, "a symbolic link of another user is not followed to a lock file", path)
+    target = os.path.join(os.path.dirname(link), os.readlink(link))
+    again = os.lstat(link)
+    same = (again.st_dev, again.st_ino, again.st_ctime_ns) == (info.st_dev, info.st_ino, info.st_ctime_ns)
+    return target if same else link
+
+
+def _check_regular(path: Any, info: os.stat_result) -> None:
+    if stat.S_ISDIR(info.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.ENODEV, "only a regular file can be locked by its path", path)

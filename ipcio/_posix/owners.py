@@ -61,20 +61,14 @@ def _likely_first(fd: int) -> Iterator[Owner | None]:
 
 
 def _descriptors() -> Iterator[Owner | None]:
-    """All descriptors of all processes, this one first and then the youngest, and None for other steps.
+    """All descriptors of all processes, and None for other steps.
 
     One process with very many descriptors must not hide all others: most of its come last.
     """
-    pids: list[int] = []
-    for entry in _names_in("/proc"):
-        if entry.isdecimal():
-            pids.append(int(entry))
-        yield None
     many: list[int] = []
-    me = os.getpid()
-    for pid in sorted(pids, key=lambda pid: (pid == me, pid), reverse=True):
+    for pid in _processes():
         yield None
-        for count, descriptor in enumerate(_names_in(f"/proc/{pid}/fdinfo")):
+        for count, descriptor in enumerate(_names_in(f"/proc/{pid}/fdinfo") if pid else ()):
             if count == _FEW:
                 many.append(pid)
                 break
@@ -82,6 +76,18 @@ def _descriptors() -> Iterator[Owner | None]:
     for pid in many:
         for descriptor in islice(_names_in(f"/proc/{pid}/fdinfo"), _FEW, None):
             yield pid, int(descriptor)
+
+
+def _processes() -> Iterator[int]:
+    """All processes, this one first and then the youngest; 0 for other steps."""
+    me = os.getpid()
+    yield me
+    pids: list[int] = []
+    for entry in _names_in("/proc"):
+        if entry.isdecimal():
+            pids.append(int(entry))
+        yield 0
+    yield from sorted({*pids} - {me}, reverse=True)
 
 
 def _names_in(directory: str) -> Iterator[str]:

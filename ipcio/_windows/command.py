@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import subprocess
 import sys
 
@@ -19,12 +18,15 @@ from ipcio._windows import win32
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["become", "open_inherited"]
+__all__ = ["become", "inherit", "occupy"]
 
 
-def open_inherited(path: str, access: int) -> int:
-    """Open a file, which stays open as long as the command runs."""
-    return os.open(path, access | os.O_BINARY | os.O_NOINHERIT, 0o666)
+def occupy() -> None:
+    """Do nothing: the command gets the standard streams and no others."""
+
+
+def inherit(fd: int) -> None:
+    """Do nothing: the file stays open here as long as the command runs."""
 
 
 def become(command: list[str]) -> NoReturn:

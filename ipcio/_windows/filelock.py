@@ -43,7 +43,7 @@ from ipcio._windows import win32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Literal, TypeAlias
+    from typing import Any, Literal, TypeAlias
 
     from ipcio._contract import Conflict, Owner
 
@@ -59,6 +59,7 @@ __all__ = [
     "ask",
     "conflict",
     "describe",
+    "open_path",
     "owners",
     "request",
     "wait",
@@ -295,6 +296,11 @@ def owners(*_: object) -> Iterator[Owner | None]:
 def describe(pid: int) -> str:  # noqa: ARG001
     """See `ipcio._contract.LockBackend`."""
     return ""
+
+
+def open_path(path: Any, flags: int) -> int:
+    """See `ipcio._contract.LockBackend`; an open file can be neither removed nor replaced here."""
+    return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 # -- which open file it is ---------------------------------------------------
