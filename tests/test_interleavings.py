@@ -11,6 +11,7 @@ plain count of its holders.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import socket
@@ -23,6 +24,7 @@ from children import Forked, leave_dead, watch_calls
 
 from ipcio import _growing, shm
 
+fcntl = pytest.importorskip("fcntl")
 objects = pytest.importorskip("ipcio._posix.objects")
 pytestmark = pytest.mark.needs("fork", "files")
 
@@ -505,3 +507,45 @@ def test_an_attach_that_opened_before_the_last_close_has_nothing(workers):
     assert guest.step() == ("fstat", None)  # granted
     assert whole(newcomer, "create", 20) == (MADE, 20)
     assert until("", *guest.step(), guest) == (GOT, 20)
+
+
+USES = {
+    "fork": lambda _: Forked(int).wait(),
+    "fileno": lambda h: h.fileno(),
+    "a view": lambda h: h.getbuffer().release(),
+    "another handle": lambda h: shm.attach(h.name).close(),
+    "a copy by pickle": lambda h: pickle.loads(pickle.dumps(h)).close(),
+    "a close after a fork": lambda h: (another := shm.attach(h.name), Forked(int).wait(), another.close()),
+    "a create that finds it": lambda h: shm.create(h.name, 1, exist_ok=True).close(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_at_no_moment_of_its_use_is_a_handle_without_a_lock(name, monkeypatch, use):
+    """Whoever asks between any two system calls hears that the object is in use."""
+    calls = []
+
+    def on_call(called, args, call):
+        result = call()
+        if called not in {"monotonic", "sleep"}:
+            calls.append(called)
+            assert in_use(name), f"after {calls}, {args}"
+        return result
+
+    h = shm.create(name, 100)
+    watch_calls(on_call, monkeypatch.setattr)
+    USES[use](h)
+    monkeypatch.undo()
+    h.close()
+    assert not there(name)
+
+
+def in_use(name):
+    fd = os.open(f"{objects.DIRECTORY}/{name}", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

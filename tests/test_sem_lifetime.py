@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import closing
 
 import pytest
 import turns
@@ -84,3 +85,47 @@ def test_nothing_is_hidden_in_a_plain_semaphore(name):
     """And a handle made for one ``with`` statement lives as long as that."""
     with sem.create(name, 1):
         assert os.path.getsize(f"/dev/shm/sem.{name}") == 32
+
+
+# -- looked at, locked, and then opened by name ----------------------------------
+
+
+@pytest.mark.needs("files")
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_name_that_changes_hands_before_it_is_opened_gives_no_handle_on_another_semaphore(name, monkeypatch, persist):
+    """A handle that were one on the new semaphore, with a share in the old one, would lose it at the next close."""
+    others = []
+    old = sem.create(name, 3, persist=persist)
+    change_hands_once(monkeypatch, lambda: (sem.unlink(name), others.append(sem.create(name, 7))))
+    with closing(sem.attach(name)) as s:
+        assert s.value == 7
+        others.pop().close()
+        sem.attach(name).close()
+        old.close()
+        sem.attach(name).close()
+
+
+@pytest.mark.needs("files")
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_new_name_that_changes_hands_before_it_is_opened_is_another_creators(name, monkeypatch, persist):
+    others = []
+    change_hands_once(monkeypatch, lambda: (sem.unlink(name), others.append(sem.create(name, 7))))
+    with pytest.raises(FileExistsError):
+        sem.create(name, 3, persist=persist)
+    with closing(others.pop()) as s:
+        assert s.value == 7
+        sem.attach(name).close()
+
+
+def change_hands_once(monkeypatch, change):
+    """Do it between the look at a semaphore's file and the `sem_open` that follows."""
+    from ipcio._posix.sem import PosixSemaphore
+
+    rebuild = PosixSemaphore._rebuild
+
+    def late(*arguments):
+        monkeypatch.undo()
+        change()
+        return rebuild(*arguments)
+
+    monkeypatch.setattr(PosixSemaphore, "_rebuild", staticmethod(late))
