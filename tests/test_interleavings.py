@@ -481,6 +481,19 @@ def test_two_creates_that_both_found_the_name_free_and_only_one_has_it(workers):
     assert whole(first, "attach") == (GOT, 20)
 
 
+def test_of_a_last_close_and_a_look_at_the_same_moment_the_name_does_not_stay(name, workers):
+    """A call that looks has a shared lock for a moment, and the last close is refused for that."""
+    holder, looker, _ = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until("flock", *looker.begin("create", 20), looker) is None
+    assert looker.step() == ("flock", None)  # refused the exclusive one
+    _, outcome = looker.step()  # granted the shared one
+    assert whole(holder, "close") == (DONE, 10)
+    outcome = until("", None, outcome, looker)
+    assert outcome in {(MADE, 20), (EXISTS, 0)}
+    assert there(name) == (outcome == (MADE, 20))
+
+
 @pytest.mark.parametrize("refused", [0, 1])
 def test_of_two_last_closes_that_meet_the_second_to_ask_removes_the_name(name, workers, refused):
     pair = workers[:2]

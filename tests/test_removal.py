@@ -166,6 +166,27 @@ def test_a_removal_keeps_the_directory_locked_from_its_look_to_its_end_and_no_lo
             os.waitpid(pid, 0)
 
 
+def test_a_removal_within_another_does_not_wait_for_it(pauses, unique, monkeypatch):
+    """As by a signal handler, or the garbage collector."""
+    outer, inner = unique(), unique()
+    for name in outer, inner:
+        shm.create(name, 1, persist=True).close()
+    within = iter([inner])
+
+    def on_call(called, _args, call):
+        if called == "unlink":
+            for name in within:
+                shm.unlink(name)
+        return call()
+
+    watch_calls(on_call, monkeypatch.setattr)
+    shm.unlink(outer)
+    assert not any(map(there, (outer, inner)))
+    assert not pauses
+    with locked_directory(fcntl.LOCK_EX | fcntl.LOCK_NB):
+        pass
+
+
 @pytest.mark.root
 def test_a_directory_that_this_user_may_not_read_is_not_locked(name):
     os.chmod(objects.DIRECTORY, 0o1733)

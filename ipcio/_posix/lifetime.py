@@ -411,11 +411,16 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
     `required`, that is a `BlockingIOError` instead.  The block also runs without the lock
     where the directory may not be read or a sandbox forbids the lock.  The block must be short.
     """
-    global _kept_out  # noqa: PLW0603 -- a fact about the machine
+    global _locked, _kept_out  # noqa: PLW0603 -- facts about this process and the machine
     directory = os.path.dirname(path)
     give_up = 0.0
     while True:
         with turn:
+            if (
+                directory == _locked
+            ):  # by this thread: a signal handler, or the garbage collector, calls in such a block
+                yield
+                return
             fd = -1
             try:
                 try:
@@ -429,9 +434,11 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
                     _kept_out = not free
                     if required and not free:
                         raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
+                    _locked = directory
                     yield
                     return
             finally:
+                _locked = ""
                 if fd >= 0:
                     try:
                         # Closing is not enough: a child that another thread is just starting has a copy.
@@ -441,6 +448,7 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
         time.sleep(_PAUSE)
 
 
+_locked = ""  # the directory that this process is `alone` in
 _kept_out = False  # whether the last wait was in vain, and the directory has not been free since
 
 
