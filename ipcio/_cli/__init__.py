@@ -29,7 +29,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     if sys.stdout is None:  # closed before this program started
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_ClosedOutput()))
+        sys.stdout = _ClosedOutput()
     if isinstance(sys.stdout, io.TextIOWrapper):  # any word can be shown on any terminal
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]
     try:
@@ -47,17 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _ClosedOutput(io.RawIOBase):
-    """A standard output that was closed before the program started: every write is an error, and none is lost."""
+class _ClosedOutput(io.TextIOBase):
+    """A standard output that was closed before the program started: what was printed is an error of the next `flush`.
 
-    def writable(self) -> bool:
-        return True
+    (Not of `write`: argparse ignores those.)
+    """
+
+    _printed = False
+
+    def write(self, text: str) -> int:
+        self._printed |= bool(text)
+        return len(text)
+
+    def flush(self) -> None:
+        printed, self._printed = self._printed, False
+        if printed:
+            self.fileno()
 
     def fileno(self) -> int:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
-
-    def write(self, _: object) -> int:
-        return self.fileno()
 
 
 def _is_of_reader(error: Exception) -> bool:
@@ -98,11 +106,7 @@ def _forget_output() -> None:
     try:
         _flush()
     except OSError:
-        try:
-            output = sys.stdout.fileno()
-        except OSError:  # there is none
-            sys.stdout = None
-            return
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, output)
-        os.close(null)
+        if not isinstance(sys.stdout, _ClosedOutput):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
