@@ -315,11 +315,12 @@ def _give_up_all() -> None:
 exits.at_the_end(_give_up_all)
 
 
-def bury_dead(path: str, *, patient: bool = True) -> bool:
+def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], set[str]] = flocks.locked) -> bool:
     """Remove what the dead left under `path`; return whether the name is free now.
 
     Raises `PermissionError` for an orphaned object of another user, and `BlockingIOError` if
-    another process keeps an exclusive lock on it: at once if not `patient`.
+    another process keeps an exclusive lock on it: at once if not `patient`.  `locked` gives
+    the kernel's list of locks for an object of another user that may not be opened.
     """
     for _ in attempts(path, patient=patient):
         try:
@@ -327,7 +328,7 @@ def bury_dead(path: str, *, patient: bool = True) -> bool:
         except FileNotFoundError:
             return not is_special(path)
         except PermissionError:
-            if not _unlock_dead(path):
+            if not _unlock_dead(path, locked):
                 return False
             continue
         except OSError as error:
@@ -561,7 +562,7 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _unlock_dead(path: str) -> bool:
+def _unlock_dead(path: str, locked: Callable[[], set[str]]) -> bool:
     """Make a dead object that its permissions keep us from opening fit to be looked at; False if it lives.
 
     Who may not open may still read the kernel's list of locks, and an owner may
@@ -569,14 +570,16 @@ def _unlock_dead(path: str) -> bool:
     """
     try:
         info = os.stat(path, follow_symlinks=False)
-        alive = flocks.key_of(info) in flocks.locked()
+        ours = info.st_uid == os.geteuid()
+        # The mode of an object of ours is not changed by what was so a moment ago.
+        alive = flocks.key_of(info) in (flocks.locked() if ours else locked())
     except FileNotFoundError:  # no such name any more; or no such list, and then nobody can tell
         return not os.path.lexists(path)
     except PermissionError:
         return False
     if alive or not is_marked(info):
         return False
-    if info.st_uid != os.geteuid():
+    if not ours:
         raise PermissionError(
             errno.EACCES, "an orphaned object of another user has the name; its owner or root can remove it", path
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 
 from ipcio._forklock import turn
-from ipcio._posix import growing, inventory, lifetime, undo
+from ipcio._posix import flocks, growing, inventory, lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -24,10 +25,12 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
     """See `ipcio._contract.LitterBackend`.  What is in use, persists or is not ipcio's stays."""
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
     directory = inventory.directory()
+    # Once for all those that cannot be opened: an object that is in use now was so before.
+    locked = functools.cache(flocks.locked)
     for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
         with turn:
             try:
-                found = _remove(f"{directory}/{entry}", entry)
+                found = _remove(f"{directory}/{entry}", entry, locked)
             except FileNotFoundError:  # gone meanwhile
                 continue
             except OSError as error:
@@ -38,7 +41,7 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
             yield found.kind, found.name, found.size
 
 
-def _remove(path: str, entry: str) -> inventory.Found | None:
+def _remove(path: str, entry: str, locked: Callable[[], set[str]]) -> inventory.Found | None:
     """Remove what the dead left there; return what it was, None if it stays."""
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
@@ -49,7 +52,7 @@ def _remove(path: str, entry: str) -> inventory.Found | None:
         found = inventory.identify(path, info)
     except PermissionError:  # nobody but its owner, or root, can know whether it is to go
         return None
-    return found if lifetime.bury_dead(path, patient=False) else None
+    return found if lifetime.bury_dead(path, patient=False, locked=locked) else None
 
 
 def _make_mortal(path: str, entry: str) -> bool:
