@@ -8,7 +8,7 @@ leaves nothing behind when it raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import mmap
@@ -38,6 +38,8 @@ __all__ = [
     "ShmBackend",
 ]
 
+Handle = TypeVar("Handle")
+
 
 class Share(Protocol):
     """A part in keeping a name alive; owns the handle's descriptor."""
@@ -49,8 +51,8 @@ class Share(Protocol):
         """
         ...
 
-    def give_up(self) -> None:
-        """Let go of the name and close the descriptor, once; the last one to do so removes the name."""
+    def give_up(self, close: Callable[[int], None] = ..., /) -> None:
+        """Let go of the name and `close` the descriptor, once; the last one to do so removes the name."""
         ...
 
 
@@ -66,10 +68,14 @@ platform has none; the share in the name, or None for what ipcio does not keep a
 class ShmBackend(Protocol):
     """Named shared memory.
 
-    Who creates or attaches holds `ipcio._forklock.turn`, until what he got is in a handle.
+    `into` is called with what was opened, and makes the handle that is returned.  It is
+    called under `ipcio._forklock.turn`, before which nothing else has the memory any more.
+    The caller does not hold that lock, for a back end may have to wait.
     """
 
-    def create(self, name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:
+    def create(
+        self, name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapping], Handle]
+    ) -> Handle:
         """Make a zero-filled object exclusively; it appears under its name whole or not at all.
 
         A dead object under the name is removed first.  With `reserve`, memory that
@@ -77,7 +83,9 @@ class ShmBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str, *, writable: bool, owner: int | None = None) -> Mapping:
+    def attach(
+        self, name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]
+    ) -> Handle:
         """Map what lives under the name, and take a share in it if it is one of ours.
 
         An object of another user than `owner` is a `PermissionError` before anything of it is used.
@@ -95,12 +103,11 @@ FileMapping: TypeAlias = "tuple[mmap.mmap | None, int, None]"
 
 
 class MmapBackend(Protocol):
-    """Files mapped into memory.
+    """Files mapped into memory; `into` is as in `ShmBackend`."""
 
-    Who opens one holds `ipcio._forklock.turn`, until what he got is in a handle.
-    """
-
-    def open(self, file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
+    def open(
+        self, file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]
+    ) -> Handle:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
         ...
 
@@ -173,12 +180,11 @@ class GrowingBackend(Protocol):
 
 
 class SemBackend(Protocol):
-    """Named semaphores.
+    """Named semaphores; `into` is as in `ShmBackend`."""
 
-    Who creates or attaches holds `ipcio._forklock.turn`, until what he got is in a handle.
-    """
-
-    def create(self, name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+    def create(
+        self, name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+    ) -> Handle:
         """Make one exclusively; it appears under its name complete or not at all.
 
         A dead one under the name is removed first.  Raises `OverflowError` for a value
@@ -186,7 +192,7 @@ class SemBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str, *, owner: int | None = None) -> Permits:
+    def attach(self, name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
         """Open the semaphore that lives under the name, of either kind; `owner` as for shared memory."""
         ...
 

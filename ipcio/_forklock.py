@@ -1,9 +1,18 @@
-"""The one lock of the process, which ``fork`` waits for.
+"""The one lock of the process, which ``fork`` waits for, and what may be half-way without it.
 
-Whatever is half-way -- a descriptor opened but not yet owned by a handle, a
-position read but not yet moved -- happens under :data:`turn`.  ``os.fork``
-takes it too, so that a child is never born with half of something: with a
-share in a name that no handle of the child would ever give back, say.
+What is quick and must be whole for a forked child happens under :data:`turn`: a
+descriptor is opened and becomes a handle's, a position is read and moved.  ``os.fork``
+holds that lock too, so that a child is never born with half of something: with a share
+in a name, say, that no handle of the child would ever give back.
+
+Nothing slow happens under it, for all handles of all threads wait for it, and so does
+``fork``: no wait for another process, no memory that is set aside or given back, no file
+that is opened anywhere.  Such a step is made without the lock, and what the call has in
+hand meanwhile is in a list here, of which a forked child closes its copies:
+
+* A :class:`Halfway` keeps what a call has opened and no handle has yet.
+* What a handle has given up, and what may be slow to close, is put away with
+  :func:`put_away` under the lock and closed by :func:`clear_away` after it.
 
 One lock, not several: garbage collection may close a handle at any point of
 any operation, and two locks taken in both orders would one day meet.
@@ -14,15 +23,211 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import RLock  # threading's own, without importing threading
+import time
+from _thread import RLock, get_ident  # threading's own, without importing threading
+from itertools import starmap
 
-__all__ = ["turn"]
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["LARGE", "Halfway", "clear_away", "put_away", "put_memory_away", "turn"]
+
+LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
 
 turn = RLock()
 
+_PATIENCE = 0.01  # seconds that a fork waits for the calls in `_unsettled`, which may hang
+_PAUSE = 0.0002
+
+_ONCE: tuple[tuple[()]] = ((),)
+
+_ANYTHING = ((os.sep, os.O_RDONLY),)
+
+_halfway: set[Halfway] = set()
+_unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is nowhere in these lists
+_memories: list[object] = []
+_descriptors: list[int] = []
+_closing: dict[int, int] = {}  # by descriptor: the thread that closes it
+
+put_away: Callable[[int], None] = _descriptors.append
+"""Under `turn`: have `clear_away` close a descriptor."""
+
+put_memory_away: Callable[[object], None] = _memories.append
+"""Under `turn`: have `clear_away` let go of memory.  The caller lets go of it before `turn`."""
+
+
+class Halfway:
+    """What a call has in hand while it does not hold `turn`; a ``with`` block closes what is left at its end.
+
+    In a forked child, where the call of another thread never ends, the copies are closed.
+    """
+
+    __slots__ = ("fd", "memory", "thread")
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.memory: mmap.mmap | None = None
+        self.thread = 0
+
+    def open_file(self, path: str | bytes, flags: int) -> None:
+        """Open a file however long that takes.  ``fork`` waits for it a moment but not for ever."""
+        me = get_ident()
+        try:
+            _unsettled.append(me)
+            # No signal handler runs, and raises, before the loop's first step: see `Semaphore.dec`.
+            for self.fd in starmap(os.open, ((path, flags),)):
+                pass
+        finally:
+            _unsettled.remove(me)
+
+    def take(self) -> tuple[mmap.mmap | None, int]:
+        """Under `turn`: hand over what is in hand."""
+        memory, self.memory = self.memory, None
+        fd, self.fd = self.fd, -1
+        return memory, fd
+
+    def drop(self) -> None:
+        """Close what is in hand.  Not under `turn`: it may be large."""
+        try:
+            with turn:
+                self.put_away()
+        finally:
+            clear_away()
+
+    def put_away(self) -> None:
+        """Under `turn`: have `clear_away` close what is in hand."""
+        if self.memory is not None:
+            put_memory_away(self.memory)
+            self.memory = None
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            put_away(fd)
+
+    def leave(self) -> None:
+        """Be in no list any more."""
+        _halfway.discard(self)
+
+    def lose(self) -> None:
+        """In a forked child: close the copies of what another thread has in hand in the parent."""
+        memory, fd = self.take()
+        if memory is not None:
+            memory.close()
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        self.thread = get_ident()
+        _halfway.add(self)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            if self.fd >= 0:
+                self.drop()
+        finally:
+            self.leave()
+
+
+# -- what is slow to close ---------------------------------------------------
+
+
+def clear_away() -> None:
+    """Without `turn`: close what was put away.
+
+    A forked child must neither keep a copy of what this is about to close nor close what another
+    thread has opened under the same number since.  So another file takes the place of a large one,
+    at once (``dup2(2)``), and the number is known here until that one is closed, under `turn`.
+    """
+    me = get_ident()
+    while _memories:
+        try:
+            _unsettled.append(me)
+            _memories.pop()  # not into a variable, which a forked child would keep for ever
+        except IndexError:  # another thread was quicker
+            break
+        finally:
+            _unsettled.remove(me)
+    while _descriptors:
+        mine: list[int] = []  # the descriptor, and the one that takes its place
+        try:
+            with turn:
+                if not _descriptors:
+                    break
+                mine.extend(starmap(_descriptors.pop, _ONCE))
+                _closing[mine[0]] = me
+            if _is_large(mine[0]):
+                with turn:
+                    try:
+                        mine.extend(starmap(os.open, _ANYTHING))
+                    except OSError:  # no descriptor left, say
+                        pass
+                    _closing[mine[-1]] = me
+                for other in mine[1:]:
+                    os.dup2(other, mine[0], inheritable=False)
+        finally:
+            with turn:
+                try:
+                    for fd in mine[:1]:
+                        _closing.pop(fd, None)
+                        os.close(fd)
+                finally:
+                    for fd in mine[1:]:
+                        _closing.pop(fd, None)
+                        os.close(fd)
+
+
+def _is_large(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_size >= LARGE
+    except OSError:
+        return True
+
+
+# -- fork --------------------------------------------------------------------
+
+
+def _before() -> None:
+    turn.acquire()
+    end = time.monotonic() + _PATIENCE
+    while set(_unsettled) - {get_ident()} and time.monotonic() < end:
+        turn.release()
+        try:
+            time.sleep(_PAUSE)
+        finally:
+            turn.acquire()
+
+
+def _in_child() -> None:
+    """The forking thread is the only one left; if it was half-way itself, in a signal handler, it goes on."""
+    try:
+        me = get_ident()
+        _memories.clear()
+        _unsettled[:] = [thread for thread in _unsettled if thread == me]
+        for fd, thread in list(_closing.items()):
+            if thread != me:
+                _descriptors.append(fd)
+                del _closing[fd]
+        while _descriptors:
+            try:
+                os.close(_descriptors.pop())
+            except OSError:
+                pass
+        for hand in list(_halfway):
+            if hand.thread != me:
+                _halfway.discard(hand)
+                try:
+                    hand.lose()
+                except OSError:
+                    pass
+    finally:
+        turn.release()
+
+
 if sys.platform != "win32":
-    os.register_at_fork(
-        before=turn.acquire,
-        after_in_parent=turn.release,
-        after_in_child=turn.release,  # the forking thread is the only one left
-    )
+    os.register_at_fork(before=_before, after_in_parent=turn.release, after_in_child=_in_child)

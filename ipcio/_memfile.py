@@ -19,7 +19,7 @@ from functools import cache
 from operator import index
 
 from ipcio._buffers import add_memory
-from ipcio._forklock import turn
+from ipcio._forklock import LARGE, clear_away, put_away, put_memory_away, turn
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -452,27 +452,38 @@ class MemoryFile(_RawBinaryFile):
             pass
 
     def _finish(self, part: Callable[[], None]) -> None:
-        with turn:
-            if self._memory is None:
-                return
-            fd, lent, share = self._fd, self._lent, self._share
-            try:
-                part()
-            finally:
-                self._memory = self._face = self._share = None
-                self._fd = self._lent = self._given = -1
+        close: Callable[..., None] = os.close
+        try:
+            with turn:
+                if self._memory is None:
+                    return
+                fd, lent, share = self._fd, self._lent, self._share
+                if len(self._memory) >= LARGE:
+                    close = put_away
+                    put_memory_away(self._memory)
                 try:
-                    if lent not in {-1, fd}:
-                        os.close(lent)
+                    part()
                 finally:
-                    if share is not None:  # which owns the descriptor
-                        share.give_up()
-                    elif fd >= 0:
-                        os.close(fd)
+                    self._memory = self._face = self._share = None
+                    self._fd = self._lent = self._given = -1
+                    try:
+                        if lent not in {-1, fd}:
+                            close(lent)
+                    finally:
+                        if share is not None:  # which owns the descriptor
+                            share.give_up(close)
+                        elif fd >= 0:
+                            close(fd)
+        finally:
+            if close is put_away:
+                clear_away()
 
     def __reduce__(self) -> tuple[Any, ...]:
         with turn:
-            return _reopen, (*self._recipe(self._check_open()), self._size, self.tell())
+            memory, size, position = self._check_open(), self._size, self.tell()
+        how = self._recipe(memory)  # which may ask for the file's path
+        self._check_open()  # all that time
+        return _reopen, (*how, size, position)
 
     # -- for the subclass ------------------------------------------------
 

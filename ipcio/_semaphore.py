@@ -162,7 +162,10 @@ class Semaphore:
         `OverflowError` if the value would pass the maximum of the platform (on Linux
         2147483647, for a crash-safe semaphore 32767); nothing has changed then.
         Waiting processes may get some of several permits before the last is given; a
-        crash-safe semaphore gives them in one step.  (POSIX: ``sem_post(3)``.)
+        crash-safe semaphore gives them in one step, and so does Windows.  Elsewhere more than
+        4096 are given in steps of 4096, so that other threads and signal handlers run in
+        between.  If a handler raises, as the one for Ctrl-C does, a multiple of 4096 has
+        been given and the rest has not.  (POSIX: ``sem_post(3)``.)
         """
         if n is _ONE:
             try:

@@ -34,7 +34,6 @@ import sys
 from operator import index
 
 from ipcio._direct import DirectFile
-from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile, prepare
 from ipcio._typing import TYPE_CHECKING
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any, Literal
 
-    from ipcio._contract import MmapBackend
+    from ipcio._contract import FileMapping, MmapBackend
 
 __all__ = ["open", "pagesize"]
 
@@ -90,20 +89,19 @@ def open(
     file = _path_or_descriptor(path)
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     prepare()
-    with turn:  # until there is a handle that a forked child could close, and nothing else has the memory
-        return _open(file, name, mode, offset, size)
-
-
-def _open(file: str | bytes | int, name: Any, mode: Literal["r", "w", "rw"], offset: int, size: int) -> MemoryFile:
-    memory, fd, _ = _backend.open(file, writable=mode != "r", offset=offset, size=size)
     absolute = None if isinstance(file, int) else os.path.abspath(file)
 
-    def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-        return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
+    def handle(mapping: FileMapping) -> MemoryFile:
+        memory, fd, _ = mapping
 
-    if memory is None:
-        return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
-    return DirectFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
+        def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+            return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
+
+        if memory is None:
+            return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
+        return DirectFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
+
+    return _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:

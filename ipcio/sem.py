@@ -39,7 +39,6 @@ import sys
 from functools import partial
 from operator import index
 
-from ipcio._forklock import turn
 from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._semaphore import Semaphore
 from ipcio._typing import TYPE_CHECKING
@@ -132,10 +131,16 @@ def create(
     owner = check_owner(owner)
 
     def make(wanted: str) -> Semaphore:
-        made = _backend.create(wanted, value, perm=perm, persist=bool(persist), crash_safe=bool(undo))
-        return Semaphore._over(made, wanted, _again(owner_of_new(owner)), True)  # noqa: FBT003
+        return _backend.create(
+            wanted,
+            value,
+            perm=perm,
+            persist=bool(persist),
+            crash_safe=bool(undo),
+            into=lambda permits: Semaphore._over(permits, wanted, _again(owner_of_new(owner)), True),  # noqa: FBT003
+        )
 
-    with turn, explained(_KIND, name):  # until there is a handle that a forked child could close
+    with explained(_KIND, name):
         return create_or_attach(name, make, partial(_join, owner=owner) if exist_ok else None)
 
 
@@ -157,7 +162,7 @@ def attach(name: str, *, owner: int | None = None) -> Semaphore:
     """
     check_name(name)
     owner = check_owner(owner)
-    with turn, explained(_KIND, name):  # see `create`
+    with explained(_KIND, name):
         return _join(name, owner)
 
 
@@ -175,7 +180,11 @@ def unlink(name: str) -> None:
 
 
 def _join(name: str, owner: int | None) -> Semaphore:
-    return Semaphore._over(_backend.attach(name, owner=owner), name, _again(owner), False)  # noqa: FBT003
+    return _backend.attach(
+        name,
+        owner=owner,
+        into=lambda permits: Semaphore._over(permits, name, _again(owner), False),  # noqa: FBT003
+    )
 
 
 def _again(owner: int | None) -> Callable[[str], Semaphore]:

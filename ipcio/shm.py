@@ -36,7 +36,6 @@ from functools import partial
 from operator import index
 
 from ipcio._direct import DirectFile
-from ipcio._forklock import turn
 from ipcio._memfile import MemoryFile, prepare
 from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
@@ -99,7 +98,9 @@ def create(
         `attach`.  A new one belongs to this process's user.
     reserve
         Have the memory set aside now, so that a full ``/dev/shm`` is an error here
-        and not a SIGBUS later.  ``False`` makes a sparse segment.  (Windows always sets
+        and not a SIGBUS later.  What does not fit is refused before anything is set
+        aside.  Other threads go on meanwhile, and Ctrl-C ends the call.
+        ``False`` makes a sparse segment.  (Windows always sets
         it aside; macOS cannot, and finds memory as long as there is a place to swap.)
 
     Raises `FileExistsError` if the name lives, ``OSError(ENOSPC)`` if the memory
@@ -118,16 +119,24 @@ def create(
     prepare()
 
     def make(wanted: str) -> MemoryFile:
-        made = _backend.create(wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
-        return _handle(made, wanted, "rb+", owner_of_new(owner), created=True)
+        return _backend.create(
+            wanted,
+            size,
+            perm=perm,
+            persist=bool(persist),
+            reserve=bool(reserve),
+            into=lambda mapping: _handle(mapping, wanted, "rb+", owner_of_new(owner), created=True),
+        )
 
     def join(wanted: str) -> MemoryFile:
-        return _handle(_backend.attach(wanted, writable=True, owner=owner), wanted, "rb+", owner, created=False)
+        return _backend.attach(
+            wanted,
+            writable=True,
+            owner=owner,
+            into=lambda mapping: _handle(mapping, wanted, "rb+", owner, created=False),
+        )
 
-    with (
-        turn,
-        explained(_KIND, name),
-    ):  # until there is a handle that a forked child could close, and nothing else has the memory
+    with explained(_KIND, name):
         handle = create_or_attach(name, make, join if exist_ok else None)
     if handle.size() < size:
         held = handle.size()
@@ -158,9 +167,13 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = No
     owner = check_owner(owner)
     writable = mode == "rw"
     prepare()
-    with turn, explained(_KIND, name):  # see `create`
-        mapping = _backend.attach(name, writable=writable, owner=owner)
-        return _handle(mapping, name, "rb+" if writable else "rb", owner, created=False)
+    with explained(_KIND, name):
+        return _backend.attach(
+            name,
+            writable=writable,
+            owner=owner,
+            into=lambda mapping: _handle(mapping, name, "rb+" if writable else "rb", owner, created=False),
+        )
 
 
 def unlink(name: str) -> None:

@@ -30,6 +30,7 @@ import os
 import struct
 import time
 
+from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects, places
 from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
@@ -275,7 +276,8 @@ def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
             look.drop()
             return None
         try:
-            return function()
+            with turn:
+                return function()
         finally:
             look.drop()
 
@@ -295,10 +297,13 @@ def clear_void(kind: str, name: str) -> bool:
     """Remove the companion of an object that is gone; return whether there is none any more."""
     with Finding(kind, name) as found, lifetime.alone(found.path, required=True):
         try:
-            found.open(writable=False)
+            with turn:
+                found.open(writable=False)
+                joined = found.join()
         except FileNotFoundError:
             return not exists(kind, name)
-        if not found.join():
+        if not joined:
+            found.drop()
             return True
         try:
             record = read(found.fd, found.info)

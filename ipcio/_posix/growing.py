@@ -12,7 +12,7 @@ import os
 import re
 import stat
 
-from ipcio._forklock import turn
+from ipcio._forklock import Halfway, turn
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, objects, shm
 
@@ -33,7 +33,7 @@ class Growing:
         path = f"{objects.DIRECTORY}/.{invent_name()}" if replace else self._path
         with objects.InHand(name, self._path), contextlib.suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
-        with turn, objects.Making(name, path) as new:
+        with objects.Making(name, path) as new:
             new.begin(perm)
             if size:
                 shm.allocate(new.fd, size, reserve=True)
@@ -44,48 +44,54 @@ class Growing:
         """See `ipcio._contract.Growing`."""
         assert self._new is not None
         with self._new as new:
-            with turn:
-                size = os.fstat(new.fd).st_size
-                if size:
-                    shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
-                else:
-                    new.keep(self._perm)  # before it appears: without that mark, an empty one counts as damaged
-                new.appear()
+            size = os.fstat(new.fd).st_size
+            if size:
+                shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
+            else:
+                new.keep(self._perm)  # before it appears: without that mark, an empty one counts as damaged
+            new.appear()
             if self._replace:
                 # From here on a kill loses neither segment; see `make_mortal`.
                 new.keep(self._perm)
                 self._move(new)
-            with turn:
-                new.settle(self._perm, persist=True)
-                self._new = None
-                new.close()
+            new.settle(self._perm, persist=True)
+            self._new = None
+            new.close()
 
     def drop(self) -> None:
         """See `ipcio._contract.Growing`."""
         new, self._new = self._new, None
         if new is not None:
-            with turn:
-                new.drop()
+            new.drop()
 
     def _move(self, new: objects.Making) -> None:
         """Give the object, which has a hidden name, that of another one."""
         for _ in lifetime.attempts(self.name):
-            with objects.Finding(self.name, self._path) as old, lifetime.alone(self._path):
-                try:
-                    old.open(writable=False)
-                    if not old.join():
-                        continue
-                except FileNotFoundError:
-                    with contextlib.suppress(FileExistsError):  # since: then it is to be replaced
-                        os.link(new.path, self._path)
-                        os.unlink(new.path)
-                        return
-                    continue
-                # We have a share in it, so no other process removes the name as that of an orphan, which might be
-                # ours then.  An explicit removal is kept out by the lock of the directory.
-                os.rename(new.path, self._path)
+            with objects.Finding(self.name, self._path) as old:
+                with lifetime.alone(self._path):
+                    moved = self._move_over(old, new)
                 old.drop()
-                return
+                if moved:
+                    return
+
+    def _move_over(self, old: objects.Finding, new: objects.Making) -> bool:
+        """Do so, if what is there now lets us; False: look again."""
+        try:
+            with turn:
+                old.open(writable=False)
+                if not old.join():
+                    return False
+        except FileNotFoundError:
+            try:
+                os.link(new.path, self._path)
+            except FileExistsError:  # since: then it is to be replaced
+                return False
+            os.unlink(new.path)
+            return True
+        # We have a share in it, so no other process removes the name as that of an orphan, which might be
+        # ours then.  An explicit removal is kept out by the lock of the directory.
+        os.rename(new.path, self._path)
+        return True
 
 
 def make_mortal(path: str) -> bool:
@@ -95,8 +101,9 @@ def make_mortal(path: str) -> bool:
     """
     if not _HIDDEN.fullmatch(os.path.basename(path)):
         return False
-    fd = os.open(path, lifetime.PROBE)
-    try:
+    with Halfway() as look:
+        look.open_file(path, lifetime.PROBE)
+        fd = look.fd
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             return False
@@ -110,5 +117,3 @@ def make_mortal(path: str) -> bool:
             return False
         os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
         return True
-    finally:
-        os.close(fd)

@@ -12,7 +12,6 @@ import mmap
 import os
 import tempfile
 
-from ipcio._forklock import turn
 from ipcio._posix import shm_opened
 
 __all__ = ["Growing"]
@@ -25,8 +24,8 @@ class Growing:
         self.name = name
         self._perm = perm
         self._replace = replace
-        with turn, contextlib.suppress(FileNotFoundError):  # is there one, is the name too long?
-            shm_opened.attach(name, writable=False)
+        with contextlib.suppress(FileNotFoundError):  # is there one, is the name too long?
+            shm_opened.attach(name, writable=False, into=bool)
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- until `drop`
@@ -38,7 +37,7 @@ class Growing:
         size = os.fstat(self.fd).st_size
         if not size:
             raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty here", self.name)
-        with turn, mmap.mmap(self.fd, size, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+        with mmap.mmap(self.fd, size, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
             while True:
                 if self._replace:
                     with contextlib.suppress(FileNotFoundError):

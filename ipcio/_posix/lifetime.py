@@ -34,10 +34,11 @@ import os
 import stat
 import struct
 import time
+from _thread import get_ident
 from itertools import repeat
 from weakref import ref
 
-from ipcio._forklock import turn
+from ipcio._forklock import Halfway, clear_away, turn
 from ipcio._posix import exits, flocks, forks
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
@@ -196,8 +197,8 @@ class Share:
         self._is_lent = True
         return fd
 
-    def give_up(self) -> None:
-        """Give up the lock and close the descriptors, once; the last share takes the name with it.
+    def give_up(self, close: Callable[[int], None] = os.close) -> None:
+        """Give up the lock and the descriptors, the handle's by `close`, once; the last share takes the name with it.
 
         A program may have closed all its descriptors, as daemons do, and their numbers may mean
         others by now.  Those are left alone.
@@ -229,7 +230,14 @@ class Share:
                             _note_refused(self._path)
                     finally:
                         if fd >= 0:
-                            os.close(fd)
+                            close(fd)
+
+    def lose(self) -> None:
+        """In a forked child: the call that was to make a handle of this goes on in the parent only."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            _shares.pop(lock, None)
+            os.close(lock)
 
     def _bury_by(self, fd: int) -> None:
         if not _lock(fd, _EXCLUSIVE):
@@ -270,16 +278,15 @@ forks.in_child.append(refused.clear)
 
 def _bury_afresh(path: str) -> bool:
     """Ask through a fresh description whether nobody holds the object under `path`; False if another share is left."""
-    try:
-        fd = os.open(path, PROBE)
-    except OSError as error:
-        return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
-    try:
-        return bury(path, fd) or not is_marked(os.fstat(fd))
-    except PermissionError:  # dead, and its owner's to remove
-        return True
-    finally:
-        os.close(fd)
+    with Halfway() as look:
+        try:
+            look.open_file(path, PROBE)
+        except OSError as error:
+            return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
+        try:
+            return bury(path, look.fd) or not is_marked(os.fstat(look.fd))
+        except PermissionError:  # dead, and its owner's to remove
+            return True
 
 
 def _note_refused(path: str) -> None:
@@ -323,23 +330,21 @@ def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], set[str]]
     the kernel's list of locks for an object of another user that may not be opened.
     """
     for _ in attempts(path, patient=patient):
-        try:
-            fd = os.open(path, PROBE)
-        except FileNotFoundError:
-            return not is_special(path)
-        except PermissionError:
-            if not _unlock_dead(path, locked):
+        with Halfway() as look:
+            try:
+                look.open_file(path, PROBE)
+            except FileNotFoundError:
+                return not is_special(path)
+            except PermissionError:
+                if not _unlock_dead(path, locked):
+                    return False
+                continue
+            except OSError as error:
+                if error.errno in _NOT_OURS:
+                    return False
+                raise
+            if _lives(path, look.fd):
                 return False
-            continue
-        except OSError as error:
-            if error.errno in _NOT_OURS:
-                return False
-            raise
-        try:
-            if _lives(path, fd):
-                return False
-        finally:
-            os.close(fd)
     raise AssertionError("unreachable")
 
 
@@ -381,75 +386,82 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
     name and their ``unlink`` it would otherwise change hands.  `ready` is called with the
     object open and under that lock, right before; False: try again.
     """
-    fd = -1
-    try:
-        fd = os.open(path, PROBE)
-        # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-        if is_marked(os.fstat(fd)) and (bury(path, fd) or not _lock(fd, _SHARED)):
-            return False
-        info = os.fstat(fd)
-        if not names(path, info) or (ready is not None and not ready(fd, info)):
-            return False
-        os.unlink(path)
-    except OSError as error:
-        refused = fd < 0 and (error.errno in {*_NOT_OURS, errno.EACCES} or is_special(path))
-        if not refused:
-            raise
-        os.unlink(path)  # not one of ours; the system says what it thinks of it
-    finally:
-        if fd >= 0:
-            os.close(fd)
+    with Halfway() as look:
+        try:
+            look.open_file(path, PROBE)
+            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
+            if is_marked(os.fstat(look.fd)) and (bury(path, look.fd) or not _lock(look.fd, _SHARED)):
+                return False
+            info = os.fstat(look.fd)
+            if not names(path, info) or (ready is not None and not ready(look.fd, info)):
+                return False
+            os.unlink(path)
+        except OSError as error:
+            refused = look.fd < 0 and (error.errno in {*_NOT_OURS, errno.EACCES} or is_special(path))
+            if not refused:
+                raise
+            os.unlink(path)  # not one of ours; the system says what it thinks of it
+        finally:
+            with turn:
+                look.put_away()  # it is freed when the directory is
     return True
 
 
 @contextlib.contextmanager
 def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
-    """Hold `turn` and the lock of the directory of `path`, so that no other ipcio program removes a name there.
+    """Hold the lock of the directory of `path`, so that no other ipcio program removes a name there.
 
-    The wait for the lock does not hold `turn`.  Any user may lock a directory that they can
+    Call it without holding `turn`.  Any user may lock a directory that they can
     read.  If another process keeps it locked for two seconds, the block runs without the lock,
     and later blocks do not wait again until the directory has been free once.  If the lock is
     `required`, that is a `BlockingIOError` instead.  The block also runs without the lock
     where the directory may not be read or a sandbox forbids the lock.  The block must be short.
     """
-    global _locked, _kept_out  # noqa: PLW0603 -- facts about this process and the machine
+    global _kept_out  # noqa: PLW0603 -- a fact about the machine
     directory = os.path.dirname(path)
+    locked = False
     give_up = 0.0
-    while True:
-        with turn:
-            if (
-                directory == _locked
-            ):  # by this thread: a signal handler, or the garbage collector, calls in such a block
-                yield
-                return
-            fd = -1
-            try:
-                try:
-                    fd = os.open(directory, _DIRECTORY)
-                    free = _lock(fd, _EXCLUSIVE)
-                except PermissionError:  # this process cannot lock it
-                    free = True
+    me = get_ident(), directory
+    if me in _alone:  # a signal handler, or the garbage collector, calls in such a block
+        yield
+        return
+    with Halfway() as door:
+        try:
+            door.open_file(directory, _DIRECTORY)
+            while not (locked := _lock(door.fd, _EXCLUSIVE)):
                 now = time.monotonic()
                 give_up = give_up or now + _PATIENCE
-                if free or _kept_out or now > give_up:
-                    _kept_out = not free
-                    if required and not free:
-                        raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
-                    _locked = directory
-                    yield
-                    return
+                if _kept_out or now > give_up:
+                    break
+                time.sleep(_PAUSE)
+        except PermissionError:  # this process cannot lock it
+            _kept_out = False
+        else:
+            _kept_out = not locked
+        if required and _kept_out:
+            raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
+        try:
+            _alone.add(me)
+            yield
+        finally:
+            _alone.discard(me)
+            try:
+                if locked:
+                    # Closing is not enough: a child that another thread is just starting has a copy.
+                    _lock(door.fd, fcntl.LOCK_UN)
             finally:
-                _locked = ""
-                if fd >= 0:
-                    try:
-                        # Closing is not enough: a child that another thread is just starting has a copy.
-                        _lock(fd, fcntl.LOCK_UN)
-                    finally:
-                        os.close(fd)
-        time.sleep(_PAUSE)
+                clear_away()  # what was removed may be large
 
 
-_locked = ""  # the directory that this process is `alone` in
+_alone: set[tuple[int, str]] = set()  # threads, and the directories that they are `alone` in
+
+
+def _forget_other_threads() -> None:
+    _alone.intersection_update([key for key in _alone if key[0] == get_ident()])
+
+
+forks.in_child.append(_forget_other_threads)
+
 _kept_out = False  # whether the last wait was in vain, and the directory has not been free since
 
 

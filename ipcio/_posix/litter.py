@@ -6,7 +6,6 @@ import functools
 import os
 import stat
 
-from ipcio._forklock import turn
 from ipcio._posix import flocks, growing, inventory, lifetime, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
@@ -28,15 +27,14 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
     # Once for all those that cannot be opened: an object that is in use now was so before.
     locked = functools.cache(flocks.locked)
     for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
-        with turn:
-            try:
-                found = _remove(f"{directory}/{entry}", entry, locked)
-            except FileNotFoundError:  # gone meanwhile
-                continue
-            except OSError as error:
-                # What its owner forbids, keeps locked or exchanges meanwhile keeps nothing else from going.
-                skipped(entry, error.strerror or str(error))
-                continue
+        try:
+            found = _remove(f"{directory}/{entry}", entry, locked)
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        except OSError as error:
+            # What its owner forbids, keeps locked or exchanges meanwhile keeps nothing else from going.
+            skipped(entry, error.strerror or str(error))
+            continue
         if found is not None:
             yield found.kind, found.name, found.size
 

@@ -9,12 +9,16 @@ import os
 import stat
 import sys
 
+from ipcio._forklock import Halfway, turn
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from ipcio._contract import FileMapping
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["map_descriptor", "open", "path_of"]
 
@@ -27,14 +31,22 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
     return mmap.mmap(fd, size, access=access, offset=offset)
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
-    """See `ipcio._contract.MmapBackend`."""
-    fd = _open_descriptor(file, writable=writable)
-    try:
-        return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
-    except BaseException:
-        os.close(fd)
-        raise
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
+    """See `ipcio._contract.MmapBackend`.
+
+    The file may be on a network, and opening it may take any time.
+    """
+    with Halfway() as hand:
+        _open_descriptor(hand, file, writable=writable)
+        size = _check_part(file, os.fstat(hand.fd), offset=offset, size=size)
+        with turn:
+            if size:
+                try:
+                    hand.memory = map_descriptor(hand.fd, size, writable=writable, offset=offset)
+                except OSError as error:
+                    error.filename = file
+                    raise
+            return into((*hand.take(), None))
 
 
 def path_of(fd: int) -> str:
@@ -59,11 +71,12 @@ def _path(fd: int) -> str:
     return os.fsdecode(fcntl.fcntl(fd, _GETPATH, bytes(_PATH_MAX)).rstrip(b"\0"))
 
 
-def _open_descriptor(file: Any, *, writable: bool) -> int:
-    """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
+def _open_descriptor(hand: Halfway, file: Any, *, writable: bool) -> None:
+    """Have in hand a descriptor with an offset of its own, for a path or for what a descriptor has open."""
     access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if not isinstance(file, int):
-        return os.open(file, access)
+        hand.open_file(file, access)
+        return
     try:
         held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError as error:
@@ -73,34 +86,22 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
     try:
-        return _open_again(file, access)
+        hand.open_file(_path(file) if _GETPATH else f"/proc/self/fd/{file}", access)
+        if not _GETPATH or os.path.samestat(os.fstat(hand.fd), os.fstat(file)):
+            return
+        hand.drop()
     except OSError:  # it has no path any more, or permissions have changed since: share the offset then
-        return os.dup(file)
+        pass
+    with turn:
+        hand.fd = os.dup(file)
 
 
-def _open_again(fd: int, access: int) -> int:
-    if _GETPATH is None:
-        return os.open(f"/proc/self/fd/{fd}", access)
-    again = os.open(_path(fd), access)
-    if os.path.samestat(os.fstat(again), os.fstat(fd)):
-        return again
-    os.close(again)
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), fd)
-
-
-def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> mmap.mmap | None:
-    info = os.fstat(fd)
+def _check_part(file: Any, info: os.stat_result, *, offset: int, size: int) -> int:
+    """Return how many bytes to map."""
     if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.ENODEV, "only a regular file can be mapped", file)
     if offset + size > info.st_size:
         raise ValueError(f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}")
-    size = size or info.st_size - offset
-    if not size:
-        return None
-    try:
-        return map_descriptor(fd, size, writable=writable, offset=offset)
-    except OSError as error:
-        error.filename = file
-        raise
+    return size or info.st_size - offset

@@ -14,6 +14,7 @@ import functools
 import os
 import stat
 
+from ipcio._forklock import Halfway, put_away, turn
 from ipcio._names import invent_name
 from ipcio._posix import lifetime
 from ipcio._posix.abilities import NAMES_ARE_FILES
@@ -21,8 +22,9 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any
 
-    from typing_extensions import Self
+    from ipcio._contract import Mapping
 
 __all__ = [
     "DIRECTORY",
@@ -33,6 +35,7 @@ __all__ = [
     "check_regular",
     "directory",
     "is_empty",
+    "keep_share",
     "semaphore_path",
 ]
 
@@ -61,28 +64,30 @@ _NAMELESS = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
-class InHand:
+class InHand(Halfway):
     """What a call has opened so far; a ``with`` block gives it back if the call fails.
 
     The block also puts the name that the caller knows into an `OSError`.
     """
 
-    __slots__ = ("fd", "name", "path", "share")
+    __slots__ = ("name", "path", "share")
 
     def __init__(self, name: str, path: str) -> None:
+        super().__init__()
         self.name = name  # as the caller spells it
         self.path = path
-        self.fd = -1
         self.share: lifetime.Share | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None:
+        if error is None:
+            self.leave()
+            return
+        try:
             self.drop()
-            if isinstance(error, OSError) and error.errno is not None:
-                self._complete(error)
+        finally:
+            self.leave()
+        if isinstance(error, OSError) and error.errno is not None:
+            self._complete(error)
 
     def _complete(self, error: OSError) -> None:
         """Put the name that the caller knows into the error, which keeps the traceback of the call that failed."""
@@ -99,19 +104,32 @@ class InHand:
         more = len(os.fsencode(os.path.basename(self.path))) - length
         return f"a name may have {_LONGEST - more} bytes here, not {length}"
 
-    def close(self) -> None:
-        """Close the descriptor, which no share owns."""
-        fd, self.fd = self.fd, -1
-        os.close(fd)
-
-    def drop(self) -> None:
-        """Give everything back."""
-        fd, self.fd = self.fd, -1
+    def hand_over(self) -> Mapping:
+        """Under `turn`: return what is in hand, for a handle to keep."""
         share, self.share = self.share, None
-        if share is not None and share.owns(fd):
-            share.give_up()
-        elif fd >= 0:
-            os.close(fd)
+        return *self.take(), share
+
+    def put_away(self) -> None:
+        """See `ipcio._forklock.Halfway`."""
+        share, self.share = self.share, None
+        if share is not None and share.owns(self.fd):
+            self.fd = -1
+            share.give_up(put_away)
+        super().put_away()
+
+    def lose(self) -> None:
+        """See `ipcio._forklock.Halfway`."""
+        share, self.share = self.share, None
+        if share is not None:
+            share.lose()
+        super().lose()
+
+
+def keep_share(raw: Any, hand: InHand) -> None:
+    """Under `turn`: the share in hand is that of a semaphore now; without one the descriptor has done its duty."""
+    _, fd, raw.share = hand.hand_over()
+    if raw.share is None and fd >= 0:
+        os.close(fd)
 
 
 class Making(InHand):
@@ -134,7 +152,8 @@ class Making(InHand):
         """Have an empty object open as `fd`, with its mode and the first share.
 
         `lives_by` is the path of the share, if it is not the object's own.  What the
-        dead left under the name goes first: it may fill the place that we need.
+        dead left under the name goes first: it may fill the place that we need.  Not under
+        `turn`, like all that follows here: it may wait for other processes.
         """
         if lifetime.refused:
             lifetime.settle_refused()
@@ -142,28 +161,32 @@ class Making(InHand):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MARK
         for _ in lifetime.attempts(self.name):
-            if _has_tmpfile():
-                self.fd = os.open(DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)  # for the share, it is opened once more
-                self._source = f"/proc/self/fd/{self.fd}"
-            else:
-                # Marked from the beginning, so that `gc` finds it if we are killed; which
-                # may also find it now, before it is locked.
-                self._source = self._temporary = f"{os.path.dirname(lives_by or self.path)}/.{invent_name()}"
-                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-                self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
-            self.info = os.fstat(self.fd)
-            if not self.info.st_mode & stat.S_IRUSR:  # the umask
-                os.fchmod(self.fd, 0o600 | lifetime.MARK)
-                self.info = os.fstat(self.fd)
-            self.share = lifetime.Share(lives_by or self.path)
-            if self.share.take(self.fd, self._source, self.info) and (
-                not self._temporary or lifetime.names(self._temporary, self.info)
-            ):
-                break
+            with turn:
+                if self._begin(mode, lives_by or self.path):
+                    break
             self.drop()
         self._perm = perm
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)
+
+    def _begin(self, mode: int, lives_by: str) -> bool:
+        if _has_tmpfile():
+            self.fd = os.open(DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)  # for the share, it is opened once more
+            self._source = f"/proc/self/fd/{self.fd}"
+        else:
+            # Marked from the beginning, so that `gc` finds it if we are killed; which
+            # may also find it now, before it is locked.
+            self._source = self._temporary = f"{os.path.dirname(lives_by)}/.{invent_name()}"
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
+        self.info = os.fstat(self.fd)
+        if not self.info.st_mode & stat.S_IRUSR:  # the umask
+            os.fchmod(self.fd, 0o600 | lifetime.MARK)
+            self.info = os.fstat(self.fd)
+        self.share = lifetime.Share(lives_by)
+        return self.share.take(self.fd, self._source, self.info) and (
+            not self._temporary or lifetime.names(self._temporary, self.info)
+        )
 
     def link(self, path: str) -> None:
         """Give the object a name; `FileExistsError` if somebody alive has it."""
@@ -197,6 +220,10 @@ class Making(InHand):
             self.share = None
         elif perm != self._perm:
             os.fchmod(self.fd, perm | lifetime.MARK)
+
+    def close(self) -> None:
+        """Close the descriptor, which has done its duty."""
+        super().drop()
 
     def drop(self) -> None:
         """Give everything back, the name as well."""
@@ -236,17 +263,14 @@ class Finding(InHand):
         check_owner(self.info, self.owner)
 
     def join(self, lives_by: str | None = None) -> bool:
-        """Take a share in it; False if it is gone or going: open again what is there now.
+        """Take a share in it, under `turn`; False if it is gone or going: `drop` it and open again what is there now.
 
         An object without our mark needs none, unless `lives_by` says where its share is.
         """
         if lives_by is None and not lifetime.is_marked(self.info):
             return True
         self.share = lifetime.Share(lives_by or self.path)
-        if self.share.join(self.fd, self.info):
-            return True
-        self.drop()
-        return False
+        return self.share.join(self.fd, self.info)
 
 
 def is_empty(fd: int, info: os.stat_result) -> bool:

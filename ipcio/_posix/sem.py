@@ -9,12 +9,17 @@ import struct
 from functools import lru_cache, partial
 from itertools import repeat, starmap
 
+from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects, undo
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from ipcio._contract import Permits, Share
-    from ipcio._posix.sysv import UndoSemaphore
+
+    Handle = TypeVar("Handle")
 
     class SemLock:  # typeshed does not know it
         SEM_VALUE_MAX: int
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 else:
     from _multiprocessing import SemLock
 
-__all__ = ["PosixSemaphore", "attach", "create", "unlink"]
+__all__ = ["STEP", "PosixSemaphore", "attach", "create", "unlink"]
 
 _SIZE = struct.calcsize("4l")  # of a sem_t, in glibc and in musl
 _GLIBC = struct.Struct("=III20x")  # on 64 bits: value, waiters, kind of futex
@@ -39,6 +44,8 @@ _MAXIMUM: int = SemLock.SEM_VALUE_MAX
 _ENOUGH = 10  # looks at a record without a set
 _COUNTING = 1  # SemLock's word for a semaphore that is no lock
 _READ_WRITE = 0o600  # what its owner needs to open one
+
+STEP = 4096  # permits released at once; less than a millisecond
 
 
 class PosixSemaphore(SemLock):
@@ -53,11 +60,13 @@ class PosixSemaphore(SemLock):
     share: Share | None
 
 
-def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+def create(
+    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+) -> Handle:
     """See `ipcio._contract.SemBackend`."""
     path = _path(name)
     if crash_safe:
-        return _permits_undo(undo.create(name, path, _fresh(0), value, perm=perm, persist=persist))
+        return undo.create(name, path, _fresh(0), value, perm=perm, persist=persist, into=into)
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     for _ in lifetime.attempts(name):
@@ -66,31 +75,38 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
             new.begin(perm | _READ_WRITE)
             os.write(new.fd, _fresh(value))
             new.appear()
-            raw = _open(name, path, new.info)
-            if raw is not None:
-                new.settle(perm, persist=persist)
-                return _permits(raw, new)
+            with turn:
+                raw = _open(name, path, new.info)
+                if raw is not None:
+                    new.settle(perm, persist=persist)
+                    return into(_permits(raw, new))
             new.drop()  # unlinked already: as if we had come later
     raise AssertionError("unreachable")
 
 
-def attach(name: str, *, owner: int | None = None) -> Permits:
+def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
     """See `ipcio._contract.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with objects.Finding(name, _path(name), owner) as found:
-            record = _open_either(found)
-            if record is not None:
-                joined = undo.attach(found, record, again=attempt < _ENOUGH)
-                if joined is not None:
-                    return _permits_undo(joined)
-            elif found.join():
-                objects.check_regular(found.info, "a semaphore")
-                _check(found)
-                raw = _open(name, found.path, found.info)
-                if raw is not None:
-                    return _permits(raw, found)
-                found.drop()
+            with turn:
+                permits = _attach(found, again=attempt < _ENOUGH)
+                if permits is not None:
+                    return into(permits)
+            found.drop()
     raise AssertionError("unreachable")
+
+
+def _attach(found: objects.Finding, *, again: bool) -> Permits | None:
+    """Open what there is; None: look again."""
+    record = _open_either(found)
+    if record is not None:
+        return undo.attach(found, record, again=again)
+    if not found.join():
+        return None
+    objects.check_regular(found.info, "a semaphore")
+    _check(found)
+    raw = _open(found.name, found.path, found.info)
+    return None if raw is None else _permits(raw, found)
 
 
 def _open_either(found: objects.Finding) -> undo.Record | None:
@@ -161,18 +177,13 @@ def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:
 
 
 def _permits(raw: PosixSemaphore, hand: objects.InHand) -> Permits:
-    raw.share = hand.share
-    if hand.share is None:  # the descriptor has done its duty
-        hand.close()
+    objects.keep_share(raw, hand)
     return raw, partial(_post, raw), raw._get_value, False
 
 
-def _permits_undo(raw: UndoSemaphore) -> Permits:
-    return raw, raw.post, raw.value, True
-
-
 def _post(raw: SemLock, n: int) -> None:
-    """Release `n` times, without a chance for a signal handler in between."""
+    """Release `n` times, without a chance for a signal handler in between but after each step of many."""
     if n > _MAXIMUM - raw._get_value():
         raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}")
-    any(starmap(raw.release, repeat((), n)))
+    for given in range(0, n, STEP):
+        any(starmap(raw.release, repeat((), min(STEP, n - given))))

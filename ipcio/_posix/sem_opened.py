@@ -13,14 +13,19 @@ import struct
 from functools import partial
 from itertools import repeat, starmap
 
-from ipcio._posix import companions, lifetime, undo
-from ipcio._posix.sem import PosixSemaphore
+from ipcio._forklock import turn
+from ipcio._posix import companions, lifetime, objects, undo
+from ipcio._posix.sem import STEP, PosixSemaphore
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from ipcio._contract import Permits
     from ipcio._posix.objects import InHand
-    from ipcio._posix.sysv import UndoSemaphore
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["attach", "create", "unlink"]
 
@@ -32,15 +37,17 @@ _BLANK = bytes(struct.calcsize("4l"))
 _ENOUGH = 10  # looks at a record without a set
 
 
-def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:
+def create(
+    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+) -> Handle:
     """See `ipcio._contract.SemBackend`.  What the umask takes of `perm` cannot be given."""
     if value > _MAXIMUM and not crash_safe:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     make = _create_undo if crash_safe else _create
-    return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist))
+    return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist, into=into))
 
 
-def attach(name: str, *, owner: int | None = None) -> Permits:
+def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
     """See `ipcio._contract.SemBackend`.
 
     A companion vouches for the owner of its object.  Of a foreign semaphore the system does not
@@ -48,9 +55,9 @@ def attach(name: str, *, owner: int | None = None) -> Permits:
     """
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with companions.Finding(_KIND, name, owner) as found:
-            permits = _attach(found, again=attempt < _ENOUGH)
-            if permits is not None:
-                return permits
+            handle = _attach(found, again=attempt < _ENOUGH, into=into)
+            if handle is not None:
+                return handle
             found.drop()
     raise AssertionError("unreachable")
 
@@ -63,41 +70,56 @@ def unlink(name: str) -> None:
                 return
 
 
-def _create(name: str, value: int, perm: int, *, persist: bool) -> Permits:
+def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[Permits], Handle]) -> Handle:
     with companions.Making(_KIND, name) as new:
         new.announce()
         text = companions.posix_name(name)
-        if perm == _PERM:
-            raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # noqa: FBT003 -- do not unlink
-        else:
-            from ipcio._posix import libc
+        with turn:
+            if perm == _PERM:
+                raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # noqa: FBT003 -- do not unlink
+            else:
+                from ipcio._posix import libc
 
-            handle = new.make(libc.create_semaphore, text.encode(), perm, value)
-            raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
-        new.show()
-        new.settle(_PERM, persist=persist)
-        return _permits(raw, new)
+                handle = new.make(libc.create_semaphore, text.encode(), perm, value)
+                raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
+            new.show()
+            new.settle(_PERM, persist=persist)
+            return into(_permits(raw, new))
 
 
-def _create_undo(name: str, value: int, perm: int, *, persist: bool) -> Permits:  # noqa: ARG001 -- see below
+def _create_undo(
+    name: str,
+    value: int,
+    perm: int,  # noqa: ARG001 -- see below
+    *,
+    persist: bool,
+    into: Callable[[Permits], Handle],
+) -> Handle:
     with companions.Finding(_KIND, name) as old:
         if lifetime.bury_dead(old.path) and companions.exists(_KIND, name):  # a foreign one
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Nobody but its user can find the record, let alone the set.
-    return _permits_undo(undo.create(name, old.path, _BLANK, value, perm=_PERM, persist=persist))
+    return undo.create(name, old.path, _BLANK, value, perm=_PERM, persist=persist, into=into)
 
 
-def _attach(found: companions.Finding, *, again: bool) -> Permits | None:
+def _attach(found: companions.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:
     """Open what there is; None: look again."""
-    try:
-        found.open(writable=True)
-    except FileNotFoundError:
-        foreign = companions.open_foreign(_KIND, found.name, lambda: _open_foreign(found))
-        return None if foreign is None else _permits(foreign, found)
+    with turn:
+        try:
+            found.open(writable=True)
+        except FileNotFoundError:
+            pass
+        else:
+            permits = _found(found, again=again)
+            return None if permits is None else into(permits)
+    return companions.open_foreign(_KIND, found.name, lambda: into(_permits(_open_foreign(found), found)))
+
+
+def _found(found: companions.Finding, *, again: bool) -> Permits | None:
+    """Open what a file was found for; None: look again."""
     record = undo.read(found.fd, found.info)
     if record is not None:
-        joined = undo.attach(found, record, again=again)
-        return None if joined is None else _permits_undo(joined)
+        return undo.attach(found, record, again=again)
     if not found.join():
         return None
     companion = companions.read(found.fd, found.info)
@@ -119,14 +141,8 @@ def _open(name: str) -> PosixSemaphore:
 
 
 def _permits(raw: PosixSemaphore, hand: InHand) -> Permits:
-    raw.share = hand.share
-    if hand.share is None and hand.fd >= 0:  # the companion's descriptor has done its duty
-        hand.close()
+    objects.keep_share(raw, hand)
     return raw, partial(_post, raw), partial(_value, raw), False
-
-
-def _permits_undo(raw: UndoSemaphore) -> Permits:
-    return raw, raw.post, raw.value, True
 
 
 def _value(raw: PosixSemaphore) -> int:
@@ -137,18 +153,23 @@ def _value(raw: PosixSemaphore) -> int:
 
 
 def _post(raw: PosixSemaphore, n: int) -> None:
-    """Release `n` times, without a chance for a signal handler in between; all or none.
+    """Release `n` times, without a chance for a signal handler in between but after each step of many.
 
-    Nobody says beforehand how many there is room for.  (macOS does not say it afterwards,
-    either.)
+    All or none, unless a handler raises.  The system does not say beforehand how many there is
+    room for.  (macOS does not say it afterwards, either.)
     """
+    before = 0
     given: list[None] = []
     try:
         if n > _MAXIMUM:
             raise OverflowError
-        given.extend(starmap(raw.release, repeat((), n)))
+        for before in range(0, n, STEP):
+            given.clear()
+            given.extend(starmap(raw.release, repeat((), min(STEP, n - before))))
     except (OverflowError, ValueError, OSError) as error:
         all(starmap(raw.acquire, repeat((False,), len(given))))  # or as many as others have left
+        for _ in range(0, before, STEP):
+            all(starmap(raw.acquire, repeat((False,), STEP)))
         if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:
             raise
         raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}") from None

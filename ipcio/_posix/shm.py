@@ -6,17 +6,27 @@ import errno
 import os
 import sys
 
+from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from ipcio._contract import Mapping
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["allocate", "attach", "create", "unlink"]
 
+_PIECE = 1 << 20  # bytes; a fraction of a millisecond
 
-def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:
+
+def create(
+    name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapping], Handle]
+) -> Handle:
     """See `ipcio._contract.ShmBackend`.
 
     The object is complete -- sized, locked, mapped -- when it gets its name.
@@ -24,30 +34,29 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
     with objects.Making(name, _path(name)) as new:
         new.begin(perm)
         allocate(new.fd, size, reserve=reserve)
-        memory = map_descriptor(new.fd, size, writable=True)
-        try:
-            new.appear()
-            new.settle(perm, persist=persist)
-        except BaseException:
-            memory.close()
-            raise
-        return memory, new.fd, new.share
+        with turn:
+            new.memory = map_descriptor(new.fd, size, writable=True)
+        new.appear()
+        new.settle(perm, persist=persist)
+        with turn:
+            return into(new.hand_over())
 
 
-def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
+def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
     """See `ipcio._contract.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with objects.Finding(name, _path(name), owner) as found:
-            found.open(writable=writable)
-            if found.join():
-                if objects.is_empty(found.fd, found.info):
-                    return None, found.fd, found.share
-                objects.check_regular(found.info, "shared memory")
-                try:
-                    memory = map_descriptor(found.fd, found.info.st_size, writable=writable)
-                except ValueError:
-                    raise OSError(errno.EINVAL, "another process is cutting the object short") from None
-                return memory, found.fd, found.share
+            with turn:
+                found.open(writable=writable)
+                if found.join():
+                    if not objects.is_empty(found.fd, found.info):
+                        objects.check_regular(found.info, "shared memory")
+                        try:
+                            found.memory = map_descriptor(found.fd, found.info.st_size, writable=writable)
+                        except ValueError:
+                            raise OSError(errno.EINVAL, "another process is cutting the object short") from None
+                    return into(found.hand_over())
+            found.drop()
     raise AssertionError("unreachable")
 
 
@@ -62,15 +71,59 @@ def _path(name: str) -> str:
 
 
 def allocate(fd: int, size: int, *, reserve: bool) -> None:
-    """Give the object its size, with memory behind every byte if `reserve`."""
-    try:
-        if reserve and sys.platform != "darwin":  # which has other shared memory
-            try:
-                os.posix_fallocate(fd, 0, size)
-                return
-            except OSError as error:
-                if error.errno not in {errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL}:
-                    raise
+    """Give the object its size, with memory behind every byte if `reserve`.
+
+    Not under `turn`, for it may take seconds.  Piece by piece: signal handlers run in between, and
+    a signal that comes within a piece makes no more than that piece begin anew.
+    """
+    if size > sys.maxsize:  # more than a file offset can say
+        raise _no_room(fd, size)
+    if not reserve or sys.platform == "darwin":  # which has other shared memory
         os.ftruncate(fd, size)
-    except OverflowError:  # more than a file offset can say
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        return
+    if size > _PIECE and size > _room(fd):  # others are not to find the place full meanwhile
+        raise _no_room(fd, size)
+    try:
+        for start in range(0, size, _PIECE):
+            os.posix_fallocate(fd, start, min(_PIECE, size - start))
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL}:
+            os.ftruncate(fd, size)
+        elif error.errno in {errno.ENOSPC, errno.EFBIG}:
+            raise _no_room(fd, size) from None
+        else:
+            raise
+
+
+def _room(fd: int) -> int:
+    """How many bytes the object can have, as far as that is known."""
+    place = os.fstatvfs(fd)
+    if place.f_blocks:
+        free = place.f_bavail * place.f_frsize
+    else:  # without a limit of its own: what memory there is
+        try:
+            with open("/proc/meminfo", "rb") as file:
+                about = dict(line.split()[:2] for line in file)
+            free = 1024 * sum(int(about[key]) for key in (b"MemAvailable:", b"SwapFree:"))
+        except (OSError, KeyError, ValueError):
+            return sys.maxsize
+    return free + 512 * os.fstat(fd).st_blocks
+
+
+def _no_room(fd: int, size: int) -> OSError:
+    place = os.fstatvfs(fd)
+    text = f"{os.strerror(errno.ENOSPC)}: {_amount(size)} asked for"
+    if place.f_blocks:
+        free, whole = (_amount(blocks * place.f_frsize) for blocks in (place.f_bavail, place.f_blocks))
+        text += f", {objects.DIRECTORY} has {free} free of {whole}"
+    return OSError(
+        errno.ENOSPC, f"{text} (`ipcio gc` removes orphaned objects; `docker run --shm-size` sets a container's size)"
+    )
+
+
+def _amount(size: int) -> str:
+    """Spell a size in bytes for people."""
+    for unit, shift in ("GiB", 30), ("MiB", 20), ("KiB", 10):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.1f} {unit}"
+    return f"{size} bytes"

@@ -19,8 +19,13 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
+    from typing import TypeVar
 
     from ipcio._contract import Mapping
+    from ipcio._posix.objects import InHand
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["attach", "create", "create_filled", "unlink"]
 
@@ -29,28 +34,37 @@ _LARGEST = sys.maxsize  # bytes
 _TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}  # what sizing or mapping a new object says
 
 
-def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:  # noqa: ARG001
+def create(
+    name: str,
+    size: int,
+    *,
+    perm: int,
+    persist: bool,
+    reserve: bool,  # noqa: ARG001 -- see below
+    into: Callable[[Mapping], Handle],
+) -> Handle:
     """See `ipcio._contract.ShmBackend`.
 
     The system decides whether memory is set aside.  It may also leave no more of `perm` than
     the umask does.
     """
-    return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist))
+    return companions.retrying(_KIND, name, lambda: _create(name, size, perm, persist=persist, into=into))
 
 
 def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
     """Create a persistent segment that nobody sees before it has this content."""
-    with turn:
-        companions.retrying(_KIND, name, lambda: _create(name, len(content), perm, persist=True, content=content))
+    companions.retrying(
+        _KIND, name, lambda: _create(name, len(content), perm, persist=True, content=content, into=lambda _: None)
+    )
 
 
-def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:
+def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
     """See `ipcio._contract.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with companions.Finding(_KIND, name, owner) as found:
-            mapping = _attach(found, writable=writable)
-            if mapping is not None:
-                return mapping
+            handle = _attach(found, writable=writable, into=into)
+            if handle is not None:
+                return handle
             found.drop()
     raise AssertionError("unreachable")
 
@@ -63,29 +77,33 @@ def unlink(name: str) -> None:
                 return
 
 
-def _create(name: str, size: int, perm: int, *, persist: bool, content: memoryview[int] | None = None) -> Mapping:
+def _create(
+    name: str,
+    size: int,
+    perm: int,
+    *,
+    persist: bool,
+    into: Callable[[Mapping], Handle],
+    content: memoryview[int] | None = None,
+) -> Handle:
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
     with companions.Making(_KIND, name) as new:
         new.announce(size)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-        fd = new.make(companions.shm_open, companions.posix_name(name), flags, perm)
-        try:
-            memory = _fill(fd, size, perm)
-            inode = os.fstat(fd).st_ino
-        finally:
-            os.close(fd)
-        try:
-            if content is not None:
-                memory[:size] = content
-            new.show(inode)
-            new.settle(0o600, persist=persist)
-        except BaseException:
-            memory.close()
-            raise
-        if new.share is None:  # the companion's descriptor has done its duty
-            new.close()
-        return memory, -1, new.share
+        with turn:
+            fd = new.make(companions.shm_open, companions.posix_name(name), flags, perm)
+            try:
+                new.memory = _fill(fd, size, perm)
+                inode = os.fstat(fd).st_ino
+            finally:
+                os.close(fd)
+        if content is not None:
+            new.memory[:size] = content
+        new.show(inode)
+        new.settle(0o600, persist=persist)
+        with turn:
+            return into(_mapping(new))
 
 
 def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
@@ -101,32 +119,47 @@ def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
         raise
 
 
-def _attach(found: companions.Finding, *, writable: bool) -> Mapping | None:
+def _mapping(hand: InHand) -> Mapping:
+    """Hand over the memory and the share that keeps it; without one the companion's descriptor has done its duty."""
+    memory, fd, share = hand.hand_over()
+    if share is None and fd >= 0:
+        os.close(fd)
+    return memory, -1, share
+
+
+def _attach(found: companions.Finding, *, writable: bool, into: Callable[[Mapping], Handle]) -> Handle | None:
     """Map what there is; None: look again."""
-    try:
-        found.open(writable=False)
-    except FileNotFoundError:
-        return companions.open_foreign(_KIND, found.name, lambda: _attach_foreign(found, writable=writable))
+    with turn:
+        try:
+            found.open(writable=False)
+        except FileNotFoundError:
+            pass
+        else:
+            return into(_mapping(found)) if _found(found, writable=writable) else None
+    return companions.open_foreign(_KIND, found.name, lambda: into(_attach_foreign(found, writable=writable)))
+
+
+def _found(found: companions.Finding, *, writable: bool) -> bool:
+    """Map what a companion was found of; False: look again."""
     if not found.join():
-        return None
+        return False
     record = companions.read(found.fd, found.info)
     if record is None or record.state != companions.READY:
-        return None
+        return False
     fd = _open(found.name, writable=writable)
     try:
         info = os.fstat(fd)
         objects.check_owner(info, found.owner)
         if not lifetime.names(found.path, found.info):
-            return None
-        if not companions.is_the_object(info, record):  # the companion is void, and this is a foreign object
-            found.drop()
-            return _map(fd, info.st_size, writable=writable), -1, None
-        memory = _map(fd, record.size, writable=writable)
+            return False
+        if companions.is_the_object(info, record):
+            found.memory = _map(fd, record.size, writable=writable)
+            return True
+        found.drop()  # the companion is void, and this is a foreign object
+        found.memory = _map(fd, info.st_size, writable=writable)
+        return True
     finally:
         os.close(fd)
-    if found.share is None:
-        found.close()
-    return memory, -1, found.share
 
 
 def _attach_foreign(found: companions.Finding, *, writable: bool) -> Mapping:

@@ -27,16 +27,20 @@ import os
 import stat
 import struct
 
+from ipcio._forklock import Halfway, turn
 from ipcio._names import check_name
 from ipcio._posix import lifetime
-from ipcio._posix.objects import Making, semaphore_path
+from ipcio._posix.objects import Making, keep_share, semaphore_path
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
-    from ipcio._posix.objects import Finding
-    from ipcio._posix.sysv import UndoSemaphore
+    from ipcio._contract import Permits
+    from ipcio._posix.objects import Finding, InHand
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["ANCHOR", "SIZE", "Record", "attach", "create", "is_sealed", "make_mortal", "read", "set_of", "unlink"]
 
@@ -125,7 +129,9 @@ def set_of(record: Record, info: os.stat_result) -> int | None:
     return number if record.number in {number, _NO_ID} else None
 
 
-def create(name: str, path: str, blank: bytes, value: int, *, perm: int, persist: bool) -> UndoSemaphore:
+def create(
+    name: str, path: str, blank: bytes, value: int, *, perm: int, persist: bool, into: Callable[[Permits], Handle]
+) -> Handle:
     """Make the set and the record, exclusively; `blank` is a semaphore of value 0."""
     from ipcio._posix import sysv
 
@@ -151,7 +157,16 @@ def create(name: str, path: str, blank: bytes, value: int, *, perm: int, persist
                 except BaseException:
                     os.fchmod(new.fd, mode | lifetime.MARK)
                     raise
-            return sysv.UndoSemaphore(number, name, new.share)
+            with turn:
+                return into(_permits(number, new))
+
+
+def _permits(number: int, hand: InHand) -> Permits:
+    from ipcio._posix import sysv
+
+    raw = sysv.UndoSemaphore(number, hand.name, None)
+    keep_share(raw, hand)
+    return raw, raw.post, raw.value, True
 
 
 def _mode_for(perm: int) -> int:
@@ -188,8 +203,8 @@ def _make(new: Making, key: int, value: int, perm: int) -> int:
     return number
 
 
-def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | None:
-    """Join the semaphore whose record was found; None if it is gone or going: look again what is there now.
+def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
+    """Join the semaphore whose record was found, under `turn`; None if it is gone or going: look again.
 
     A record without a set is one of the dead, buried by somebody who was killed over it
     or has just been joined by others who will find out, too; unless the set was removed
@@ -201,18 +216,16 @@ def attach(found: Finding, record: Record, *, again: bool) -> UndoSemaphore | No
     if record.name != found.name or not lifetime.names(anchor, found.info):
         if lifetime.names(found.path, found.info):
             raise OSError(errno.EINVAL, "not a semaphore: a copy of the file of a crash-safe one, or a link to it")
-        found.drop()
         return None
     sysv.check_access(record.key)
     if not found.join(lives_by=anchor):
         return None
     number = set_of(record, found.info)
     if number is None:
-        found.drop()
         if again or not lifetime.names(anchor, found.info):
             return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
-    return sysv.UndoSemaphore(number, found.name, found.share)
+    return _permits(number, found)
 
 
 def unlink(found: Finding, remove: Callable[[], bool]) -> bool:
@@ -247,7 +260,8 @@ def _open_persistent(found: Finding) -> Record | None:
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
         lifetime.make_readable(found.path, info)
-    found.open(writable=False)
+    with turn:
+        found.open(writable=False)
     record = read(found.fd, found.info)
     if record is None or record.name != found.name or not lifetime.names(record.anchor(found.path), found.info):
         found.drop()
@@ -261,8 +275,9 @@ def make_mortal(path: str) -> bool:
     A persistent one without a name is one: the process that removed the name was killed before
     it could do this.  So is one that does not persist: somebody changed its mode.
     """
-    fd = os.open(path, lifetime.PROBE)
-    try:
+    with Halfway() as look:
+        look.open_file(path, lifetime.PROBE)
+        fd = look.fd
         info = os.fstat(fd)
         record = read(fd, info)
         if record is None or record.anchor(path) != path:
@@ -271,8 +286,6 @@ def make_mortal(path: str) -> bool:
             return False
         _mark(fd, info)
         return True
-    finally:
-        os.close(fd)
 
 
 def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:

@@ -13,9 +13,12 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from ipcio._contract import FileMapping
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["open", "path_of"]
 
@@ -24,14 +27,15 @@ _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_D
 _PREFIX = "\\\\?\\"
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int) -> FileMapping:
-    """See `ipcio._contract.MmapBackend`."""
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
+    """See `ipcio._contract.MmapBackend`.  Not under `turn`: there is no fork that would wait for it."""
     fd = _open_descriptor(file, writable=writable)
     try:
-        return _map_part(file, fd, writable=writable, offset=offset, size=size), fd, None
+        memory = _map_part(file, fd, writable=writable, offset=offset, size=size)
     except BaseException:
         os.close(fd)
         raise
+    return into((memory, fd, None))
 
 
 def path_of(fd: int) -> str:

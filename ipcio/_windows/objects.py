@@ -143,8 +143,8 @@ class Handles:
         """Call what takes the last one over, and more; return what it makes of it."""
         return next(map(function, map(self._handles.pop, (-1,)), *zip(more)))
 
-    def give_up(self) -> None:
-        """Close them, once."""
+    def give_up(self, _: object = None) -> None:
+        """Close them, once; there is no descriptor."""
         if len(getattr(self, "_handles", ())) > 1:  # none, if Ctrl-C came before
             deque(map(self._close, iter(self._handles.pop, None)), 0)
             self._handles.append(None)

@@ -11,9 +11,12 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
     from ipcio._contract import Permits, Share
+
+    Handle = TypeVar("Handle")
 
     class SemLock:  # typeshed does not know it
         @classmethod
@@ -83,7 +86,15 @@ class WindowsSemaphore(SemLock):
         return False
 
 
-def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool) -> Permits:  # noqa: ARG001
+def create(
+    name: str,
+    value: int,
+    *,
+    perm: int,  # noqa: ARG001 -- see below
+    persist: bool,
+    crash_safe: bool,
+    into: Callable[[Permits], Handle],
+) -> Handle:
     """See `ipcio._contract.SemBackend`.
 
     Who may open it is what the user's token says by default: the user, and the system.
@@ -96,14 +107,19 @@ def create(name: str, value: int, *, perm: int, persist: bool, crash_safe: bool)
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     with objects.Handles() as mine:
-        return _permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
+        return into(_permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name)))
 
 
-def attach(name: str, *, owner: int | None = None) -> Permits:  # noqa: ARG001 -- there are no user ids
+def attach(
+    name: str,
+    *,
+    owner: int | None = None,  # noqa: ARG001 -- there are no user ids
+    into: Callable[[Permits], Handle],
+) -> Handle:
     """See `ipcio._contract.SemBackend`."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
-        return _permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
+        return into(_permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)))
 
 
 def unlink(name: str) -> None:

@@ -20,14 +20,16 @@ import errno
 import os
 import time
 
-from ipcio._forklock import turn
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from ipcio._contract import Mapping
+
+    Handle = TypeVar("Handle")
 
 __all__ = ["attach", "create", "unlink"]
 
@@ -37,7 +39,15 @@ _LARGEST = 1 << 47  # bytes: no process has more addresses
 _MOST_SLACK = 1 << 20  # more than a page of any size
 
 
-def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> Mapping:  # noqa: ARG001
+def create(
+    name: str,
+    size: int,
+    *,
+    perm: int,  # noqa: ARG001 -- see below
+    persist: bool,
+    reserve: bool,  # noqa: ARG001
+    into: Callable[[Mapping], Handle],
+) -> Handle:
     """See `ipcio._contract.ShmBackend`.
 
     The memory is always reserved.  Who may open it is what the user's token says by
@@ -61,11 +71,17 @@ def create(name: str, size: int, *, perm: int, persist: bool, reserve: bool) -> 
         )
         memory = _map(section, name, writable=True)
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
-        return memory[:size], -1, share
+        return into((memory[:size], -1, share))
 
 
-def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:  # noqa: ARG001 -- there are no user ids
-    """See `ipcio._contract.ShmBackend`."""
+def attach(
+    name: str,
+    *,
+    writable: bool,
+    owner: int | None = None,  # noqa: ARG001 -- there are no user ids
+    into: Callable[[Mapping], Handle],
+) -> Handle:
+    """See `ipcio._contract.ShmBackend`.  Not under `turn`: there is no fork that would wait for it."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
@@ -86,16 +102,19 @@ def attach(name: str, *, writable: bool, owner: int | None = None) -> Mapping:  
                 objects.be_patient(start, name)
                 continue
             memory = _map(section, name, writable=writable)
-            return memory[: max(len(memory) - unused, 1)], -1, share
+            return into((memory[: max(len(memory) - unused, 1)], -1, share))
 
 
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
-    with turn:
-        share = attach(name, writable=False)[2]
-        if share is not None:
-            share.give_up()
+    attach(name, writable=False, into=_close)
     raise objects.cannot_unlink(name)
+
+
+def _close(mapping: Mapping) -> None:
+    share = mapping[2]
+    if share is not None:
+        share.give_up()
 
 
 def _slack_of(name: str) -> str:
