@@ -267,6 +267,7 @@ async def lock_async(
 
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.01  # seconds between two tries
+_GRACE = 0.02  # seconds after the time is up in which a file that is not the one any more makes no error
 _SLICE = 0.002  # seconds of search between which other tasks run
 
 
@@ -387,7 +388,7 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
                 continue
             try:
                 lock(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
-                if self._is_current(file):
+                if self._is_current(file, end):
                     return self._keep(file, get_ident())
             except BaseException:
                 file.close()
@@ -403,7 +404,7 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
                 continue
             try:
                 await lock_async(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
-                if self._is_current(file):
+                if self._is_current(file, end):
                     return self._keep(file, _task())
             except BaseException:
                 file.close()
@@ -442,11 +443,16 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
                 raise TimeoutError(errno.ETIMEDOUT, "another process has a lease on the file", self._file) from None
             return None
 
-    def _is_current(self, file: Any) -> bool:
+    def _is_current(self, file: Any, end: float | None) -> bool:
+        """Whether the path means this file still; if not, raise `TimeoutError` when the time is up."""
         try:
-            return os.path.samestat(os.stat(self._file), os.fstat(file.fileno()))
+            if os.path.samestat(os.stat(self._file), os.fstat(file.fileno())):
+                return True
         except FileNotFoundError:
-            return False
+            pass
+        if end is not None and now() > end + _GRACE:  # not at once: the next file may be free
+            raise TimeoutError(errno.ETIMEDOUT, "the lock file has been removed or replaced each time", self._file)
+        return False
 
     def _keep(self, file: Any, key: object) -> _File:
         assert self._opened is not None
