@@ -297,8 +297,15 @@ class Child(Protocol):
         """Whether this very process started it, and not one that has been forked to this."""
         ...
 
-    def kill(self, number: int, *, tree: bool) -> None:
-        """Send a signal, unless it has exited; with `tree`, to its process group."""
+    def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
+        """Send a signal, unless it has exited; with `tree`, to all of its process group that is left.
+
+        With `grace`, another `kill` of the same kind is to follow soon, and must reach what is left then.
+        """
+        ...
+
+    def has_gone(self, *, tree: bool) -> bool:
+        """Whether it has exited; with `tree`, all of its process group.  False if that cannot be known."""
         ...
 
     def end(self) -> int:

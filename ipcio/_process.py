@@ -33,6 +33,8 @@ _Piece = TypeVar("_Piece", bytes, str)
 _SIGNALS = {"term": 15, "kill": 9}  # everywhere; not every system has a name for the second
 _TURN = 0.005  # seconds for which a coroutine works before it lets others run
 _PORTION = 64  # events at most that `async for` gives between two looks at the clock
+_LONGEST = 1e8  # seconds of grace, three years
+_LAST_LOOK = 0.05  # seconds between two looks at a group of processes, in the end
 _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
 
 
@@ -160,13 +162,35 @@ class Process(Generic[_Piece]):
         finally:
             self._settle()
 
-    def kill(self, sig: str | int = "term", *, tree: bool = False) -> Literal[True]:
+    def kill(self, sig: str | int = "term", *, tree: bool = False, grace: float | None = None) -> Literal[True]:
         """Send a signal, ``"term"``, ``"kill"`` or a number; return True, also if the child has exited.
 
         tree
             Also to the descendants in its process group, for a child that was started
-            with ``start_new_session=True``; for others `ValueError`.
+            with ``start_new_session=True``; for others `ValueError`.  The rest of the group
+            can be signalled when the child itself has exited, until `close`.
+        grace
+            Seconds to wait for the exit, with `tree` for that of the whole group.
+            Output and input are passed on meanwhile, and output that nothing reads yet is kept.
+            What has not exited then is killed, as is everything at once if the waiting
+            raises.
         """
+        number, seconds = self._check_kill(sig, tree=tree, grace=grace)
+        if seconds is not None and _is_coroutine_function(self._callback):
+            raise ValueError("the callback is a coroutine function: use `await process.kill_async()`")
+        try:
+            with self._call():
+                self._child.kill(number, tree=tree, grace=seconds is not None)
+                if seconds is not None:
+                    try:
+                        self._await_gone(now() + seconds, tree=tree)
+                    finally:
+                        self._child.kill(_SIGNALS["kill"], tree=tree)
+        finally:
+            self._settle()
+        return True
+
+    def _check_kill(self, sig: str | int, *, tree: bool, grace: float | None) -> tuple[int, float | None]:
         import signal  # with all its names, which only this method needs
 
         self._check_open()
@@ -175,11 +199,54 @@ class Process(Generic[_Piece]):
             raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")
         if tree and not self._session:
             raise ValueError("tree=True requires a process of spawn(..., start_new_session=True)")
+        seconds = check_timeout(grace)
+        if grace is not None and seconds is None:
+            if grace < 0:
+                raise ValueError(f"grace must not be negative, but it is {grace!r}")
+            seconds = _LONGEST
+        return int(number), seconds if self._child.is_ours() else None
+
+    def _await_gone(self, end: float, *, tree: bool) -> None:
+        from time import sleep
+
+        is_interrupted = self._is_interrupted()
+        pause = _LOOK
+        while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
+            if is_interrupted or self._child.has_gone(tree=False):
+                sleep(min(pause, left))
+                pause = min(2 * pause, _LAST_LOOK)
+            elif self._pumping.acquire(timeout=min(_LAST_LOOK, left)):  # another thread may wait for the child
+                try:
+                    self._child.turn(left)
+                    self._pass_on(end, demand=False)
+                finally:
+                    self._pumping.release()
+
+    async def kill_async(
+        self, sig: str | int = "term", *, tree: bool = False, grace: float | None = None
+    ) -> Literal[True]:
+        """As `kill`, while other tasks run.  The callback may be a coroutine function."""
+        import asyncio
+
+        number, seconds = self._check_kill(sig, tree=tree, grace=grace)
+        loop = _running_loop()
+        self._child.kill(number, tree=tree, grace=seconds is not None)
+        if seconds is None:
+            return True
+        end = now() + seconds
+        pause = _LOOK
+        self._suspended.append(None)
         try:
-            with self._call():
-                self._child.kill(int(number), tree=tree)
+            while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
+                if self._child.has_gone(tree=False):
+                    await asyncio.sleep(min(pause, left))
+                    pause = min(2 * pause, _LAST_LOOK)
+                else:
+                    await self._turn_async(loop, left)
+                    await self._pass_on_async(end, demand=False)
         finally:
-            self._settle()
+            self._suspended.pop()
+            self._child.kill(_SIGNALS["kill"], tree=tree)
         return True
 
     def close(self) -> None:
@@ -304,15 +371,15 @@ class Process(Generic[_Piece]):
             self._status = _exit_status(code)
         return self._status
 
-    def _pass_on(self, end: float | None) -> bool:
-        """Give what has been read to its consumers; return whether that was all before the time was up."""
+    def _pass_on(self, end: float | None, *, demand: bool = True) -> bool:
+        """Give what has been read to its consumers, or `demand` them; return whether all was before the time was up."""
         if not self._feed_sinks(end):
             return False
         for output in self._pipes:
             if self._callback is not None:
                 if not _call_all((map(self._callback, repeat(output.name), batch) for batch in output.batches()), end):
                     return False
-            elif output.waiting and not self._closed:
+            elif demand and output.waiting and not self._closed:
                 raise _nobody_takes(output)
         return True
 
@@ -470,12 +537,12 @@ class Process(Generic[_Piece]):
             while self._ended() is None:
                 await self._turn_async(_running_loop(), None)
 
-    async def _pass_on_async(self, end: float | None) -> bool:
+    async def _pass_on_async(self, end: float | None, *, demand: bool = True) -> bool:
         if not await self._feed_sinks_async(end):
             return False
         for output in self._pipes:
             if self._callback is None:
-                if output.waiting and not self._closed:
+                if demand and output.waiting and not self._closed:
                     raise _nobody_takes(output)
             elif not await _call_all_async(map(self._callback, repeat(output.name), output.pieces()), end):
                 return False
@@ -618,6 +685,8 @@ def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
     return True
 
 
+_OPTIMIZED = 0x1  # of a code object's flags: its variables are in no dictionary
+_UNSHARED = 3  # references to a dictionary: the frame's, a variable's and the argument's
 _VARARGS, _COROUTINE = 0x04, 0x80  # of a code object's flags; `inspect`, which knows, takes long to import
 
 
@@ -666,7 +735,11 @@ def _in_signal_handler() -> bool:
         if code.co_flags & _VARARGS:
             names += (code.co_varnames[code.co_argcount + code.co_kwonlyargcount],)
         if names:
-            values: list[object] = [frame.f_locals.get(name) for name in names]
+            variables: Any = frame.f_locals
+            values: list[object] = [variables.get(name) for name in names]
+            # Before Python 3.13 the frame keeps this copy, and with it what the function deletes, a handle say.
+            if code.co_flags & _OPTIMIZED and sys.version_info < (3, 13) and sys.getrefcount(variables) <= _UNSHARED:
+                variables.clear()
             if isinstance(values[-1], tuple):
                 values += values[-1]
             if any(value is interrupted for value in values):

@@ -35,7 +35,7 @@ LOOK = """
 import os, select, subprocess, sys
 from ipcio import filelock, mmap
 from ipcio._posix import proc, spawn
-print(filelock.semantics, hasattr(proc.select, "epoll"), hasattr(spawn.os, "pidfd_open"), spawn._children())
+print(filelock.semantics, hasattr(proc.select, "epoll"), hasattr(spawn.os, "pidfd_open"), spawn._waitid)
 print(hasattr(select, "poll"), os.stat in (spawn.os.stat,), sys.modules["os"] is os)
 if len(sys.argv) == 1:
     sys.stdout.flush()
@@ -181,7 +181,7 @@ def test_an_event_loop_looks_now_and_then():
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_an_exit_is_looked_for_without_waitid(monkeypatch, code):
-    monkeypatch.setattr(backend, "_waitid", None)
+    monkeypatch.setattr(spawn, "_waitid", None)
     assert proc.spawn(["sh", "-c", f"sleep 0.01; exit {code}"]).wait() == (code == 0, "exit", code)
     h = proc.spawn(["sleep", "90"])
     h.close()
@@ -192,92 +192,6 @@ def test_a_pipe_need_not_grow(monkeypatch):
     monkeypatch.setattr(backend, "_SETPIPE_SZ", None)
     with proc.spawn(["head", "-c", "300000", "/dev/zero"], stdout=True) as h:
         assert sum(len(data) for _, data in h) == 300000
-
-
-# -- children, of whom nobody tells ------------------------------------------
-
-
-@pytest.fixture
-def untold(monkeypatch):
-    """No list of a thread's children."""
-    monkeypatch.setattr(spawn, "_children", lambda: None)
-
-
-@pytest.mark.usefixtures("untold")
-def test_a_child_that_is_started_by_a_thread():
-    with proc.spawn(["echo", "x"], stdout=True) as h:
-        assert list(h) == [("stdout", b"x\n")]
-    with pytest.raises(FileNotFoundError) as caught:
-        proc.spawn(["/no/such/program"], stdout=True)
-    assert caught.value.filename == "/no/such/program"
-
-
-@pytest.mark.usefixtures("untold")
-def test_a_child_where_there_are_no_more_threads(monkeypatch):
-    def refuse(*_):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(spawn, "start_new_thread", refuse)
-    assert proc.spawn(["true"]).wait().ok
-
-
-@pytest.mark.usefixtures("untold")
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_child_whose_start_is_interrupted(monkeypatch, moment):
-    made = []
-
-    class Interrupting(spawn.Popen):
-        def __init__(self, *arguments, **options):
-            if moment == "before":
-                self.interrupt()
-            super().__init__(*arguments, **options)
-            made.append(self.pid)
-            if moment == "after":
-                self.interrupt()
-
-        def interrupt(self):
-            while not raised.is_set():  # a signal just before the main thread goes to sleep does not wake it
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-                raised.wait(0.01)
-
-    def handler(*_):
-        if not raised.is_set():
-            raised.set()
-            raise OtherError
-
-    raised = threading.Event()
-    monkeypatch.setattr(spawn, "Popen", Interrupting)
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with pytest.raises(OtherError):
-            proc.spawn(["sleep", "90"], stdin=True, stdout=True)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    with pytest.raises(ProcessLookupError):
-        os.kill(made[0], 0)
-
-
-@pytest.mark.usefixtures("untold")
-def test_an_interrupt_where_a_thread_is_started():
-    """It is no failure to start one, whatever it looks like."""
-
-    def interrupt(frame, event, _):
-        if frame.f_code is not spawn._undisturbed.__code__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_locals.get("started"):
-            sys.settrace(before)
-            raise RuntimeError("a signal handler's")
-        return interrupt
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that here
-    sys.settrace(interrupt)
-    try:
-        with pytest.raises(RuntimeError, match="handler"):
-            proc.spawn(["true"])
-    finally:
-        sys.settrace(before)
 
 
 # -- files without /proc -----------------------------------------------------

@@ -430,6 +430,80 @@ def test_a_tree_takes_a_session():
         h.kill()
 
 
+def kill_async(h, *arguments, **options):
+    return asyncio.run(h.kill_async(*arguments, **options))
+
+
+killing = pytest.mark.parametrize("kill", [Process.kill, kill_async], ids=["kill", "kill_async"])
+
+
+@pytest.mark.needs("posix")
+@killing
+@watchdog
+def test_grace_ends_with_the_exit(kill):
+    """Long before the time is up; and all that was said on the way is there."""
+    calls = Calls()
+    command = python(
+        "import signal, sys; signal.pthread_sigmask(0, [15]); print('x', flush=True);"
+        "signal.sigwait([15]); print('y' * 300000); sys.exit(4)"
+    )
+    with spawn(command, stdout=True, callback=calls) as h:
+        while not calls:
+            h.wait(0.01)
+        assert kill(h, grace=1000) is True
+        assert h.wait() == (False, "exit", 4)
+        assert kill(h, grace=1000) is True
+    assert calls.of() == b"x\n" + b"y" * 300000 + b"\n"
+    with spawn(command, stdout=True) as h:
+        said = [next(h)]
+        kill(h, grace=1000)
+        said.extend(h)
+    assert b"".join(data for _, data in said) == calls.of()
+
+
+@pytest.mark.needs("sh")
+@killing
+@pytest.mark.parametrize("tree", [False, True])
+def test_what_has_not_gone_after_its_grace_is_killed(kill, tree):
+    with spawn("trap '' TERM; echo; sleep 1000 & wait; wait", stdout=True, start_new_session=True) as h:
+        next(h)
+        assert kill(h, grace=0.01, tree=tree) is True
+        assert h.wait() == (False, "signal", 9)
+        h.kill("kill", tree=True)
+
+
+@killing
+def test_a_grace_that_is_none(kill):
+    with spawn(SLEEP) as h:
+        for wrong in -1, float("nan"):
+            with pytest.raises(ValueError, match=r"grace|NaN"):
+                kill(h, grace=wrong)
+        with pytest.raises(TypeError):
+            kill(h, grace="1")
+        assert h.nowait() is None
+        kill(h, grace=0)
+        assert h.wait().kind == "signal"
+
+
+@pytest.mark.needs("sh")
+@killing
+def test_what_a_callback_raises_ends_the_grace(kill):
+    said = Calls()
+
+    def callback(stream, data):
+        said(stream, data)
+        if data == b"x\n":
+            raise ZeroDivisionError
+
+    script = "trap 'echo x; exec sleep 1000' TERM; echo; while :; do sleep 0.01; done"
+    with spawn(script, stdout=True, callback=callback, lines=True) as h:
+        while not said:
+            h.wait(0.01)
+        with pytest.raises(ZeroDivisionError):
+            kill(h, grace=1000)
+        assert h.wait() == (False, "signal", 9)
+
+
 def test_kill_and_write_from_another_thread_reach_a_waiting_one():
     for end in (lambda h: h.write(EOF)), (lambda h: h.kill()), (lambda h: h.close()):
         h = spawn(CAT, stdin=True, stdout=True, callback=Calls())

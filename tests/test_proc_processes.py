@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import hashlib
@@ -16,9 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections import Counter
-from itertools import starmap
+from itertools import count, starmap
 
 import pytest
 from campaigns import FACTOR, campaign, rounds
@@ -26,12 +26,15 @@ from children import Forked
 from waiting import until_it_waits
 
 from ipcio import proc
+from ipcio._posix import spawn
 
 resource = pytest.importorskip("resource", reason="children by fork, and limits, are of POSIX systems only")
 pytestmark = pytest.mark.needs("proc", "waitid")  # by which this module looks at them
 
 DEADLINE = 30  # seconds until what does not happen is a failed test
 NOBODY = 65534
+PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWPID, CLONE_NEWNS, MS_REC_PRIVATE = 0x20000000, 0x20000, 0x44000
 MIB = 1 << 20
 
 # A child that the test must end: it lives longer than any test may take.
@@ -378,6 +381,99 @@ def test_a_whole_tree_is_killed(flood, kernel):
     until(lambda: gone(int(took.of("stdout"))))
 
 
+@pytest.fixture(params=["by descriptor", "by number"])
+def group(request, monkeypatch):
+    """Kernels that signal a group by the descriptor of its leader, and older ones."""
+    if request.param == "by number" and spawn._pidfd_send_signal is not None:
+
+        def refuse(fd, number, siginfo, flags):
+            if flags:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            signal.pidfd_send_signal(fd, number, siginfo, flags)
+
+        monkeypatch.setattr(spawn, "_pidfd_send_signal", refuse)
+    return request.param
+
+
+STUBBORN = "(trap '' TERM; echo $(exec sh -c 'echo $PPID'); exec sleep 90 >&-) & read line"
+
+
+def state(pid):
+    """What the kernel says a process does; empty if there is none."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+    return ""
+
+
+@pytest.mark.parametrize("end", ["kill", "close", "drop"])
+def test_the_rest_of_a_tree_is_within_reach_after_its_leader(end, kernel, group):
+    """Until then nobody else gets the number: the leader is not reaped."""
+    h = proc.spawn(STUBBORN, stdin=True, stdout=True, start_new_session=True)
+    rest = int(next(h)[1])
+    h.kill("term", tree=True)
+    seen = [*h, h.wait(), h.wait()]
+    assert seen == 2 * [(False, "signal", signal.SIGTERM)], (kernel, group)
+    pid = h.pid
+    assert (state(pid), gone(rest)) == ("Z", False)
+    if end == "kill":
+        h.kill("kill", tree=True)
+        until(lambda: gone(rest))
+        h.kill("kill", tree=True)
+    else:
+        if end == "close":
+            h.close()
+        del h
+        gc.collect()
+        assert not gone(rest)
+        os.kill(rest, signal.SIGKILL)
+    assert not state(pid)
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_grace_is_for_the_whole_tree(how, kernel, group):
+    """It ends with the last of the group; what is left is killed then, though its leader has gone."""
+    for stays in True, False:
+        trap = "''" if stays else "'sleep 0.05 >&-; exit'"
+        script = f"(trap {trap} TERM; echo $(exec sh -c 'echo $PPID'); while sleep 0.01 >&-; do :; done) & wait"
+        with proc.spawn(script, stdout=True, start_new_session=True) as h:
+            rest = int(next(h)[1])
+            grace = 0.2 if stays else 1000
+            if how == "sync":
+                assert h.kill(tree=True, grace=grace) is True
+            else:
+                assert asyncio.run(h.kill_async(tree=True, grace=grace)) is True
+            until(lambda rest=rest: gone(rest))
+            assert h.wait() == (False, "signal", signal.SIGTERM), (kernel, group)
+
+
+def test_a_leader_that_ends_alone_is_reaped_at_once(kernel, group):
+    h = proc.spawn("exit 3", start_new_session=True)
+    assert h.wait() == (False, "exit", 3), (kernel, group)
+    assert not state(h.pid)
+
+
+def test_the_rest_of_a_tree_is_within_reach_without_a_status():
+    """Where the kernel has a descriptor for it, as from Linux 6.9 on."""
+
+    def kill_the_rest():
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        h = proc.spawn(STUBBORN, stdin=True, stdout=True, start_new_session=True)
+        rest = int(next(h)[1])
+        fd = os.pidfd_open(h.pid) if hasattr(os, "pidfd_open") else -1
+        h.kill("term", tree=True)
+        with contextlib.suppress(ChildProcessError):
+            h.wait(DEADLINE)
+        try:
+            signal.pidfd_send_signal(fd, 0, None, 4)
+        except (AttributeError, OSError):
+            os.kill(rest, signal.SIGKILL)
+        else:
+            h.kill("kill", tree=True)
+        until(lambda: gone(rest))
+
+    apart(kill_the_rest)
+
+
 def test_a_child_that_is_stopped_and_goes_on_has_not_exited(kernel):
     with proc.spawn(["cat"], stdin=True, stdout=True) as h:
         h.kill(signal.SIGSTOP)
@@ -464,6 +560,113 @@ def test_a_status_that_somebody_else_takes_is_an_error_that_says_so(prepare, opt
     assert len(errors) == 3
     assert all("SIGCHLD" in error for error in errors)
     assert output == (b"out\n" if options["stdout"] is True else b"")
+
+
+def fail_with(h):
+    with contextlib.suppress(ZeroDivisionError), h:
+        raise ZeroDivisionError
+
+
+WAYS_TO_END = {
+    "kill": lambda h: h.kill("kill"),
+    "kill the tree": lambda h: h.kill("kill", tree=True),
+    "close": lambda h: h.close(),
+    "fail": fail_with,
+    "drop": lambda _: None,
+    "wait": lambda h: h.wait(0.01),
+}
+
+
+def end_after_its_number_is_given_away(prepare):
+    """End handles whose children others have reaped; which signals are sent by number then."""
+    prepare()
+    signalled = []
+    os.kill = os.killpg = lambda *arguments: signalled.append(arguments)
+    for end in WAYS_TO_END.values():
+        kept = [proc.spawn("exit", start_new_session=True)]
+        until(lambda kept=kept: not os.path.exists(f"/proc/{kept[0].pid}"))
+        with contextlib.suppress(ChildProcessError):
+            end(kept.pop())
+        gc.collect()
+    return signalled
+
+
+@pytest.mark.parametrize("prepare", [ignore_children, reap_all])
+def test_no_signal_is_sent_to_a_number_that_is_not_the_childs_any_more(prepare, kernel):
+    assert apart(end_after_its_number_is_given_away, prepare) == [], kernel
+
+
+def in_a_namespace(function, *arguments):
+    """Call it in the first process of a new namespace of process ids, with a `/proc` of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWPID | CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "unshare")
+
+    def call():
+        if libc.mount(b"proc", b"/proc", b"proc", 0, None):
+            raise OSError(ctypes.get_errno(), "mount")
+        return function(*arguments)
+
+    with Forked(call) as forked:
+        return forked.result()
+
+
+def give_its_number_away(prepare):
+    """End handles whose numbers other children of this process have by now; which of these were signalled or reaped."""
+    touched = []
+    for name, end in WAYS_TO_END.items():
+        prepare()
+        kept = [proc.spawn("exit", start_new_session=True)]
+        pid = kept[0].pid
+        until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while True:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+                last.write(str(pid - 1))
+            other = subprocess.Popen(SLEEP, start_new_session=True)
+            if other.pid == pid:
+                break
+            other.kill()
+            other.wait()
+        if name == "wait":
+            other.terminate()
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):
+            end(kept.pop())
+        gc.collect()
+        os.kill(pid, signal.SIGTERM)  # if it has been killed already, that is how it has ended
+        if other.wait() != -signal.SIGTERM:
+            touched.append(name)
+    return touched
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("prepare", [ignore_children, reap_all])
+def test_another_child_that_has_its_number_by_now_is_let_be(prepare):
+    assert apart(in_a_namespace, give_its_number_away, prepare) == []
+
+
+def test_a_descriptor_of_another_process_is_not_taken_for_the_childs(monkeypatch):
+    """The child is reaped, and its number given away, before the descriptor is opened."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("no descriptors of processes here")
+    other = int(subprocess.run("sleep 90 >&- & echo $!", shell=True, stdout=-1, check=True).stdout)
+    opened = os.pidfd_open(other)
+
+    def open_late(pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return os.dup(opened)
+
+    try:
+        monkeypatch.setattr(os, "pidfd_open", open_late)
+        h = proc.spawn(SLEEP)
+        h.kill("kill")
+        h.close()
+        assert not gone(other)
+        signal.pidfd_send_signal(opened, signal.SIGTERM)
+    finally:
+        os.close(opened)
 
 
 # -- threads ---------------------------------------------------------------------
@@ -817,6 +1020,56 @@ def test_a_copy_takes_no_output_from_the_original():
     assert took.of("stdout") == b"out\n"
 
 
+def outlive(ends):
+    """Be a worker that lives until the other end of a pipe is closed, and has what it has then."""
+    os.close(ends[1])
+    os.read(ends[0], 1)
+    return set(descriptors().values())
+
+
+@pytest.mark.parametrize("state", ["fresh", "watched"])
+def test_a_forked_process_does_not_keep_a_child_from_the_end_of_its_input(state, kernel):
+    """Nor does it keep anything else open of what its parent has for a child."""
+    before = set(descriptors().values())
+    took = Collector()
+    h = proc.spawn(["cat"], stdin=True, stdout=True, callback=took)
+    if state == "watched":
+        h.write(b"1")
+        until(lambda: h.nowait() is None and took.pieces)
+    opened = set(descriptors().values()) - before
+    ends = os.pipe()
+    with Forked(outlive, ends) as worker:
+        os.close(ends[0])
+        h.write(b"2", proc.EOF)
+        status = h.wait(DEADLINE)
+        os.close(ends[1])
+        assert not opened & worker.result()
+    assert status == (True, "exit", 0), kernel
+    assert took.of("stdout").endswith(b"2")
+
+
+@pytest.mark.timeout(DEADLINE)
+def test_a_fork_in_the_midst_of_a_start_keeps_nothing_open(monkeypatch):
+    """Nor does the start wait for the forked process, which had a copy of the pipe for a failure of exec."""
+    fork_exec = spawn.fork_exec
+    workers = []
+    ends = os.pipe()
+
+    def fork_between(*arguments):
+        workers.append(Forked(outlive, ends))
+        return fork_exec(*arguments)
+
+    monkeypatch.setattr(spawn, "fork_exec", fork_between)
+    h = proc.spawn(["cat"], stdin=True, stdout=True)
+    h.write(proc.EOF)
+    status = h.wait(DEADLINE)
+    for fd in ends:
+        os.close(fd)
+    with workers[0] as worker:
+        worker.result()
+    assert status == (True, "exit", 0)
+
+
 # -- a start that fails --------------------------------------------------------------
 
 
@@ -867,6 +1120,40 @@ def without_processes():
 
 def test_a_start_without_processes_leaves_nothing():
     assert apart(without_processes) == ({errno.EAGAIN}, 0)
+
+
+def fail_beside_others():
+    """Failing starts in the midst of which others come by children; which of those are there afterwards."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    initialize = subprocess.Popen.__init__
+    others = []
+
+    def start_another(*_):
+        others.append(subprocess.Popen(SLEEP).pid)
+
+    def adopt():
+        others.append(int(subprocess.run("sleep 90 >&- & echo $!", shell=True, stdout=-1, check=True).stdout))
+
+    def initialize_late(popen, *arguments, **options):
+        subprocess.Popen.__init__ = initialize
+        thread = threading.Thread(target=start_another)  # its child becomes that of another thread when it ends
+        thread.start()
+        thread.join()
+        signal.raise_signal(signal.SIGUSR1)
+        adopt()
+        initialize(popen, *arguments, **options)
+
+    signal.signal(signal.SIGUSR1, start_another)
+    for command, options in (["/does/not/exist"], {}), (["tr\0ue"], {}), (["true"], {"cwd": "/does/not/exist"}):
+        subprocess.Popen.__init__ = initialize_late
+        with pytest.raises((OSError, ValueError)):
+            proc.spawn(command, **options)
+    return [os.waitpid(pid, os.WNOHANG)[0] or os.kill(pid, signal.SIGKILL) for pid in others]
+
+
+def test_a_start_that_fails_touches_no_other_process():
+    """Not the children of other threads, nor a signal handler's, nor orphans that this process has adopted."""
+    assert apart(fail_beside_others) == [None] * 9
 
 
 def start_what_is_missing(directory):
@@ -921,6 +1208,49 @@ def test_an_interrupt_between_two_pipes_leaves_none(number):
 # -- interrupts ------------------------------------------------------------------------
 
 
+def interrupt_start(options):
+    """Interrupt a start before each instruction of Python in turn, until it has come to its end; what was left."""
+    other = subprocess.Popen(SLEEP)
+    files = {spawn.__file__, subprocess.__file__}
+    finalizers = {spawn.Popen.__del__.__code__, spawn.Pipe.__del__.__code__}  # Python drops what is raised there
+    left = Counter()
+    proc.spawn("exit", **options).wait()
+    before = descriptors().keys()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that here
+    for number in count(1):
+        moments = iter(range(number))
+
+        def trace(frame, event, _, moments=moments):
+            if frame.f_code.co_filename not in files or frame.f_code in finalizers:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(moments, None) is None:
+                raise KeyboardInterrupt
+            return trace
+
+        h = None
+        sys.settrace(trace)
+        with contextlib.suppress(KeyboardInterrupt):
+            h = proc.spawn(SLEEP, **options)
+        sys.settrace(None)
+        if h is not None:
+            h.close()
+        with open("/proc/thread-self/children") as listing:
+            left["children"] += listing.read() != f"{other.pid} "
+        left["descriptors"] += len(descriptors().keys() - before)
+        if h is not None or +left:
+            other.kill()
+            other.wait()
+            break
+    return +left, number
+
+
+@pytest.mark.parametrize("options", [{}, {"stdin": True, "stdout": True, "start_new_session": True}], ids=["", "pipes"])
+def test_a_start_that_is_interrupted_anywhere_leaves_nothing(options):
+    left, moments = apart(interrupt_start, options)
+    assert (left, moments > 500) == ({}, True)
+
+
 def sweep(action, number, longest, error):
     """Interrupt it at so many random moments; after each, `action` itself says that all is well, and nothing is left.
 
@@ -934,7 +1264,6 @@ def sweep(action, number, longest, error):
     # A file that is interrupted before its `with` block closes itself, and warns; pytest would keep the warning
     # and, by its traceback, all that the frames have.
     sys.unraisablehook = lambda _: None
-    pipes = name_pipes_of_subprocess()
     action(contextlib.nullcontext())  # imports
     before = descriptors()
     interrupted = 0
@@ -952,7 +1281,6 @@ def sweep(action, number, longest, error):
             return kind is error
 
     for _ in range(number):
-        pipes.clear()
         try:
             action(Window())
         except error:  # on its way out of the window
@@ -968,23 +1296,11 @@ def sweep(action, number, longest, error):
         if left := {fd: what for fd, what in descriptors().items() if fd not in before}:
             gc.collect()
             if left := {fd: what for fd, what in descriptors().items() if fd not in before}:
-                troubles["descriptors"] += not left.keys() <= {str(fd) for pipe in pipes for fd in pipe}
+                troubles["descriptors"] += 1
                 for fd in left:
                     os.close(int(fd))
     assert interrupted
     return +troubles
-
-
-def name_pipes_of_subprocess():
-    """`subprocess` has a pipe of its own, and there is an instant in which it is made and not yet known: know it."""
-    pipes = []
-
-    def pipe():
-        pipes.extend(starmap(os.pipe, ((),)))
-        return pipes[-1]
-
-    subprocess.os = types.SimpleNamespace(**{**vars(os), "pipe": pipe})
-    return pipes
 
 
 def spawned(window):

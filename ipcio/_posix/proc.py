@@ -13,17 +13,15 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import sys
 import termios
 import threading
-import time
 from collections import deque
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from math import ceil
 
-from ipcio._posix.spawn import Pipe, start
+from ipcio._posix.spawn import Pipe, inherited, start
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ _LONGEST = 1e6  # seconds that the calls of the system take at once
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
 # What not every system has.
-_waitid = getattr(os, "waitid", None)
 _SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
 
@@ -96,16 +93,15 @@ class Child:
         env: Mapping[Any, Any] | None,
         start_new_session: bool,  # noqa: FBT001
     ) -> None:
+        self._watched: _Poll | None = None
+        self._events: list[int] = []  # copies of its descriptor
         self._popen, self._pipes = start(command, streams, cwd, env, start_new_session)
+        inherited.add(self)
         self.pid = self._popen.pid
-        self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
-        self._reaped: list[tuple[int, int]] = []
-        self._is_lost = False  # the exit status, to somebody else
+        self._lock = threading.RLock()  # a signal handler may write, whatever it interrupts
         self._input: tuple[Pipe, Input] | None = None
         self._outputs: dict[int, tuple[Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may
-        self._watched: _Poll | None = None
-        self._events: list[int] = []  # copies of its descriptor
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
@@ -124,12 +120,13 @@ class Child:
         """See `ipcio._contract.Child`."""
         if self._outputs:
             return None
-        if self._is_lost:
+        if self._popen.is_lost:
             raise self._lost()
-        return self._popen.returncode
+        code: int | None = self._popen.returncode
+        return code
 
     def _lost(self) -> ChildProcessError:
-        what = "its exit status is gone: SIGCHLD is ignored, another waits for all children, or this is a fork"
+        what = "its exit status is gone: SIGCHLD is ignored, or another part of the program waits for all children"
         return ChildProcessError(errno.ECHILD, what, self.pid)
 
     # -- what happens ----------------------------------------------------------
@@ -141,7 +138,7 @@ class Child:
                 if not self._serve(timeout if timeout is None else min(timeout, _LONGEST)):
                     return False
             else:
-                self._await_exit()
+                self._popen.await_exit()
         if self._popen.returncode is not None:
             self._finish()
         return True
@@ -150,7 +147,7 @@ class Child:
         """Wait for events and do what they ask for; return whether there were any."""
         if self._popen.pidfd < 0:
             # The exit is no event here. Look for it now and then.
-            self._reap()
+            self._popen.look()
             if self._popen.returncode is not None:
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
@@ -169,7 +166,7 @@ class Child:
             elif fd != self._popen.pidfd:  # an interrupt came while it was closed
                 self._unregister(fd)
         if self._popen.pidfd in ready:
-            self._reap()
+            self._popen.look()
         if ready:
             self._pause = _FIRST_PAUSE
         return bool(ready)
@@ -262,76 +259,48 @@ class Child:
 
     def close_event(self, fd: int) -> None:
         """See `ipcio._contract.Child`."""
+        if not self.is_ours():
+            return
         deque(map(os.close, map(self._events.pop, (self._events.index(fd),))), maxlen=0)
         if self._popen.returncode is not None and not self._outputs:
             self._close_rest()
 
     # -- the end ---------------------------------------------------------------
 
-    def kill(self, number: int, *, tree: bool) -> None:
+    def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
         """See `ipcio._contract.Child`."""
-        with self._lock:  # while the child is not reaped, nobody else has its number
-            if not self._is_reaped() and self.is_ours():
-                with contextlib.suppress(ProcessLookupError):
-                    (os.killpg if tree else os.kill)(self.pid, number)
+        if self.is_ours():
+            self._popen.send(number, tree=tree, grace=grace)
+
+    def has_gone(self, *, tree: bool) -> bool:
+        """See `ipcio._contract.Child`."""
+        return self._popen.has_gone(tree=tree)
 
     def end(self) -> int:
         """See `ipcio._contract.Child`."""
-        if self._popen.returncode is None:
-            self.kill(signal.SIGKILL, tree=False)
-            self._await_exit()
-        if self._is_lost:
+        self._popen.end()
+        if self._popen.is_lost:
             raise self._lost()
-        assert self._popen.returncode is not None
-        return self._popen.returncode
+        return int(self._popen.returncode)
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
-        if not self.is_ours():  # locks may have been copied while somebody had them, and an epoll is shared
-            self._close_pipes()
-            self._popen.close()
+        if not self.is_ours():  # what it had open is closed there, and a lock may be a copy of one that was held
             return
-        with contextlib.suppress(ChildProcessError):
-            self.end()
+        self._popen.end()
         self._outputs.clear()
         self._close_input()
         self._close_rest()
 
+    def close_copies(self) -> None:
+        """In a forked process, close what is not a pipe's or the child's."""
+        if self._watched is not None:
+            self._watched.close()
+        deque(map(os.close, map(self._events.pop, repeat(0, len(self._events)))), maxlen=0)
+
     def is_ours(self) -> bool:
         """See `ipcio._contract.Child`."""
-        return self._popen.owner == os.getpid()
-
-    def _await_exit(self) -> None:
-        """Wait for the exit, and only then reap, under the lock."""
-        if _waitid is not None:
-            with contextlib.suppress(ChildProcessError):  # which `_reap` explains
-                _waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self._reap()
-        pause = _FIRST_PAUSE
-        while self._popen.returncode is None:
-            time.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
-            self._reap()
-
-    def _reap(self) -> None:
-        with self._lock:
-            if self._popen.returncode is not None:
-                return
-            try:
-                self._reaped.extend(map(os.waitpid, (self.pid,), (os.WNOHANG,)))
-            except ChildProcessError:
-                if not self._is_reaped():
-                    self._is_lost = True
-                    self._popen.returncode = 0
-                    return
-            if self._is_reaped():
-                self._popen.returncode = os.waitstatus_to_exitcode(self._reaped[-1][1])
-            else:
-                self._reaped.clear()
-
-    def _is_reaped(self) -> bool:
-        """Whether the number of the child may be somebody else's."""
-        return self._popen.returncode is not None or bool(self._reaped and self._reaped[-1][0])
+        return self._popen.is_ours()
 
     def _finish(self) -> None:
         """Read what the child has left in the pipes, and close them.  What a grandchild writes later is nobody's."""
@@ -369,10 +338,7 @@ class Child:
             watched, self._watched = self._watched, None
             if watched is not None:
                 watched.close()
-        self._popen.close()
-        self._close_pipes()
-
-    def _close_pipes(self) -> None:
+        self._popen.let_go()
         for pipe in self._pipes:
             if pipe is not None:
                 pipe.close()

@@ -169,22 +169,28 @@ class Child:
 
     # -- the end ---------------------------------------------------------------
 
-    def kill(self, number: int, *, tree: bool) -> None:
+    def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:  # noqa: ARG002 -- nothing can refuse to end
         """See `ipcio._contract.Child`."""
         with self._lock:
-            if self._popen.returncode is not None:
-                return
+            has_exited = self._popen.returncode is not None
             try:
-                if tree:
+                if tree and self._job.first:  # others of the job may go on after the child
                     if not win32.TerminateJobObject(self._job.first, _KILLED + number):
                         raise win32.failure()
-                else:
+                elif not has_exited:
                     _winapi.TerminateProcess(self._popen.handle, _KILLED + number)
             except PermissionError:
-                if not self._popen.has_exited():
+                if not has_exited and not self._popen.has_exited():
                     raise
             else:
-                self._sent.add(number)
+                if not has_exited:
+                    self._sent.add(number)
+
+    def has_gone(self, *, tree: bool) -> bool:  # noqa: ARG002 -- a signal to a tree ends all of it at once
+        """See `ipcio._contract.Child`."""
+        if self._popen.returncode is None and self._popen.has_exited():
+            self._reap()
+        return self._popen.returncode is not None
 
     def end(self) -> int:
         """See `ipcio._contract.Child`."""
@@ -200,6 +206,8 @@ class Child:
         self._outputs.clear()
         self._close_input()
         self._close_rest()
+        with self._lock:
+            self._job.close()
 
     def is_ours(self) -> bool:
         """See `ipcio._contract.Child`."""
@@ -237,7 +245,6 @@ class Child:
     def _close_rest(self) -> None:
         with self._lock:
             self._wake.close()
-            self._job.close()
             self._popen.close()
         for pipe in filter(None, self._pipes):
             pipe.close()
