@@ -111,6 +111,13 @@ class MmapBackend(Protocol):
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
         ...
 
+    def reserve(self, fd: int, offset: int, size: int, name: Any) -> None:
+        """Give all of this part of the file its blocks; ``ENOSPC``, with `name`, if there are not enough.
+
+        `NotImplementedError` where the system cannot.
+        """
+        ...
+
     def path_of(self, fd: int) -> str:
         """The path by which another process finds the file behind `fd`; `TypeError` if there is none."""
         ...

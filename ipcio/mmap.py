@@ -63,21 +63,32 @@ def open(
     mode: Literal["r", "w", "rw"] = "r",
     offset: int = 0,
     size: int = 0,
+    *,
+    reserve: bool = False,
 ) -> MemoryFile:
     """Map `size` bytes of a file from `offset` (0: to its end) and return a handle at position 0.
 
     path
         A path, or an open binary file or descriptor, which may be closed
-        afterwards.  What a file object holds back in a buffer is flushed first.
+        afterwards.  What a file object holds back in a buffer is flushed first.  A file
+        object must be one of `io` over a real file, or pass on the ``read`` of one, as
+        `tempfile.NamedTemporaryFile` does.  An object with a ``read`` of its own is a
+        `TypeError`: that of a compressed file gives other bytes than its descriptor.
     mode
         ``"r"`` maps read-only.  ``"rw"`` writes through to the file.  ``"w"`` does,
         too, and the handle refuses to read (the system still needs permission for
         both).
+    reserve
+        Give every byte of the part a block on the disk now, so that a full disk is an
+        ``OSError(ENOSPC)`` here.  Otherwise a write into a hole of the file is SIGBUS if
+        no block is left, which kills this process.  Requires a mode that writes.
+        `NotImplementedError` on macOS and Windows.
 
     An empty file opens as an empty handle.  Raises the `OSError` with which the
     system refuses the file (`PermissionError` also for a descriptor whose own mode
-    forbids it; ``ENODEV`` for what is no regular file), `ValueError` for an offset
-    that is no multiple of `pagesize` or a part that is not within the file.
+    forbids it; ``ENODEV`` for what is no regular file, or one that cannot be mapped, as
+    those of ``/proc``), `ValueError` for an offset that is no multiple of `pagesize` or a
+    part that is not within the file.
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be 'r', 'w' or 'rw', not {mode!r}")
@@ -86,6 +97,8 @@ def open(
         raise ValueError(f"offset and size must not be negative, not {offset} and {size}")
     if offset % pagesize:
         raise ValueError(f"offset must be a multiple of mmap.pagesize ({pagesize}), not {offset}")
+    if reserve and mode == "r":
+        raise ValueError("reserve=True requires mode 'w' or 'rw'")
     file = _path_or_descriptor(path)
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     prepare()
@@ -101,7 +114,14 @@ def open(
             return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
         return DirectFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
-    return _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
+    opened = _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
+    if reserve:
+        try:
+            _backend.reserve(opened._lend(), offset, opened.size(), name)
+        except BaseException:
+            opened.close()
+            raise
+    return opened
 
 
 def _path_or_descriptor(path: Any) -> str | bytes | int:
@@ -110,6 +130,11 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
     if isinstance(path, io.TextIOBase):
         raise TypeError("a text file cannot be mapped; pass its path, or the binary file under it (.buffer)")
     if hasattr(path, "fileno"):
+        if not _reads_its_descriptor(path):
+            raise TypeError(
+                f"read() of a {type(path).__name__!r} may give other bytes than its descriptor, as that of a "
+                "compressed file does: use strfile.open(file.read()), or pass file.fileno() to map the descriptor's"
+            )
         descriptor = index(path.fileno())
         if hasattr(path, "flush"):
             path.flush()
@@ -118,6 +143,35 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
     if descriptor < 0:
         raise ValueError(f"a descriptor must not be negative, not {descriptor}")
     return descriptor
+
+
+_DEEPEST = 10  # wrappers around wrappers
+_BUFFERED = io.BufferedReader, io.BufferedWriter, io.BufferedRandom
+_READS_OF_BUFFERED = {kind.read for kind in _BUFFERED}
+_READS = {io.FileIO.read, io.BytesIO.read}  # the last has no descriptor, and says so
+
+
+def _reads_its_descriptor(file: Any) -> bool:
+    """Whether `file` gives the bytes of its descriptor, as far as its class says.
+
+    Known are `MemoryFile` and the classes of `io`, with a ``read`` that is theirs.  What passes on
+    the ``read`` of another object is that object, and what has none does not contradict.
+    """
+    for _ in range(_DEEPEST):
+        own = getattr(type(file), "read", None)
+        if isinstance(file, MemoryFile) or own in _READS:
+            return True
+        if isinstance(file, _BUFFERED) and own in _READS_OF_BUFFERED:
+            file = file.raw
+            continue
+        read = getattr(file, "read", None)
+        if read is None:
+            return True
+        owner = getattr(getattr(read, "__wrapped__", read), "__self__", file)
+        if owner is file:
+            return False
+        file = owner
+    return False
 
 
 def __dir__() -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
+import contextlib
 import errno
+import gzip
 import io
 import itertools
+import lzma
 import mmap as stdlib_mmap
 import os
 import pathlib
@@ -15,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 
 import file_contract
 import pytest
@@ -679,6 +685,98 @@ def test_a_file_s_own_lies_are_its_own():
         f.write(b"x")
         f.flush()
         assert mmap.open(Minimal(f.fileno())).read() == b"x"
+
+
+def compressed(path):
+    with gzip.open(path, "wb") as f:
+        f.write(b"content")
+    return gzip.open(path)
+
+
+def member(path):
+    with zipfile.ZipFile(path, "w") as f:
+        f.writestr("member", b"content")
+    return zipfile.ZipFile(path).open("member")
+
+
+class Upper(io.FileIO):
+    def read(self, size=-1):
+        return super().read(size).upper()
+
+
+NOT_THEIR_DESCRIPTORS = {
+    "gzip": compressed,
+    "bz2": lambda path: bz2.open(path.with_suffix(".bz2"), "wb").close() or bz2.open(path.with_suffix(".bz2")),
+    "lzma": lambda path: lzma.open(path.with_suffix(".xz"), "wb").close() or lzma.open(path.with_suffix(".xz")),
+    "member of a zip": member,
+    "buffered": lambda path: io.BufferedReader(compressed(path)),
+    "decoding": lambda path: codecs.getreader("utf-8")(open(path, "rb")),
+    "spooled": lambda _: tempfile.SpooledTemporaryFile(),
+    "of a class of FileIO": Upper,
+    "buffered of a class of FileIO": lambda path: io.BufferedReader(Upper(path)),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_THEIR_DESCRIPTORS)
+def test_an_object_that_reads_other_bytes_than_its_descriptor_is_refused(file, kind):
+    """TypeError that says what to do; the descriptor itself is mapped as it is."""
+    path = file(b"content")
+    with contextlib.closing(NOT_THEIR_DESCRIPTORS[kind](path)) as f:
+        with pytest.raises(TypeError, match=r"strfile\.open"):
+            mmap.open(f)
+        if kind == "gzip":
+            with mmap.open(f.fileno()) as h:
+                assert h.read(2) == b"\x1f\x8b"
+
+
+def test_an_object_that_passes_on_the_read_of_a_file_is_that_file(file):
+    class Passing:
+        def __init__(self, file):
+            self._inside = file
+
+        read = property(lambda self: self._inside.read)
+        fileno = property(lambda self: self._inside.fileno)
+
+    path = file(b"content")
+    with open(path, "rb") as f, mmap.open(Passing(f)) as h, io.BufferedReader(h) as layer, mmap.open(layer) as again:
+        assert again.read() == h.read() == b"content"
+
+
+@pytest.mark.needs("proc")
+def test_a_file_whose_size_hides_what_it_has_is_refused():
+    """It is not empty, and the error says what is the matter; as it does where a file system maps nothing."""
+    with pytest.raises(OSError, match="its size is 0, but it has bytes") as caught:
+        mmap.open("/proc/self/status")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENODEV, "/proc/self/status")
+    if os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"):
+        with pytest.raises(OSError, match="does not map files") as caught:
+            mmap.open("/sys/kernel/mm/transparent_hugepage/enabled")
+        assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks cannot be reserved here")
+def test_reserved_blocks_are_there(file):
+    """Of the part, and only if asked for; a disk without that many is ENOSPC, and is not filled first."""
+    path = file(b"")
+    os.truncate(path, 8 * PAGE)
+    held = os.stat(path).st_blocks
+    mmap.open(path, "rw", PAGE, 2 * PAGE).close()
+    assert os.stat(path).st_blocks == held
+    with mmap.open(path, "w", PAGE, 2 * PAGE, reserve=True) as h:
+        assert os.stat(path).st_blocks * 512 >= 2 * PAGE
+        assert os.stat(path).st_size == 8 * PAGE
+        h.write(b"x" * 2 * PAGE)
+    with pytest.raises(ValueError, match="mode"):
+        mmap.open(path, reserve=True)
+    place = os.statvfs(path)
+    held = os.stat(path).st_blocks
+    os.truncate(path, 2 * place.f_bavail * place.f_frsize + (1 << 30))
+    before = set(descriptors())
+    with pytest.raises(OSError) as caught:
+        mmap.open(path, "rw", reserve=True)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
+    assert set(descriptors()) == before
+    assert os.stat(path).st_blocks == held
 
 
 @pytest.mark.needs("users")

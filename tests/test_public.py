@@ -62,7 +62,7 @@ SIGNATURES = {
     "ipcio.filelock.query": "(file, mode='rw', offset=0, nbytes=0)",
     "ipcio.proc.spawn": "(cmd, *, stdin=None, stdout=None, stderr=None, callback=None, encoding=None, errors='strict', "
     "lines=False, cwd=None, env=None, start_new_session=False)",
-    "ipcio.mmap.open": "(path, mode='r', offset=0, size=0)",
+    "ipcio.mmap.open": "(path, mode='r', offset=0, size=0, *, reserve=False)",
     "ipcio.strfile.open": "(data)",
 }
 

@@ -501,6 +501,14 @@ def test_of_many_creates_at_once_exactly_one_wins(name, peer):
             assert_free(name)
 
 
+def test_blocks_of_a_file_cannot_be_reserved(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with pytest.raises(NotImplementedError):
+        mmap.open(path, "rw", reserve=True)
+    path.unlink()
+
+
 def test_a_mapped_file_cannot_be_removed(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")

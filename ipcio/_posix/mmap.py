@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["map_descriptor", "open", "path_of"]
+__all__ = ["map_descriptor", "open", "path_of", "reserve"]
 
 
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
@@ -38,15 +38,39 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
     """
     with Halfway() as hand:
         _open_descriptor(hand, file, writable=writable)
-        size = _check_part(file, os.fstat(hand.fd), offset=offset, size=size)
+        info = os.fstat(hand.fd)
+        size = _check_part(file, info, offset=offset, size=size)
+        if not info.st_size:
+            _check_contents(file, hand.fd)
         with turn:
             if size:
                 try:
                     hand.memory = map_descriptor(hand.fd, size, writable=writable, offset=offset)
                 except OSError as error:
+                    if error.errno == errno.ENODEV:
+                        error.strerror = "its file system does not map files (as /sys and /proc do not): use open()"
                     error.filename = file
                     raise
             return into((*hand.take(), None))
+
+
+_PIECE = 1 << 24  # bytes: what is reserved in one call, between two looks for signals
+
+
+def reserve(fd: int, offset: int, size: int, name: Any) -> None:
+    """See `ipcio._contract.MmapBackend`."""
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        raise NotImplementedError("this system cannot reserve the blocks of a file")
+    try:
+        place, info = os.fstatvfs(fd), os.fstat(fd)
+        if size > place.f_bavail * place.f_frsize + 512 * info.st_blocks:  # before it is full for others
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for start in range(offset, offset + size, _PIECE):
+            allocate(fd, start, min(_PIECE, offset + size - start))
+    except OSError as error:
+        error.filename = name
+        raise
 
 
 def path_of(fd: int) -> str:
@@ -105,3 +129,15 @@ def _check_part(file: Any, info: os.stat_result, *, offset: int, size: int) -> i
     if offset + size > info.st_size:
         raise ValueError(f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}")
     return size or info.st_size - offset
+
+
+def _check_contents(file: Any, fd: int) -> None:
+    """Refuse a file of size 0 that has bytes all the same."""
+    try:
+        hides = bool(os.pread(fd, 1, 0)) and not os.fstat(fd).st_size
+    except OSError as error:
+        error.filename = file
+        raise
+    if hides:
+        text = "its size is 0, but it has bytes to read, as files of /proc have: it cannot be mapped, use open()"
+        raise OSError(errno.ENODEV, text, file)

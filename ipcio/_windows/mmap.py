@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["open", "path_of"]
+__all__ = ["open", "path_of", "reserve"]
 
 _READ_WRITE = win32.GENERIC_READ | win32.GENERIC_WRITE
 _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_DELETE
@@ -36,6 +36,11 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
         os.close(fd)
         raise
     return into((memory, fd, None))
+
+
+def reserve(fd: int, offset: int, size: int, name: Any) -> None:
+    """See `ipcio._contract.MmapBackend`."""
+    raise NotImplementedError("Python cannot reserve the blocks of a file on Windows")
 
 
 def path_of(fd: int) -> str:
