@@ -34,6 +34,7 @@ How the package is layered, imports running downwards only::
     _streams                    what flows between a process and its child
     _buffers                    what Python's file objects keep to themselves
     _posix/  _windows/          system calls; one module per public module in each
+    _handover                   handles among the arguments of a child that multiprocessing starts
     _names  _timeouts  _forklock    small shared rules
     _typing                         what annotations need at run time, without `typing`
 """

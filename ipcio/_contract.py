@@ -51,6 +51,13 @@ class Share(Protocol):
         """
         ...
 
+    def pass_to(self, child: Any, /) -> Any:
+        """Have a child keep the name until it has attached; `child` is what multiprocessing starts it by.
+
+        Return what tells the child of the descriptor that it inherits; None where there is none.
+        """
+        ...
+
     def give_up(self, close: Callable[[int], None] = ..., /) -> None:
         """Let go of the name and `close` the descriptor, once; the last one to do so removes the name."""
         ...

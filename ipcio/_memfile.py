@@ -20,6 +20,7 @@ from operator import index
 
 from ipcio._buffers import add_memory
 from ipcio._forklock import LARGE, clear_away, put_away, put_memory_away, turn
+from ipcio._handover import hand_over
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -482,8 +483,9 @@ class MemoryFile(_RawBinaryFile):
         with turn:
             memory, size, position = self._check_open(), self._size, self.tell()
         how = self._recipe(memory)  # which may ask for the file's path
-        self._check_open()  # all that time
-        return _reopen, (*how, size, position)
+        with turn:
+            self._check_open()  # all that time
+            return hand_over(self, self._share, (_reopen, (*how, size, position)))
 
     # -- for the subclass ------------------------------------------------
 

@@ -14,12 +14,13 @@ from itertools import repeat, starmap
 from operator import attrgetter, index
 
 from ipcio._forklock import turn
+from ipcio._handover import hand_over
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from ipcio._contract import Permits, RawSemaphore
 
@@ -240,10 +241,11 @@ class Semaphore:
         state = " closed" if self.closed else ""
         return f"<ipcio.Semaphore name={self._name!r}{kind}{state}>"
 
-    def __reduce__(self) -> tuple[Callable[[str], Semaphore], tuple[str]]:
-        if self._raw is None:
-            _refuse(self._name)
-        return self._again, (self._name,)
+    def __reduce__(self) -> tuple[Callable[..., Semaphore], tuple[Any, ...]]:
+        with turn:
+            if self._raw is None:
+                _refuse(self._name)
+            return hand_over(self, self._raw.share, (self._again, (self._name,)))
 
     # -- its end ---------------------------------------------------------
 

@@ -97,6 +97,7 @@ def test_permits(name):
 
 def test_pool():
     assert output("pool.py") == f"{sum(range(250)) * 4000}\n"
+    assert output("hand_over.py") == f"{sum(range(5)) * 1000}\n"
 
 
 @pytest.mark.needs("descriptors")

@@ -166,3 +166,63 @@ for target in [loop, loop, lambda started: hold(sys.argv[1], started)]:
 def test_daemon_threads_in_the_middle_of_a_call_keep_neither_the_exit_nor_a_name(run, name):
     run(DAEMONS, name)
     assert_free(name)
+
+
+HANDED_OVER = """
+import gc, multiprocessing, os, sys
+
+def use(handles):
+    h, s, u = handles[:3]
+    assert h.read(2) == b"ok"
+    for each in s, u:
+        assert each.acquire(timeout=0)
+    if os.path.exists("/proc/self/fd"):
+        print(len(os.listdir("/proc/self/fd")) - 2 * len(handles) < 20 + len(handles))
+
+def make(name):
+    keep(name)
+    handles, KEPT[:] = KEPT[:3], []
+    handles[0].seek(0)
+    return handles
+
+def start(**options):
+    process = multiprocessing.Process(**options)
+    process.start()
+    gc.collect()
+    return process
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    names = iter(sys.argv[2:])
+    from ipcio import shm
+    processes = [
+        start(target=use, args=[make(next(names))]),
+        start(target=use, args=[make(next(names)) + [shm.create(f"{sys.argv[2]}-{n}", 1) for n in range(250)]]),
+    ]
+    with multiprocessing.Pool(1, initializer=use, initargs=[make(next(names))]) as pool:
+        pool.close()
+        pool.join()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    del pool
+    gc.collect()
+    assert all(shm_is_free(f"{sys.argv[2]}-{n}") for n in range(250))
+"""
+
+IS_FREE = """
+def shm_is_free(name):
+    from ipcio import shm
+    try:
+        shm.attach(name)
+    except FileNotFoundError:
+        return True
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_that_is_being_started_has_the_handles_among_its_arguments(run, unique, method):
+    """The parent has no other reference; more than the fork server can pass on; nothing is kept for ever."""
+    names = [unique() for _ in range(3)]
+    run(IS_FREE + HANDED_OVER, method, *names)
+    assert_free(*names)

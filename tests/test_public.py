@@ -162,7 +162,13 @@ LAYERS = [
         "ipcio._windows.pipes": set(),
         "ipcio._windows.win32": set(),
     },
-    {"ipcio._names": set(), "ipcio._timeouts": set(), "ipcio._forklock": set(), "ipcio._contract": set()},
+    {
+        "ipcio._names": set(),
+        "ipcio._timeouts": set(),
+        "ipcio._forklock": set(),
+        "ipcio._handover": set(),
+        "ipcio._contract": set(),
+    },
     {"ipcio._typing": set()},
 ]
 

@@ -45,6 +45,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from typing import Any
 
 __all__ = [
     "KEEP",
@@ -100,6 +101,7 @@ _PAUSE = 0.0002  # seconds between two attempts
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOMENT = 0.1  # seconds that a process may need from its start to its exec
 _MANY = 64  # objects to ask about once more
+_PASSED = 200  # descriptors for one child of the fork server, which takes 256
 
 
 class Share:
@@ -196,6 +198,12 @@ class Share:
         """Return the descriptor for the user: the handle's own, for no lock of ours is on that one."""
         self._is_lent = True
         return fd
+
+    def pass_to(self, child: Any) -> Any:
+        """Have the child inherit the lock; see `ipcio._contract.Share`."""
+        if not hasattr(child, "DupFd") or (child.method == "forkserver" and len(child._fds) >= _PASSED):
+            return None
+        return child.DupFd(child.duplicate_for_child(self._lock))
 
     def give_up(self, close: Callable[[int], None] = os.close) -> None:
         """Give up the lock and the descriptors, the handle's by `close`, once; the last share takes the name with it.

@@ -153,6 +153,9 @@ class Handles:
         """There are no descriptors here; see `ipcio._contract.Share`."""
         return fd
 
+    def pass_to(self, child: Any) -> None:
+        """There are no descriptors here; see `ipcio._contract.Share`."""
+
     def __enter__(self) -> Self:
         return self
 
