@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from benchmarks.rows import BOUND, FLOOR, ROUND, Skip, fork, loops, optional, pipe, row
-from ipcio import filelock
+from ipcio import filelock, shm
 
 FLOCK = struct.Struct("hhqqi0q")
 
@@ -76,6 +76,40 @@ def _(stack):
     theirs = optional("portalocker")
     names = {"their_lock": theirs.lock, "their_unlock": theirs.unlock, "EXCLUSIVE": theirs.LOCK_EX}
     return pair(stack, "their_lock(f, EXCLUSIVE); their_unlock(f)", **names)
+
+
+def buffered(stack, peer, ours=PAIR, mode="r+b", **names):
+    """The same on a file as `open` gives it, and on shared memory."""
+    path = opened(stack)[-1]
+    memory = stack.enter_context(shm.create(None, 4096))
+    file = stack.enter_context(open(path, mode))
+    names |= {"g": file, "h": memory, "given": memory.fileno()}
+    return pair(stack, peer, ours, **names)
+
+
+LOCKF = {"lockf": fcntl.lockf, "LOCK_EX": fcntl.LOCK_EX, "LOCK_UN": fcntl.LOCK_UN}
+
+
+@row("filelock", "lock, unlock of a buffered file", "fcntl.lockf: lock, unlock", 2.5, floor=TWICE)
+def _(stack):
+    return buffered(stack, "lockf(g, LOCK_EX); lockf(g, LOCK_UN)", "lock(g); unlock(g)", **LOCKF)
+
+
+@row("filelock", "lock, unlock of a text file", "fcntl.lockf: lock, unlock", 4.0, floor=TWICE)
+def _(stack):
+    return buffered(stack, "lockf(g, LOCK_EX); lockf(g, LOCK_UN)", "lock(g); unlock(g)", "r+", **LOCKF)
+
+
+@row("filelock", "lock, unlock of a buffered file", "portalocker: lock, unlock", 0.6, floor=TWICE)
+def _(stack):
+    theirs = optional("portalocker")
+    names = {"their_lock": theirs.lock, "their_unlock": theirs.unlock, "EXCLUSIVE": theirs.LOCK_EX}
+    return buffered(stack, "their_lock(g, EXCLUSIVE); their_unlock(g)", "lock(g); unlock(g)", **names)
+
+
+@row("filelock", "lock, unlock of a MemoryFile", "its descriptor: lock, unlock", 1.3, floor=TWICE)
+def _(stack):
+    return buffered(stack, "lock(given); unlock(given)", "lock(h); unlock(h)")
 
 
 @row("filelock", "with locked", "portalocker: with Lock, which opens the file", 0.1, floor=TWICE)

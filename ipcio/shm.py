@@ -158,9 +158,9 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = No
     A segment that ipcio made is never seen half-made; one that was written empty gives an
     empty handle.  What others put under the name is checked before it is mapped.  Raises
     `FileNotFoundError` if the name does not live, `PermissionError` if its permissions
-    forbid the mode, another `OSError` if there is something else under the name (a directory, a link, a
-    FIFO, an empty object of another program), `ValueError` or `TypeError` for a malformed
-    argument.
+    forbid the mode, another `OSError` if there is something else under the name (a
+    directory, a link, a FIFO, an empty object of another program), `ValueError` or
+    `TypeError` for a malformed argument.
     """
     check_name(name)
     if mode not in {"r", "rw"}:
