@@ -82,7 +82,7 @@ def buffered(stack, peer, ours=PAIR, mode="r+b", **names):
     """The same on a file as `open` gives it, and on shared memory."""
     path = opened(stack)[-1]
     memory = stack.enter_context(shm.create(None, 4096))
-    file = stack.enter_context(open(path, mode))
+    file = stack.enter_context(open(path, mode))  # noqa: SIM115 -- the stack closes it
     names |= {"g": file, "h": memory, "given": memory.fileno()}
     return pair(stack, peer, ours, **names)
 
