@@ -48,9 +48,10 @@ def _take_over(inherited: Any, function: Callable[..., Any], arguments: tuple[An
 
 def _keep_until_exit(handle: object, child: Any) -> None:
     """Where nothing can be inherited: keep the handle until the parent learns of the child's exit."""
-    attributes: dict[str, Any] = vars(child)
-    kept: list[object] = attributes.setdefault("_ipcio_handles", [])
-    if not kept:
+    kept: list[object] | None = getattr(child, "_ipcio_handles", None)
+    if kept is None:
+        kept = []
+        child._ipcio_handles = kept
         for question in "poll", "wait":
             setattr(child, question, partial(_ask, getattr(child, question), kept))
     kept.append(handle)

@@ -82,6 +82,7 @@ class MemoryFile(_RawBinaryFile):
         "_memory",
         "_mode",
         "_name",
+        "_opened",
         "_recipe",
         "_share",
         "_size",
@@ -97,6 +98,7 @@ class MemoryFile(_RawBinaryFile):
     _base: int  # where in the descriptor's file the memory begins; such a handle never gives the descriptor
     _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
     _share: Share | None  # in keeping the name alive
+    _opened: os.stat_result | None  # what the descriptor has open, if no share owns it
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile` make handles."""
@@ -127,6 +129,7 @@ class MemoryFile(_RawBinaryFile):
         self._fd = fd
         self._lent = self._given = -1
         self._share = share
+        self._opened = None
         self._memory = memory  # from here on, whatever is raised, __del__ gives it all back
         self._name = name
         self._mode = mode
@@ -136,6 +139,8 @@ class MemoryFile(_RawBinaryFile):
         self._at = 0
         self._size = len(memory)
         self._face = memoryview(memory)
+        if share is None and fd >= 0:
+            self._opened = os.fstat(fd)
 
     # -- what it is ------------------------------------------------------
 
@@ -474,7 +479,12 @@ class MemoryFile(_RawBinaryFile):
                         if share is not None:  # which owns the descriptor
                             share.give_up(close)
                         elif fd >= 0:
-                            close(fd)
+                            is_ours = True
+                            try:
+                                is_ours = self._opened is None or _is_open(fd, self._opened)
+                            finally:
+                                if is_ours:
+                                    close(fd)
         finally:
             if close is put_away:
                 clear_away()
@@ -592,6 +602,14 @@ def _line(face: memoryview[int], start: int, stop: int) -> bytes:
         if end == stop:
             return piece
         span *= 8
+
+
+def _is_open(fd: int, opened: os.stat_result) -> bool:
+    """Whether the descriptor still means this: a daemon closes all, and then others get the numbers."""
+    try:
+        return os.path.samestat(os.fstat(fd), opened)
+    except OSError as error:
+        return error.errno != errno.EBADF
 
 
 def _reopen(opener: Callable[..., MemoryFile], arguments: tuple[Any, ...], size: int, position: int) -> MemoryFile:

@@ -826,3 +826,16 @@ def test_a_failed_open_leaves_no_descriptor(unchanged):
         with pytest.raises((OSError, ValueError)):
             mmap.open(unchanged / bad[0], *bad[1:])
         assert set(descriptors()) == before
+
+
+@pytest.mark.needs("posix")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="mmap.mmap keeps a descriptor of its own and closes its number")
+def test_a_number_that_means_another_file_by_now_is_left_alone(tmp_path, peer):
+    """A daemon closes all descriptors, and other files get their numbers."""
+    (tmp_path / "file").write_bytes(b"content")
+    other = peer(
+        f"h = mmap.open({str(tmp_path / 'file')!r}, 'rw'); g = mmap.open({str(tmp_path / 'file')!r}); g.fileno()"
+    )
+    other.run("import tempfile; os.closerange(3, 1000); files = [tempfile.TemporaryFile() for _ in range(9)]")
+    other.run("h.close(); g = None; gc.collect()")
+    assert other.ask("[os.fstat(file.fileno()).st_size for file in files]") == [0] * 9
