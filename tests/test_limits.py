@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 from campaign import limits
 from children import Forked
+
+from ipcio import sem, shm
 
 pytestmark = pytest.mark.able(probe=limits.can_go_apart)
 
@@ -52,3 +56,60 @@ def test_an_operation_that_leaves_something_or_names_nothing_is_found():
                 limits.attempt(operation)
 
     Forked(worlds).result()
+
+
+CREATE = {
+    "shm.create": lambda: shm.create("x", 10),
+    "shm.create, invented": lambda: shm.create(None, 10),
+    "shm.create, exist_ok": lambda: shm.create("x", 10, exist_ok=True),
+    "shm.create, persist": lambda: shm.create("x", 10, persist=True),
+    "sem.create": lambda: sem.create("x"),
+    "sem.create, undo": lambda: sem.create("x", undo=True),
+}
+ATTACH = {
+    "shm.attach": lambda: shm.attach("x"),
+    "shm.unlink": lambda: shm.unlink("x"),
+    "sem.attach": lambda: sem.attach("x"),
+    "sem.unlink": lambda: sem.unlink("x"),
+}
+WITHOUT = """
+from ipcio import sem, shm
+for call in (
+    lambda: shm.create("x", 10), lambda: shm.create("x", 10, exist_ok=True), lambda: shm.attach("x"),
+    lambda: shm.unlink("x"), lambda: sem.create("x"), lambda: sem.attach("x"), lambda: sem.unlink("x"),
+):
+    try:
+        call()
+        raise AssertionError
+    except FileNotFoundError as error:
+        assert "/dev/shm is missing" in str(error) and error.filename == "x", error
+"""
+
+
+def test_what_is_the_matter_with_dev_shm_is_named():
+    """Where it is read-only, not this user's to write, or missing, also when the program starts."""
+
+    def refused(calls, kind, text):
+        for call in calls.values():
+            with pytest.raises(kind, match=text) as caught:
+                call()
+            assert caught.value.filename
+
+    def worlds():
+        limits.go_apart()
+        limits.mount(limits.SHM, flags=limits.REMOUNT | limits.READ_ONLY)
+        refused(CREATE, OSError, "/dev/shm is mounted read-only")
+        limits.mount("/dev")
+        refused({**CREATE, **ATTACH}, FileNotFoundError, "/dev/shm is missing")
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        subprocess.run([sys.executable, "-c", WITHOUT], env={**os.environ, "PYTHONPATH": path}, check=True)
+
+    def forbidden():
+        limits.go_apart("size=1m,mode=755")
+        os.setgroups([])
+        os.setresuid(65534, 65534, 65534)
+        refused(CREATE, PermissionError, "may not create anything in /dev/shm")
+
+    Forked(worlds).result()
+    if not os.geteuid():
+        Forked(forbidden).result()

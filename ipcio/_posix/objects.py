@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import stat
+import sys
 
 from ipcio._forklock import Halfway, put_away, turn
 from ipcio._names import invent_name
@@ -91,12 +92,25 @@ class InHand(Halfway):
 
     def _complete(self, error: OSError) -> None:
         """Put the name that the caller knows into the error, which keeps the traceback of the call that failed."""
-        if error.errno == errno.ENAMETOOLONG and error.strerror == os.strerror(errno.ENAMETOOLONG):
-            error.strerror = self._limit()
+        if error.strerror == os.strerror(error.errno or 0):
+            error.strerror = self._reason(error.errno or 0) or error.strerror
         error.filename = self.name
         if error.filename2 is not None:  # of `os.link`
             del error.filename2
         error.args = error.errno, error.strerror
+
+    def _reason(self, number: int) -> str | None:
+        """What is the matter with the name or with the place of all objects, if that is why a call failed."""
+        if number == errno.ENAMETOOLONG:
+            return self._limit()
+        if number in {errno.ENOENT, errno.ENOTDIR} and sys.platform == "linux" and not os.path.isdir(DIRECTORY):
+            return (
+                f"{DIRECTORY} is missing, where Linux keeps shared memory and semaphores: "
+                "mount a tmpfs there (mode 1777), or use ipcio.mmap over a file"
+            )
+        if number == errno.EROFS:
+            return f"{os.path.dirname(self.path)} is mounted read-only: nothing can be created, changed or removed there"
+        return None
 
     def _limit(self) -> str:
         """How long a name may be, for one that is too long."""
@@ -147,6 +161,16 @@ class Making(InHand):
         super().__init__(name, path)
         self._temporary = ""
         self._kept = False
+
+    def _reason(self, number: int) -> str | None:
+        """See above; a new object also needs the right to create one, and ``/proc`` to get its name."""
+        place = os.path.dirname(self.path)
+        if number == errno.EACCES and not os.access(place, os.W_OK | os.X_OK):
+            return f"this user may not create anything in {place} (for all users its mode is 1777)"
+        reason = super()._reason(number)
+        if number == errno.ENOENT and reason is None and not os.path.exists("/proc/self/fd"):
+            return "/proc is missing, through which a new object gets its name"
+        return reason
 
     def begin(self, perm: int, *, lives_by: str | None = None) -> None:
         """Have an empty object open as `fd`, with its mode and the first share.
