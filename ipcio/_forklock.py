@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from _thread import RLock, get_ident  # threading's own, without importing threading
+from _thread import RLock, get_ident, start_new_thread  # threading's own, without importing threading
 from itertools import starmap
 
 from ipcio._typing import TYPE_CHECKING
@@ -68,9 +68,10 @@ class Halfway:
     In a forked child, where the call of another thread never ends, the copies are closed.
     """
 
-    __slots__ = ("fd", "memory", "thread")
+    __slots__ = ("fd", "hurry", "memory", "thread")
 
     def __init__(self) -> None:
+        self.hurry = False  # whether `drop` has another thread close what is large
         self.fd = -1
         self.memory: mmap.mmap | None = None
         self.thread = 0
@@ -98,7 +99,8 @@ class Halfway:
             with turn:
                 self.put_away()
         finally:
-            clear_away()
+            if not self.hurry or not _clear_away_elsewhere():
+                clear_away()
 
     def put_away(self) -> None:
         """Under `turn`: have `clear_away` close what is in hand."""
@@ -180,6 +182,17 @@ def clear_away() -> None:
                     for fd in mine[1:]:
                         _closing.pop(fd, None)
                         os.close(fd)
+
+
+def _clear_away_elsewhere() -> bool:
+    """Have another thread do so if there is something large; return whether it does."""
+    if not any(map(_is_large, list(_descriptors))):
+        return False
+    try:
+        start_new_thread(clear_away, ())
+    except RuntimeError:  # no more threads
+        return False
+    return True
 
 
 def _is_large(fd: int) -> bool:

@@ -254,6 +254,13 @@ def test_a_signal_handler_forks_in_the_middle_of_its_own_create(monkeypatch, uni
 # -- interrupts
 
 
+def _until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
 class InterruptedHereError(Exception):
     pass
 
@@ -288,10 +295,36 @@ def test_setting_memory_aside_ends_with_the_piece_in_which_a_signal_comes(monkey
         shm.create(name, 5 * PIECE // 2)
     assert calls == [(0, PIECE), (PIECE, PIECE)]
     assert not os.path.lexists(f"/dev/shm/{name}")
-    assert _descriptors() == before
+    _until(lambda: _descriptors() == before)
     with shm.create(name, 5 * PIECE // 2) as h:
         assert calls[2:] == [(0, PIECE), (PIECE, PIECE), (2 * PIECE, PIECE // 2)]
         assert os.fstat(h.fileno()).st_blocks * 512 >= h.size() == 5 * PIECE // 2
+
+
+def test_an_interrupt_does_not_wait_until_what_was_set_aside_is_freed(monkeypatch, name):
+    """Another thread frees it, and a child that is forked meanwhile has nothing of it."""
+    before = _descriptors()
+    real = os.posix_fallocate, os.dup2
+    reached, free = threading.Event(), threading.Event()
+
+    def fallocate(fd, start, length):
+        real[0](fd, start, length)
+        signal.raise_signal(signal.SIGALRM)
+
+    def dup2(*args, **kwargs):
+        reached.set()
+        assert free.wait(PATIENCE)
+        return real[1](*args, **kwargs)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    monkeypatch.setattr(os, "dup2", dup2)
+    with handled(interrupt), pytest.raises(InterruptedHereError):
+        shm.create(name, LARGE)
+    assert reached.wait(PATIENCE)
+    with Forked(_descriptors) as forked:
+        assert forked.result() == before
+    free.set()
+    _until(lambda: not _forklock._closing and _descriptors() == before)
 
 
 def test_a_profiler_does_not_keep_memory_from_being_set_aside(name):

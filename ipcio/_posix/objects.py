@@ -83,6 +83,8 @@ class InHand(Halfway):
         if error is None:
             self.leave()
             return
+        # After what a signal handler raised, the caller does not wait until gigabytes are freed.
+        self.hurry = not isinstance(error, OSError) or error.errno is None
         try:
             self.drop()
         finally:
