@@ -17,7 +17,7 @@ _STDERR = 2
 
 def occupy() -> None:
     """Have no file that is opened from now on take the place of a standard stream that is closed."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
+    while (fd := os.open("/", os.O_RDONLY | os.O_CLOEXEC)) <= _STDERR:
         pass
     os.close(fd)
 

@@ -141,12 +141,14 @@ def describe(pid: int) -> str:
 
 _OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MOST_LINKS = 40  # that are followed, one after the other; Linux's own limit
+_MOST_CHANGES = 10000  # of what the path means, between two looks at it
 
 
 def open_path(path: Any, flags: int) -> int:
     """See `ipcio._contract.LockBackend`."""
     link = os.fsdecode(path)
-    for _ in range(_MOST_LINKS):
+    links = 0
+    for _ in range(_MOST_CHANGES):
         try:
             info = os.lstat(link)
         except FileNotFoundError:
@@ -156,6 +158,9 @@ def open_path(path: Any, flags: int) -> int:
                 continue
         if stat.S_ISLNK(info.st_mode):
             link = _follow(path, link, info)
+            links += 1
+            if links > _MOST_LINKS:
+                break
             continue
         _check_regular(path, info)  # before it is opened, for that alone may change a device
         try:

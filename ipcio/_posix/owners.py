@@ -47,7 +47,7 @@ def search(fd: int, lock: Conflict, among: Iterable[Owner] = ()) -> Iterator[Own
 def _likely_first(fd: int) -> Iterator[Owner | None]:
     """All descriptors, and None for other steps; those that were opened by the same path as `fd` come first.
 
-    To ask for a path costs a fifth of asking for locks, and no file is asked either.
+    To ask for a path costs a third of asking for locks, and no file is asked either.
     """
     path = _path("self", fd)
     others: list[Owner] = []
