@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import Any, Literal
 
     from typing_extensions import Buffer, Self
@@ -39,6 +39,7 @@ _LOOK = 0.002  # seconds between two looks, where an event loop has nothing to w
 
 
 _NOTHING = nullcontext()
+_GLOBALS = globals()
 
 
 class _End:
@@ -104,12 +105,13 @@ class Process(Generic[_Piece]):
         self._outputs = [output for output, _ in outputs]
         self._pipes = [output for output, sink in outputs if sink is None]
         self._sinks = [(output, sink) for output, sink in outputs if sink is not None]
+        self._has_coroutine_sink = any(_is_coroutine_function(sink) for _, sink in self._sinks)
         self._callback = callback
         self._session = session
-        self._pumping = RLock()  # a callback may wait, too
+        self._pumping: Any = RLock()  # a callback may wait, too
         # What a signal handler interrupts: a method of this handle (only the main thread acquires
         # the lock), or an iteration or a coroutine that is suspended.
-        self._calling = RLock()
+        self._calling: Any = RLock()
         self._main = main_thread().ident
         self._suspended: list[None] = []
         self._status: ExitStatus | None = None
@@ -160,7 +162,8 @@ class Process(Generic[_Piece]):
                 stdin.put(data, EOF)
                 self._child.attend()
         finally:
-            self._settle()
+            if self._closing:
+                self._settle()
 
     def kill(self, sig: str | int = "term", *, tree: bool = False, grace: float | None = None) -> Literal[True]:
         """Send a signal, ``"term"``, ``"kill"`` or a number; return True, also if the child has exited.
@@ -187,7 +190,8 @@ class Process(Generic[_Piece]):
                     finally:
                         self._child.kill(_SIGNALS["kill"], tree=tree)
         finally:
-            self._settle()
+            if self._closing:
+                self._settle()
         return True
 
     def _check_kill(self, sig: str | int, *, tree: bool, grace: float | None) -> tuple[int, float | None]:
@@ -215,12 +219,16 @@ class Process(Generic[_Piece]):
             if is_interrupted or self._child.has_gone(tree=False):
                 sleep(min(pause, left))
                 pause = min(2 * pause, _LAST_LOOK)
-            elif self._pumping.acquire(timeout=min(_LAST_LOOK, left)):  # another thread may wait for the child
+            else:
+                held: list[bool] = []
                 try:
-                    self._child.turn(left)
-                    self._pass_on(end, demand=False)
+                    held.extend(self._acquire(min(_LAST_LOOK, left)))  # another thread may wait for the child
+                    if held[0]:
+                        self._child.turn(left)
+                        self._pass_on(end, demand=False)
                 finally:
-                    self._pumping.release()
+                    if True in held:
+                        self._pumping.release()
 
     async def kill_async(
         self, sig: str | int = "term", *, tree: bool = False, grace: float | None = None
@@ -267,7 +275,7 @@ class Process(Generic[_Piece]):
 
     def _settle(self) -> None:
         """Do what `close` leaves to a method of this thread that it interrupts, or that runs the callback."""
-        if not self._closing or (self._child.is_ours() and self._is_in_use()):
+        if self._child.is_ours() and self._is_in_use():
             return
         # A fork may have copied the lock while a thread held it; there, nothing else uses the copy.
         with self._pumping if self._child.is_ours() else nullcontext():
@@ -279,13 +287,28 @@ class Process(Generic[_Piece]):
         """What to be in while a method works: a signal handler can see it then, and runs in the main thread alone."""
         return self._calling if get_ident() == self._main else _NOTHING
 
+    def _acquire(self, timeout: float) -> Iterator[bool]:
+        """Get `_pumping` and give whether, in the one step of C that keeps the answer: see `_streams`."""
+        return map(self._pumping.acquire, (True,), (timeout,))
+
     def _is_in_use(self) -> bool:
-        """Whether this thread is in a method of the handle, further down its stack."""
-        return _is_owned(self._calling) or _is_owned(self._pumping)
+        """Whether this thread is in a method of the handle, below the calls of that which asks."""
+        if not (self._calling._is_owned() or self._pumping._is_owned()):  # as `threading.Condition` asks
+            return False
+        # An interrupt may have left a lock behind; what is on the stack is sure.
+        frame: FrameType | None = sys._getframe(1)
+        asks = True
+        while frame is not None:
+            is_ours = frame.f_globals is _GLOBALS and frame.f_locals.get("self") is self
+            if is_ours and not asks:
+                return True
+            asks &= is_ours
+            frame = frame.f_back
+        return False
 
     def _is_interrupted(self) -> bool:
         """Whether a signal handler calls, and the code that it interrupts takes the output, or has yet to iterate."""
-        is_iterated = bool(self._pipes) and self._callback is None
+        is_iterated = self._callback is None and bool(self._pipes)
         return (is_iterated or bool(self._suspended) or self._is_in_use()) and _in_signal_handler()
 
     def __enter__(self) -> Self:
@@ -338,16 +361,18 @@ class Process(Generic[_Piece]):
 
     def _wait(self, seconds: float | None) -> ExitStatus | None:
         self._check_ours()
-        if self._status is None and any(map(_is_coroutine_function, (self._callback, *dict(self._sinks).values()))):
+        if self._status is None and (self._has_coroutine_sink or _is_coroutine_function(self._callback)):
             raise ValueError(
                 "the callback, or the write of a file, is a coroutine function: use `await process.wait_async()`"
             )
         end = None if seconds is None else now() + seconds
         try:
             with self._call():
-                if not self._pumping.acquire(timeout=-1 if seconds is None else seconds):
-                    return None
+                held: list[bool] = []
                 try:
+                    held.extend(self._acquire(-1 if seconds is None else seconds))
+                    if not held[0]:
+                        return None
                     if not self._pass_on(end if seconds else None):
                         return None
                     while (status := self._ended()) is None:
@@ -358,9 +383,11 @@ class Process(Generic[_Piece]):
                             return self._ended()
                     return status
                 finally:
-                    self._pumping.release()
+                    if True in held:
+                        self._pumping.release()
         finally:
-            self._settle()
+            if self._closing:
+                self._settle()
 
     def _ended(self) -> ExitStatus | None:
         """How it ended, if it did and all its output has been passed on."""
@@ -419,7 +446,8 @@ class Process(Generic[_Piece]):
             with self._pumping:  # another thread may read
                 return output.batch()
         finally:
-            self._settle()
+            if self._closing:
+                self._settle()
 
     def _turn(self) -> bool:
         """Wait until something can be done, and do it; return whether there was nothing more to do."""
@@ -431,7 +459,8 @@ class Process(Generic[_Piece]):
                 self._child.turn(None)
                 return False
         finally:
-            self._settle()
+            if self._closing:
+                self._settle()
 
     def __next__(self) -> tuple[str, _Piece]:
         for event in self:
@@ -451,7 +480,7 @@ class Process(Generic[_Piece]):
         self._check_ours()
         if self._callback is not None:
             raise ValueError("the output goes to the callback: to iterate, pass no callback= to spawn()")
-        if self._is_interrupted():
+        if self._is_in_use() and _in_signal_handler():
             raise RuntimeError("the signal handler has interrupted code that uses this process: it cannot iterate")
 
     # -- in an event loop --------------------------------------------------------
@@ -568,12 +597,15 @@ class Process(Generic[_Piece]):
         pause = _LOOK if left is None else min(_LOOK, left)
         try:
             # A thread that waits, too, keeps the lock; and a loop must not wait for it.
-            if self._pumping.acquire(blocking=False):
-                try:
+            held: list[bool] = []
+            try:
+                held.extend(self._acquire(0))
+                if held[0]:
                     happened |= self._child.turn(0)
                     if not happened:
                         fd = self._child.open_event()  # of its own for each task that waits
-                finally:
+            finally:
+                if True in held:
                     self._pumping.release()
             if happened:
                 pause = 0
@@ -582,7 +614,8 @@ class Process(Generic[_Piece]):
         finally:
             if fd >= 0:
                 self._child.close_event(fd)
-            self._settle()
+            if self._closing:
+                self._settle()
         await asyncio.sleep(pause)  # neither the exit nor, in some loops, a descriptor is an event
 
 
@@ -719,11 +752,6 @@ def _is_mended(output: Output, error: Exception) -> bool:
             output.give_rest(count)
         return False
     return isinstance(error, TypeError | AttributeError | AssertionError) and output.give_as_text()
-
-
-def _is_owned(lock: Any) -> bool:
-    """Whether this thread holds a lock; `threading.Condition` asks in the same way."""
-    return bool(lock._is_owned())
 
 
 def _in_signal_handler() -> bool:

@@ -114,7 +114,7 @@ def _is_able(file: Any, ability: str) -> bool:
     able = getattr(file, ability, None)
     if able is None:
         return True
-    kind = type(file)
+    kind: Any = type(file)  # pyright: ignore[reportUnknownVariableType]
     if getattr(kind, ability, None) is not getattr(io.IOBase, ability):
         return bool(able())
     # A class that does not say inherits the answer "no" (rich's stdout, for one): look at what it can do.

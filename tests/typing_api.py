@@ -122,6 +122,10 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
         assert_type(data, bytes)
     status: ExitStatus | None = h.wait(1.5)
     assert_type(status, "ExitStatus | None")
+    assert_type(h.wait(), ExitStatus)
+    assert_type(h.wait(None), ExitStatus)
+    assert_type(proc.spawn("exit").wait().ok, bool)
+    assert_type(h.closed, bool)
     assert_type(h.nowait(), "ExitStatus | None")
     if status is not None:
         assert_type(status.ok, bool)
@@ -168,6 +172,9 @@ async def children_in_a_loop(h: Process[str]) -> None:
         assert_type(stream, str)
         assert_type(text, str)
     assert_type(await h.wait_async(timeout=1), "ExitStatus | None")
+    assert_type((await h.wait_async()).code, int)
+    async with h as same:
+        assert_type(same, Process[str])
 
     async def heard(stream: str, data: bytes) -> None:
         print(stream, data)
