@@ -341,7 +341,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         for entry in survey():
             if entry["kind"] == "shm" and entry["state"] == "persistent":
                 with contextlib.suppress(OSError):  # what may not be opened is another user's, or gone
-                    # Where no owner is told, users see their own segments only.
+                    # Without an owner in it, users see their own segments only.
                     if self.info(entry["name"]).get("uid") in {None, os.geteuid()}:
                         found.add(entry["name"])
         return found

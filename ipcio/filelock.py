@@ -146,7 +146,9 @@ def lock(
         timeout gives ``SIGURG`` a handler that does nothing, unless it has one.
         Windows: it polls.)
 
-    Raises `TimeoutError`, which names the holder where that can be told,
+    Raises `TimeoutError`, at most 50 ms after the time is up, which names the process that
+    has the lock if it can be found by then; `PermissionError` if a security module or a
+    sandbox refuses the lock, which is no conflict, so `trylock` raises it, too;
     `io.UnsupportedOperation` (``EBADF``) for a mode that the file is not open for,
     `ValueError` for a closed file or a malformed argument, another `OSError` for what
     the system refuses (Windows: also `NotImplementedError`, see above).  Whenever it
@@ -267,7 +269,7 @@ async def lock_async(
 
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.01  # seconds between two tries
-_GRACE = 0.02  # seconds after the time is up in which a file that is not the one any more makes no error
+_GRACE = 0.02  # seconds after the time is up in which a lock file that was replaced is no error yet
 _SLICE = 0.002  # seconds of search between which other tasks run
 
 
@@ -302,13 +304,13 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     `lock_async` does.
 
     A path instead of a file makes a lock file of it: the file is opened for the time of the
-    block, and ``as`` gives that binary file.  If there is none, it is made, with mode 0600.
+    block, and ``as`` gives that binary file.  A missing file is made, with mode 0600.
     It must be a regular file.  A symbolic link in the last place of the path is followed only
     if it belongs to this user; otherwise that is a `PermissionError`.
 
     A process may remove or replace the lock file as its last act in the block.  Waiters that
-    get the lock of a file that the path does not mean any more try again with the one
-    that it means now, within the time that is left.  Removed earlier, it
+    then get the lock of the old file try again with the one that the path means now, within
+    the time that is left.  Removed earlier, it
     protects nothing from then on: the next process makes a new file and enters at once.
     """
 

@@ -91,7 +91,7 @@ def _processes() -> Iterator[int]:
 
 
 def _names_in(directory: str) -> Iterator[str]:
-    """The names in a directory, read piece by piece; none any more if it goes, or is another user's."""
+    """The names in a directory, read piece by piece; they end early if it goes, or may not be read."""
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
