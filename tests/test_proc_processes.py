@@ -1570,3 +1570,26 @@ def test_several_tasks_that_wait_for_one_process_all_come_to_an_end(kernel):
             assert {task.result().kind for task in done} == {"exit"}
 
     asyncio.run(main())
+
+
+@pytest.mark.needs("posix")
+@pytest.mark.parametrize("end", ["close", "drop", "wait", "kill"])
+def test_numbers_that_mean_other_files_by_now_are_left_alone(peer, end):
+    """A daemon closes all descriptors, and files get the numbers: none is read, written, waited for or closed."""
+    other = peer("from ipcio import proc; import tempfile")
+    other.run(
+        "h = proc.spawn(['cat'], stdin=True, stdout=True, callback=lambda *_: None); h.write(b'one'); h.wait(0.01)"
+    )
+    other.run("h.write(b'lost')")
+    other.run("os.closerange(3, 1000); files = [tempfile.TemporaryFile() for _ in range(20)]")
+    other.run("for file in files: file.write(b'mine'); file.flush()")
+    pid = other.ask("h.pid")
+    if end == "wait":
+        assert other.ask("tuple(h.wait(5))") == (True, "exit", 0)  # its standard input has ended
+    elif end == "kill":
+        assert other.ask("h.kill(9)") is True
+        assert other.ask("h.wait(5)[0]") in {True, False}
+    other.run("h = None; gc.collect()" if end == "drop" else "h.close()")
+    assert other.ask("[os.pread(file.fileno(), 9, 0) for file in files]") == [b"mine"] * 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

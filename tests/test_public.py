@@ -147,7 +147,7 @@ LAYERS = [
         "ipcio._posix.filelock": {"ipcio._posix.deadline", "ipcio._posix.owners"},
         "ipcio._posix.owners": {"ipcio._posix.flocks", "ipcio._posix.libc"},
         "ipcio._posix.deadline": set(),
-        "ipcio._posix.spawn": set(),
+        "ipcio._posix.spawn": {"ipcio._posix.exits"},
         "ipcio._posix.proc": {"ipcio._posix.spawn"},
         "ipcio._posix.sysv": {"ipcio._posix.forks", "ipcio._posix.libc"},
         "ipcio._posix.libc": set(),

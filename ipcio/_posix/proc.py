@@ -21,7 +21,7 @@ from functools import partial
 from itertools import islice, repeat
 from math import ceil
 
-from ipcio._posix.spawn import Pipe, inherited, start
+from ipcio._posix.spawn import Pipe, inherited, is_open, start
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class _Poll:
 
 _Watch: type[_Poll] = getattr(select, "epoll", _Poll)
 
+_lost: list[_Poll] = []  # whose number means something else by now
+
 
 class Child:
     """See `ipcio._contract.Child`."""
@@ -94,6 +96,7 @@ class Child:
         start_new_session: bool,  # noqa: FBT001
     ) -> None:
         self._watched: _Poll | None = None
+        self._watched_as: os.stat_result | None = None  # what its descriptor is
         self._events: list[int] = []  # copies of its descriptor
         self._popen, self._pipes = start(command, streams, cwd, env, start_new_session)
         inherited.add(self)
@@ -133,6 +136,7 @@ class Child:
 
     def turn(self, timeout: float | None) -> bool:
         """See `ipcio._contract.Child`."""
+        self._check()
         if self._popen.returncode is None:
             if timeout is not None or self._outputs or self._input is not None:
                 if not self._serve(timeout if timeout is None else min(timeout, _LONGEST)):
@@ -142,6 +146,31 @@ class Child:
         if self._popen.returncode is not None:
             self._finish()
         return True
+
+    def _check(self) -> None:
+        """Leave numbers alone that mean something else by now; what came through such a pipe has ended."""
+        for fd, (pipe, output) in list(self._outputs.items()):
+            if not pipe.is_there():
+                output.ended = True
+                del self._outputs[fd]
+        with self._lock:
+            if self._input is not None and not self._input[0].is_there():
+                _, stream = self._input
+                self._input = None
+                stream.discard()
+        self._check_watched()
+        self._popen.check()
+
+    def _check_watched(self) -> None:
+        watched, known = self._watched, self._watched_as
+        if watched is not None and known is not None and not is_open(watched.fileno(), known):
+            _lost.append(watched)  # its end would close the number
+            self._watched = None
+            self._events.clear()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # nobody could catch it
+            self._check_watched()
 
     def _serve(self, timeout: float | None) -> bool:
         """Wait for events and do what they ask for; return whether there were any."""
@@ -182,6 +211,8 @@ class Child:
 
     def _watch(self) -> _Poll:
         watched = _Watch()
+        if watched.fileno() >= 0:
+            self._watched_as = os.fstat(watched.fileno())
         for fd in self._outputs:
             watched.register(fd, select.POLLIN)  # epoll has the same numbers
         if self._popen.pidfd >= 0:
@@ -261,7 +292,9 @@ class Child:
         """See `ipcio._contract.Child`."""
         if not self.is_ours():
             return
-        deque(map(os.close, map(self._events.pop, (self._events.index(fd),))), maxlen=0)
+        self._check()
+        if fd in self._events:
+            deque(map(os.close, map(self._events.pop, (self._events.index(fd),))), maxlen=0)
         if self._popen.returncode is not None and not self._outputs:
             self._close_rest()
 
@@ -288,6 +321,7 @@ class Child:
         if not self.is_ours():  # what it had open is closed there, and a lock may be a copy of one that was held
             return
         self._popen.end()
+        self._check()
         self._outputs.clear()
         self._close_input()
         self._close_rest()

@@ -10,8 +10,8 @@ to a child of this process that has not been reaped.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -26,13 +26,14 @@ from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
 from ipcio._forklock import turn
+from ipcio._posix.exits import at_the_end
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-__all__ = ["Pipe", "Popen", "inherited", "start"]
+__all__ = ["Pipe", "Popen", "inherited", "is_open", "start"]
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 _MANY = 2000  # processes that are looked at after each exit of a leader; more take too long
@@ -93,6 +94,7 @@ class Pipe:
     """A pipe to or from a child; its ends go with the object."""
 
     _fds: list[int] = []  # noqa: RUF012 -- of an object that is not complete
+    _known: os.stat_result | None = None  # what both ends are
 
     def __init__(self, *, to_child: bool) -> None:
         self._fds: list[int] = []  # the child's end, while it is open here, and ours
@@ -100,6 +102,14 @@ class Pipe:
         ends = starmap(os.pipe, ((),))
         with turn:  # a fork in another thread finds both ends in the list, or none
             self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
+        self._known = os.fstat(self._fds[0])
+
+    def is_there(self) -> bool:
+        """Whether its numbers are still its own; if not, they are left alone from here on."""
+        known = self._known
+        if known is not None and not all(is_open(fd, known) for fd in self._fds):
+            self._fds[:] = [fd for fd in self._fds if is_open(fd, known)]
+        return bool(self._fds)
 
     @property
     def theirs(self) -> int:
@@ -119,7 +129,7 @@ class Pipe:
     def close(self) -> None:
         """Close both ends."""
         with turn:
-            _close(self._fds, len(self._fds))
+            self.close_copies()
 
     def close_end(self, fd: int) -> None:
         """Close one of its ends; any other descriptor as well."""
@@ -130,9 +140,18 @@ class Pipe:
 
     def close_copies(self) -> None:
         """Close both ends, without a lock: in a forked process, or in a collection, which must not wait for one."""
+        self.is_there()
         _close(self._fds, len(self._fds))
 
     __del__ = close_copies
+
+
+def is_open(fd: int, known: os.stat_result) -> bool:
+    """Whether a descriptor still means this: a daemon closes all, and then others get the numbers."""
+    try:
+        return os.path.samestat(os.fstat(fd), known)
+    except OSError as error:
+        return error.errno != errno.EBADF
 
 
 def _close(fds: list[int], count: int) -> None:
@@ -182,6 +201,7 @@ class Popen(subprocess.Popen[bytes]):
         self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
         self._started: list[int] = []  # its process id
         self._pidfd: list[int] = []
+        self._known: os.stat_result | None = None  # what that descriptor is
         self._is_identified = False  # by that descriptor
         self._exits: list[Any] = []  # what the system has said of its exit
         self._reaped: list[Any] = []  # and later, if it was not reaped at once
@@ -232,6 +252,7 @@ class Popen(subprocess.Popen[bytes]):
         try:
             self._pidfd.extend(map(pidfd_open, self._started))
             _waitid(_P_PIDFD, self._pidfd[0], _LOOK)
+            self._known = os.fstat(self._pidfd[0])
             self._is_identified = True
         except (ChildProcessError, ProcessLookupError):  # others have reaped it, and its number may be another's by now
             self.close()
@@ -244,6 +265,12 @@ class Popen(subprocess.Popen[bytes]):
     def is_ours(self) -> bool:
         """Whether this very process started it, and not one that has been forked to this."""
         return self._owner == os.getpid()
+
+    def check(self) -> None:
+        """Leave the number of the descriptor alone from here on, if it means something else by now."""
+        if self._known is not None and self._pidfd and not is_open(self._pidfd[0], self._known):
+            self._is_identified = False
+            self._pidfd.clear()
 
     @property
     def pidfd(self) -> int:
@@ -263,6 +290,7 @@ class Popen(subprocess.Popen[bytes]):
         With `grace`, another one is to follow: until then all of the group stays within reach.
         """
         with self._lock:
+            self.check()
             self._is_grace = grace and tree
             if tree or self.returncode is None:
                 self._send(number, tree=tree)
@@ -373,6 +401,7 @@ class Popen(subprocess.Popen[bytes]):
 
     def close_copies(self) -> None:
         """Close the descriptor, in a forked process: there the lock may be a copy of one that was held."""
+        self.check()
         self._is_identified = False
         _close(self._pidfd, len(self._pidfd))
 
@@ -401,11 +430,13 @@ class Popen(subprocess.Popen[bytes]):
 _alive: WeakSet[Popen] = WeakSet()
 
 
-@atexit.register
 def _end_all() -> None:
-    """End the children of handles that outlive the interpreter, in some module say."""
+    # The children of handles that outlive the interpreter, in some module say.
     for popen in list(_alive):
         popen.discard()
+
+
+at_the_end(_end_all)
 
 
 def _has_members(group: int, at_most: float = math.inf) -> bool:
