@@ -111,7 +111,9 @@ class InHand(Halfway):
                 "mount a tmpfs there (mode 1777), or use ipcio.mmap over a file"
             )
         if number == errno.EROFS:
-            return f"{os.path.dirname(self.path)} is mounted read-only: nothing can be created, changed or removed there"
+            return (
+                f"{os.path.dirname(self.path)} is mounted read-only: nothing can be created, changed or removed there"
+            )
         return None
 
     def _limit(self) -> str:

@@ -417,9 +417,14 @@ class Popen(subprocess.Popen[bytes]):
             self._reap()
 
     def discard(self) -> None:
-        """End it, and close what is open of it."""
+        """End it, and close what is open of it.
+
+        A child that still has the rights that this process has given up cannot be killed.  It sees
+        the end of its pipes.
+        """
         if self.is_ours():
-            self.end()
+            with contextlib.suppress(PermissionError):
+                self.end()
             for pipe in self._pipes:
                 pipe.close_copies()
             self.close()
