@@ -36,6 +36,7 @@ _COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of
 _LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl has the bit above for itself
 _TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.Making`
 _LOOKS = 3  # at the list of locks
+_PAUSE = 0.01  # seconds before an object is called an orphan; its last holder needs microseconds to remove it
 
 
 class Found(NamedTuple):
@@ -139,6 +140,10 @@ def survey() -> list[Entry]:
     keys = {flocks.key_of(each.info) for each in found}
     locked = _locked({flocks.key_of(each.info) for each in found if each.lives_by_shares})
     holders, sharing = _search(keys, locked)
+    unheld = {flocks.key_of(each.info) for each in found if each.lives_by_shares} - locked - sharing
+    if unheld:  # or a last holder is in the middle of its close, and has let go of the lock before it removes the name
+        time.sleep(_PAUSE)
+        locked |= _locked(unheld)
     entries: list[Entry] = []
     for each in found:
         held = True
