@@ -104,6 +104,15 @@ def _pipe_locks() -> bool:
         os.close(writer)
 
 
+def _has_for_children(name: str) -> bool:
+    """As ipcio sees it."""
+    if os.name != "posix":
+        return False
+    from ipcio._posix import spawn
+
+    return hasattr(spawn.os, name)
+
+
 def _sendfile() -> bool:
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
         try:
@@ -141,6 +150,8 @@ ABILITIES = {
     "full": (lambda: os.path.exists("/dev/full") and os.path.realpath("/dev/full") == "/dev/full", "no device is full"),
     "sendfile": (_sendfile, "no system call copies from where one file is to where another one is"),
     "waitid": (lambda: hasattr(os, "waitid"), "nobody can wait for an exit and leave the status where it is here"),
+    "pidfd": (lambda: _has_for_children("pidfd_open"), "a child is known by its number alone here"),
+    "trees": (lambda: _has_for_children("waitid"), "what is left of a tree after its leader is out of reach here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""

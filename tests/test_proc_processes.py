@@ -405,6 +405,7 @@ def state(pid):
     return ""
 
 
+@pytest.mark.needs("trees")
 @pytest.mark.parametrize("end", ["kill", "close", "drop"])
 def test_the_rest_of_a_tree_is_within_reach_after_its_leader(end, kernel, group):
     """Until then nobody else gets the number: the leader is not reaped."""
@@ -429,6 +430,7 @@ def test_the_rest_of_a_tree_is_within_reach_after_its_leader(end, kernel, group)
     assert not state(pid)
 
 
+@pytest.mark.needs("trees")
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_grace_is_for_the_whole_tree(how, kernel, group):
     """It ends with the last of the group; what is left is killed then, though its leader has gone."""
@@ -452,6 +454,7 @@ def test_a_leader_that_ends_alone_is_reaped_at_once(kernel, group):
     assert not state(h.pid)
 
 
+@pytest.mark.needs("pidfd")
 def test_the_rest_of_a_tree_is_within_reach_without_a_status():
     """Where the kernel has a descriptor for it, as from Linux 6.9 on."""
 
@@ -459,13 +462,13 @@ def test_the_rest_of_a_tree_is_within_reach_without_a_status():
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         h = proc.spawn(STUBBORN, stdin=True, stdout=True, start_new_session=True)
         rest = int(next(h)[1])
-        fd = os.pidfd_open(h.pid) if hasattr(os, "pidfd_open") else -1
+        fd = os.pidfd_open(h.pid)
         h.kill("term", tree=True)
         with contextlib.suppress(ChildProcessError):
             h.wait(DEADLINE)
         try:
             signal.pidfd_send_signal(fd, 0, None, 4)
-        except (AttributeError, OSError):
+        except OSError:
             os.kill(rest, signal.SIGKILL)
         else:
             h.kill("kill", tree=True)
@@ -641,15 +644,15 @@ def give_its_number_away(prepare):
 
 
 @pytest.mark.root
+@pytest.mark.needs("pidfd")
 @pytest.mark.parametrize("prepare", [ignore_children, reap_all])
 def test_another_child_that_has_its_number_by_now_is_let_be(prepare):
     assert apart(in_a_namespace, give_its_number_away, prepare) == []
 
 
+@pytest.mark.needs("pidfd")
 def test_a_descriptor_of_another_process_is_not_taken_for_the_childs(monkeypatch):
     """The child is reaped, and its number given away, before the descriptor is opened."""
-    if not hasattr(os, "pidfd_open"):
-        pytest.skip("no descriptors of processes here")
     other = int(subprocess.run("sleep 90 >&- & echo $!", shell=True, stdout=-1, check=True).stdout)
     opened = os.pidfd_open(other)
 
