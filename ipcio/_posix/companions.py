@@ -117,10 +117,11 @@ def posix_name(name: str) -> str:
 def exists(kind: str, name: str) -> bool:
     """Whether there is an object under the name, whoever made it."""
     try:
-        if kind == "shm":
-            os.close(shm_open(posix_name(name), os.O_RDONLY, mode=0))
-        else:
-            PosixSemaphore._rebuild(0, 1, 1, posix_name(name))
+        with turn:
+            if kind == "shm":
+                os.close(shm_open(posix_name(name), os.O_RDONLY, mode=0))
+            else:
+                PosixSemaphore._rebuild(0, 1, 1, posix_name(name))
     except FileNotFoundError:
         return False
     except PermissionError:
@@ -177,14 +178,15 @@ def _is_ours(record: Record, info: os.stat_result) -> bool:
         return False
     if record.kind != "shm":
         return True
-    try:
-        fd = shm_open(posix_name(record.name), os.O_RDONLY, mode=0)
-    except PermissionError:  # nobody but its owner can unlink it
-        return True
-    try:
-        return is_the_object(os.fstat(fd), record)
-    finally:
-        os.close(fd)
+    with turn:
+        try:
+            fd = shm_open(posix_name(record.name), os.O_RDONLY, mode=0)
+        except PermissionError:  # nobody but its owner can unlink it
+            return True
+        try:
+            return is_the_object(os.fstat(fd), record)
+        finally:
+            os.close(fd)
 
 
 def _unlink_ours(record: Record | None, info: os.stat_result) -> None:

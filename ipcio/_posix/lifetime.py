@@ -241,11 +241,15 @@ class Share:
                             close(fd)
 
     def lose(self) -> None:
-        """In a forked child: the call that was to make a handle of this goes on in the parent only."""
+        """In a forked child: the call that was to make a handle of this goes on in the parent only.
+
+        That handle may be closed by now, and then this copy of its lock was in the way.
+        """
         lock, self._lock = self._lock, -1
         if lock >= 0:
             _shares.pop(lock, None)
             os.close(lock)
+            _bury_afresh(self._path)
 
     def _bury_by(self, fd: int) -> None:
         if not _lock(fd, _EXCLUSIVE):
