@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["LARGE", "Halfway", "clear_away", "put_away", "put_memory_away", "turn"]
+__all__ = ["LARGE", "Halfway", "clear_away", "halfway", "put_away", "put_memory_away", "turn", "unsettled"]
 
 LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
 
 turn = RLock()
 
-_PATIENCE = 0.01  # seconds that a fork waits for the calls in `_unsettled`, which may hang
+_PATIENCE = 0.01  # seconds that a fork waits for the calls in `unsettled`, which may hang
 _PAUSE = 0.0002
 
 _ONCE: tuple[tuple[()]] = ((),)
 
 _ANYTHING = ((os.sep, os.O_RDONLY),)
 
-_halfway: set[Halfway] = set()
-_unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is nowhere in these lists
+halfway: set[Halfway] = set()
+unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
 _memories: list[object] = []
 _descriptors: list[int] = []
 _closing: dict[int, int] = {}  # by descriptor: the thread that closes it
@@ -80,12 +80,12 @@ class Halfway:
         """Open a file however long that takes.  ``fork`` waits for it a moment but not for ever."""
         me = get_ident()
         try:
-            _unsettled.append(me)
+            unsettled.append(me)
             # No signal handler runs, and raises, before the loop's first step: see `Semaphore.dec`.
             for self.fd in starmap(os.open, ((path, flags),)):
                 pass
         finally:
-            _unsettled.remove(me)
+            unsettled.remove(me)
 
     def take(self) -> tuple[mmap.mmap | None, int]:
         """Under `turn`: hand over what is in hand."""
@@ -111,10 +111,6 @@ class Halfway:
         if fd >= 0:
             put_away(fd)
 
-    def leave(self) -> None:
-        """Be in no list any more."""
-        _halfway.discard(self)
-
     def lose(self) -> None:
         """In a forked child: close the copies of what another thread has in hand in the parent."""
         memory, fd = self.take()
@@ -125,7 +121,7 @@ class Halfway:
 
     def __enter__(self) -> Self:
         self.thread = get_ident()
-        _halfway.add(self)
+        halfway.add(self)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -133,7 +129,7 @@ class Halfway:
             if self.fd >= 0:
                 self.drop()
         finally:
-            self.leave()
+            halfway.discard(self)
 
 
 # -- what is slow to close ---------------------------------------------------
@@ -149,12 +145,12 @@ def clear_away() -> None:
     me = get_ident()
     while _memories:
         try:
-            _unsettled.append(me)
+            unsettled.append(me)
             _memories.pop()  # not into a variable, which a forked child would keep for ever
         except IndexError:  # another thread was quicker
             break
         finally:
-            _unsettled.remove(me)
+            unsettled.remove(me)
     while _descriptors:
         mine: list[int] = []  # the descriptor, and the one that takes its place
         try:
@@ -208,7 +204,7 @@ def _is_large(fd: int) -> bool:
 def _before() -> None:
     turn.acquire()
     end = time.monotonic() + _PATIENCE
-    while set(_unsettled) - {get_ident()} and time.monotonic() < end:
+    while set(unsettled) - {get_ident()} and time.monotonic() < end:
         turn.release()
         try:
             time.sleep(_PAUSE)
@@ -221,7 +217,7 @@ def _in_child() -> None:
     try:
         me = get_ident()
         _memories.clear()
-        _unsettled[:] = [thread for thread in _unsettled if thread == me]
+        unsettled[:] = [thread for thread in unsettled if thread == me]
         for fd, thread in list(_closing.items()):
             if thread != me:
                 _descriptors.append(fd)
@@ -231,9 +227,9 @@ def _in_child() -> None:
                 os.close(_descriptors.pop())
             except OSError:
                 pass
-        for hand in list(_halfway):
+        for hand in list(halfway):
             if hand.thread != me:
-                _halfway.discard(hand)
+                halfway.discard(hand)
                 try:
                     hand.lose()
                 except OSError:

@@ -8,8 +8,9 @@ import mmap
 import os
 import stat
 import sys
+from _thread import get_ident
 
-from ipcio._forklock import Halfway, turn
+from ipcio._forklock import turn, unsettled
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,22 +37,32 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
 
     The file may be on a network, and opening it may take any time.
     """
-    with Halfway() as hand:
-        _open_descriptor(hand, file, writable=writable)
-        info = os.fstat(hand.fd)
+    me, fd = get_ident(), -1
+    try:
+        unsettled.append(me)
+        fd = _open_descriptor(file, writable=writable)
+        info = os.fstat(fd)
         size = _check_part(file, info, offset=offset, size=size)
         if not info.st_size:
-            _check_contents(file, hand.fd)
+            _check_contents(file, fd)
         with turn:
-            if size:
-                try:
-                    hand.memory = map_descriptor(hand.fd, size, writable=writable, offset=offset)
-                except OSError as error:
-                    if error.errno == errno.ENODEV:
-                        error.strerror = "its file system does not map files (as /sys and /proc do not): use open()"
-                    error.filename = file
-                    raise
-            return into((*hand.take(), None))
+            mapping = _map(file, fd, size, writable=writable, offset=offset) if size else None, fd, None
+            fd = -1
+            return into(mapping)
+    finally:
+        unsettled.remove(me)
+        if fd >= 0:
+            os.close(fd)
+
+
+def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.mmap:
+    try:
+        return map_descriptor(fd, size, writable=writable, offset=offset)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            error.strerror = "its file system does not map files (as /sys and /proc do not): use open()"
+        error.filename = file
+        raise
 
 
 _PIECE = 1 << 24  # bytes: what is reserved in one call, between two looks for signals
@@ -95,12 +106,11 @@ def _path(fd: int) -> str:
     return os.fsdecode(fcntl.fcntl(fd, _GETPATH, bytes(_PATH_MAX)).rstrip(b"\0"))
 
 
-def _open_descriptor(hand: Halfway, file: Any, *, writable: bool) -> None:
-    """Have in hand a descriptor with an offset of its own, for a path or for what a descriptor has open."""
+def _open_descriptor(file: Any, *, writable: bool) -> int:
+    """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
     access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if not isinstance(file, int):
-        hand.open_file(file, access)
-        return
+        return os.open(file, access)
     try:
         held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError as error:
@@ -110,14 +120,19 @@ def _open_descriptor(hand: Halfway, file: Any, *, writable: bool) -> None:
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
     try:
-        hand.open_file(_path(file) if _GETPATH else f"/proc/self/fd/{file}", access)
-        if not _GETPATH or os.path.samestat(os.fstat(hand.fd), os.fstat(file)):
-            return
-        hand.drop()
+        return _open_again(file, access)
     except OSError:  # it has no path any more, or permissions have changed since: share the offset then
-        pass
-    with turn:
-        hand.fd = os.dup(file)
+        return os.dup(file)
+
+
+def _open_again(fd: int, access: int) -> int:
+    if _GETPATH is None:
+        return os.open(f"/proc/self/fd/{fd}", access)
+    again = os.open(_path(fd), access)
+    if os.path.samestat(os.fstat(again), os.fstat(fd)):
+        return again
+    os.close(again)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), fd)
 
 
 def _check_part(file: Any, info: os.stat_result, *, offset: int, size: int) -> int:

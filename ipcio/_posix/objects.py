@@ -15,7 +15,7 @@ import os
 import stat
 import sys
 
-from ipcio._forklock import Halfway, put_away, turn
+from ipcio._forklock import Halfway, halfway, put_away, turn
 from ipcio._names import invent_name
 from ipcio._posix import lifetime
 from ipcio._posix.abilities import NAMES_ARE_FILES
@@ -74,21 +74,23 @@ class InHand(Halfway):
     __slots__ = ("name", "path", "share")
 
     def __init__(self, name: str, path: str) -> None:
-        super().__init__()
+        self.hurry = False
+        self.fd = -1
+        self.memory = None
         self.name = name  # as the caller spells it
         self.path = path
         self.share: lifetime.Share | None = None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None:
-            self.leave()
+            halfway.discard(self)
             return
         # After what a signal handler raised, the caller does not wait until gigabytes are freed.
         self.hurry = not isinstance(error, OSError) or error.errno is None
         try:
             self.drop()
         finally:
-            self.leave()
+            halfway.discard(self)
         if isinstance(error, OSError) and error.errno is not None:
             self._complete(error)
 
@@ -124,8 +126,10 @@ class InHand(Halfway):
 
     def hand_over(self) -> Mapping:
         """Under `turn`: return what is in hand, for a handle to keep."""
-        share, self.share = self.share, None
-        return *self.take(), share
+        mapping = self.memory, self.fd, self.share
+        self.memory = self.share = None
+        self.fd = -1
+        return mapping
 
     def put_away(self) -> None:
         """See `ipcio._forklock.Halfway`."""
