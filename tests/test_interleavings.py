@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from campaigns import campaign, rounds
-from children import Forked, leave_dead, watch_calls
+from children import Event, Forked, leave_dead, watch_calls
 
 from ipcio import _growing, shm
 
@@ -507,6 +507,39 @@ def test_of_two_last_closes_that_meet_the_second_to_ask_removes_the_name(name, w
     assert until("unlink", *other.step(), other) is None
     assert until("", None, None, other) == (DONE, 10)
     assert until("", None, None, one) == (DONE, 10)
+    assert not there(name)
+
+
+def test_a_parent_and_its_child_that_close_at_the_same_moment_exclude_each_other(name, monkeypatch):
+    """They have one description, by which both would be granted the exclusive lock; so only one of them asks by it."""
+    h = shm.create(name, 10)
+    seen = []
+
+    with Event() as reached, Event() as go:
+
+        def stop(called, _args, call):
+            if called == "flock":
+                reached.set()
+                go.wait()
+            return call()
+
+        def child():
+            watch_calls(stop)
+            h.close()
+
+        forked = Forked(child)
+        reached.wait()
+
+        def on_call(called, _args, call):
+            if called == "unlink":
+                go.set()
+                forked.wait()
+                seen.append(there(name))
+            return call()
+
+        watch_calls(on_call, monkeypatch.setattr)
+        h.close()
+    assert seen == [True]
     assert not there(name)
 
 

@@ -74,6 +74,36 @@ def test_a_lost_name_takes_no_view_of_another_process_along(name, peer):
     assert other.ask("bytes(view[:4])") == b"kept"
 
 
+@pytest.mark.root
+@pytest.mark.needs("files", "fork")
+def test_a_last_close_that_may_not_remove_the_name_keeps_no_lock_in_a_view(name):
+    """Another user's close leaves the removal to the owner, who must not wait for that user's view."""
+    h = shm.create(name, 100, perm=0o666)
+    with Event() as attached, Event() as closed, Event() as done:
+
+        def other():
+            h.close()
+            os.setgid(65534)
+            os.setuid(65534)
+            mine = shm.attach(name)
+            view = mine.getbuffer()
+            attached.set()
+            closed.wait()
+            mine.close()
+            done.set()
+            signal.pause()
+            view.release()
+
+        with Forked(other):
+            attached.wait()
+            h.close()
+            closed.set()
+            done.wait()
+            assert there(name)
+            with shm.create(name, 50) as again:
+                assert again.created
+
+
 # -- a user's own locks ------------------------------------------------------
 
 USES = {
