@@ -494,6 +494,62 @@ def test_of_a_last_close_and_a_look_at_the_same_moment_the_name_does_not_stay(na
     assert there(name) == (outcome == (MADE, 20))
 
 
+def test_a_create_that_meets_an_orphan_in_its_last_step_removes_it(name, workers):
+    """It was not there when the create began."""
+    creator, other, _ = workers
+    assert until("link", *creator.begin("create", 20), creator) is None
+    assert whole(other, "create", 10) == (MADE, 10)
+    other.kill()
+    workers[1] = Worker(name, [creator, workers[2]])
+    assert until("", None, None, creator) == (MADE, 20)
+
+
+def test_a_new_object_that_gc_removes_before_it_is_locked_is_made_again(name, monkeypatch):
+    """Where a file cannot be made without a name, it has a hidden one and no lock for an instant."""
+    monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
+    found = []
+
+    def on_call(called, _args, call):
+        if called == "flock" and not found:
+            found.extend(entry for entry in os.listdir(objects.DIRECTORY) if entry.startswith(".ipcio-"))
+            for entry in found:
+                os.unlink(f"{objects.DIRECTORY}/{entry}")
+        return call()
+
+    with place_of_its_own(), monkeypatch.context() as patch:
+        watch_calls(on_call, patch.setattr)
+        shm.create(name, 10).close()
+        assert found
+        assert not os.listdir(objects.DIRECTORY)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_create_that_is_interrupted_as_it_ends_removes_its_own_object_alone(name, monkeypatch, ours):
+    """By then the name may be another's."""
+    others = []
+
+    def on_call(called, _args, call):
+        if called == "fchmod" and there(name) and not others:  # it is about to persist
+            call()
+            if ours:
+                others.append(None)
+            else:
+                others.append(0)
+                shm.unlink(name)
+                others[:] = [shm.create(name, 20)]
+            raise KeyboardInterrupt
+        return call()
+
+    with monkeypatch.context() as patch:
+        watch_calls(on_call, patch.setattr)
+        with pytest.raises(KeyboardInterrupt):
+            shm.create(name, 10, persist=True)
+    assert there(name) == (not ours)
+    if not ours:
+        others.pop().close()
+        assert not there(name)
+
+
 @pytest.mark.parametrize("refused", [0, 1])
 def test_of_two_last_closes_that_meet_the_second_to_ask_removes_the_name(name, workers, refused):
     pair = workers[:2]

@@ -1097,3 +1097,38 @@ def test_kills_at_random_moments_lose_no_permit_and_make_none(name, unique):
     keys = keys_of(second)
     list(litter.collect())
     assert_nothing_left(second, *keys)
+
+
+def test_the_set_of_an_unlinked_one_goes_with_a_forked_child_that_closes_last(name):
+    """The child asks by a path, and only the hidden one is left."""
+    s = sem.create(name, PERMITS, undo=True)
+    key = the_key_of(name)
+    with Event() as go:
+
+        def child():
+            go.wait()
+            s.close()
+
+        with Forked(child) as forked:
+            sem.unlink(name)
+            s.close()
+            assert existing({key})
+            go.set()
+            forked.result()
+    assert_nothing_left(name, key)
+
+
+def test_another_set_that_has_the_key_by_now_is_left_alone(name):
+    """The set was removed by hand, and the same user made one of the same key."""
+    s = sem.create(name, PERMITS, undo=True)
+    key = the_key_of(name)
+    sysv.remove(sysv.find(key, os.geteuid()))
+    number = sysv.make(key, 0o600)
+    try:
+        with pytest.raises(OSError, match="set is not here"):
+            sem.attach(name)
+        s.close()
+        assert existing({key})
+    finally:
+        sysv.remove(number)
+    assert_nothing_left(name, key)
