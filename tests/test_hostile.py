@@ -45,7 +45,7 @@ def another_set():
 
 
 def planted(path: str, key: int, told: str, seal: int = undo._SEAL) -> str:
-    """Code that puts a dead record of one's own there, with all that makes one."""
+    """Code that puts an orphaned record of its own user there, with all that makes one."""
     content = undo._RECORD.pack(bytes(64), undo._MAGIC, key, 0, os.fsencode(told))
     return (
         f"fd = os.open({path!r}, os.O_CREAT | os.O_RDWR); os.ftruncate(fd, 0); os.write(fd, {content!r})\n"
@@ -105,7 +105,7 @@ def test_who_may_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, pee
 
 
 @pytest.mark.needs("undo")
-def test_a_set_of_several_semaphores_is_nobodys_crash_safe_one(name):
+def test_a_set_of_several_semaphores_is_no_crash_safe_one(name):
     """Whatever a record of its owner's says."""
     from ipcio._posix import libc
 
@@ -143,7 +143,7 @@ def test_who_may_use_a_crash_safe_semaphore_cannot_write_its_record(name, peer):
 
 @pytest.mark.needs("undo")
 def test_a_record_under_another_name_is_no_semaphore(unique):
-    """It may be a link of somebody's."""
+    """It may be a link that another user made."""
     name, other = unique(), unique()
     with closing(sem.create(name, 2, undo=True)):
         os.link(f"{SHM}/sem.{name}", f"{SHM}/sem.{other}")
@@ -193,7 +193,7 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
         assert skipped == [(bad, os.strerror(number)), (f"sem.{bad}", os.strerror(number))]
 
 
-def test_gc_waits_for_nobody_who_keeps_an_object_locked(unique, monkeypatch, capfd):
+def test_gc_does_not_wait_for_an_object_that_another_process_keeps_locked(unique, monkeypatch, capfd):
     """It says which ones it left, and removes the others."""
     from ipcio import _cli
 
@@ -258,7 +258,7 @@ def keeps_flags() -> bool:
 @pytest.mark.root
 @pytest.mark.needs("users", "guests")
 @pytest.mark.able(probe=keeps_flags)
-def test_a_persistent_object_stays_one_whoever_writes_to_it(name, peer):
+def test_a_persistent_object_stays_one_when_another_user_writes_to_it(name, peer):
     """Or changes its permissions."""
     shm.create(name, 10, perm=0o666, persist=True).close()
     sem.create(name, 3, perm=0o666, persist=True).close()
@@ -348,7 +348,7 @@ def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(
     assert other.ask("list(litter.collect()), sets()") == ([], 1)
     other.run("s = sem.attach('kept'); sem.unlink('kept'); assert s.dec(0); s.close(); h.close()")
     assert other.ask("look(), sets()") == ([("shm", "kept", kept)], 0)
-    # What a writer leaves who is killed while it replaces a segment.
+    # What is left of a writer that is killed while it replaces a segment.
     other.run("with objects.Making('x', '/dev/shm/.ipcio-' + 16 * '0') as new: new.begin(0o600); new.appear()")
     other.run("new.keep(0o600); new.share.retire()")
     assert other.ask("[kind for kind, *_ in litter.collect()]") == ["shm"]

@@ -166,7 +166,7 @@ def _look() -> Iterator[Found]:
     place = directory()
     for entry in os.listdir(place):
         path = f"{place}/{entry}"
-        # What its owner exchanges, locks or forbids meanwhile is no error for others, who only look.
+        # What its owner exchanges, locks or forbids meanwhile is no error of a list.
         with contextlib.suppress(OSError):
             info = os.lstat(path)
             if stat.S_ISREG(info.st_mode):  # nothing else can be attached

@@ -40,7 +40,7 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
 
 
 def _remove(path: str, entry: str, locked: Callable[[], set[str]]) -> inventory.Found | None:
-    """Remove what the dead left there; return what it was, None if it stays."""
+    """Remove an orphaned object there; return what it was, None if it stays."""
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
         return None
@@ -48,7 +48,7 @@ def _remove(path: str, entry: str, locked: Callable[[], set[str]]) -> inventory.
         if not lifetime.is_marked(info) and not _make_mortal(path, entry):
             return None
         found = inventory.identify(path, info)
-    except PermissionError:  # nobody but its owner, or root, can know whether it is to go
+    except PermissionError:  # only its owner and root can know whether it is to go
         return None
     return found if lifetime.bury_dead(path, patient=False, locked=locked) else None
 

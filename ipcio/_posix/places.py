@@ -1,13 +1,14 @@
 """Where the files are that stand for named objects which are no files themselves: in a directory of the user's own.
 
 On macOS it is ``ipcio`` in the directory that the system keeps for each user
-(``getconf DARWIN_USER_DIR``), where nobody else can make anything.  Elsewhere it is in
-``/var/tmp``, where, unlike in ``/tmp``, nobody tidies up behind one's back, but where other
-users may make things, too.  So that none of them can shut this user out by taking the name
-first, the rule is: of ``ipcio-UID``, ``ipcio-UID-1``, ``ipcio-UID-2`` ..., the first that is
-there, is a directory, belongs to the user and is closed to everybody else.  If there is none,
-the first of these names that is free is made.  Others come and go before it, and it stays the
-first, for nobody makes another while it is there.  It is looked at whenever it is needed.
+(``getconf DARWIN_USER_DIR``), where no other user can make anything.  Elsewhere it is in
+``/var/tmp``, which the system does not empty at a start as it does ``/tmp``, but where other
+users may make files and directories, too.  One of them could take the name first and so shut
+this user out.  Therefore the rule is: of ``ipcio-UID``, ``ipcio-UID-1``, ``ipcio-UID-2`` ...,
+the first that exists, is a directory, belongs to the user and is closed to all others.  If
+there is none, the first of these names that is free is made.  What others put under the names
+before it, or remove there, changes nothing, because no process of the user makes a second
+directory while there is one.  It is looked at whenever it is needed.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ that there is a set or was to be one; and the locks on the record say whether an
 uses it (`ipcio._posix.lifetime`).  A persistent record is locked in the same way, for
 the time after its `unlink`.
 
-A file is believed to be a record only if nobody but its owner can have written it as it
-is: nobody else has permission to write, and it is *sealed*, which takes the owner.  So
-another user, who may write to a segment of ours, cannot make a record of it.  The
-permissions that the caller asks for are those of the set; the file can be read by those
-who have any.  And a name in a record is believed only where the name leads to it.
+A file is believed to be a record only if its owner alone can have written it as it is: no
+other user has permission to write, and it is *sealed*, which the kernel lets only the owner
+do.  So a user with permission to write to a segment of ours cannot make a record of it.  The
+permissions that the caller asks for are those of the set.  A user to whom they give the right
+to write can read the file.  A name in a record is believed only where it leads to the record.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _anchor(key: int, beside: str) -> str:
 
 
 def is_sealed(info: os.stat_result) -> bool:
-    """Whether a file can be a record: nobody but its owner can have made it, as it is."""
+    """Whether a file can be a record: its owner alone can have made it, as it is."""
     return (
         info.st_size == SIZE
         and _NO_ID <= _number_in(info) <= _LARGEST_ID
@@ -142,7 +142,7 @@ def create(
         with Making(name, path) as new:
             mode = _mode_for(perm)
             new.begin(mode, lives_by=_anchor(key, path))
-            # Sealed before it has a name: from then on whoever finds it believes it.
+            # Sealed before it has a name: from then on every process that finds it believes it.
             os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(name)))
             _seal(new.fd, _NO_ID)
             try:
@@ -273,7 +273,7 @@ def make_mortal(path: str) -> bool:
     """If `path` is the anchor of a record that has lost its mark, have it live by its shares; return whether it is one.
 
     A persistent one without a name is one: the process that removed the name was killed before
-    it could do this.  So is one that does not persist: somebody changed its mode.
+    it could do this.  So is one that does not persist: its mode was changed.
     """
     with Halfway() as look:
         look.open_file(path, lifetime.PROBE)
