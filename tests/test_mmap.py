@@ -469,6 +469,7 @@ def test_a_file_that_grew_gives_no_descriptor(file):
         assert h.fileno() == fd
 
 
+@pytest.mark.needs("open file locks")
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_locked_by_the_ranges_of_its_file(file, part):
     """Byte 0 is the file's first, through layers of `io`, too; though there is no descriptor to be had."""
@@ -742,7 +743,7 @@ def test_an_object_that_passes_on_the_read_of_a_file_is_that_file(file):
         assert again.read() == h.read() == b"content"
 
 
-@pytest.mark.needs("proc")
+@pytest.mark.needs("proc", "files")
 def test_a_file_whose_size_hides_what_it_has_is_refused():
     """It is not empty, and the error says what is the matter; as it does where a file system maps nothing."""
     with pytest.raises(OSError, match="its size is 0, but it has bytes") as caught:
@@ -754,7 +755,7 @@ def test_a_file_whose_size_hides_what_it_has_is_refused():
         assert caught.value.errno == errno.ENODEV
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks cannot be reserved here")
+@pytest.mark.needs("files")
 def test_reserved_blocks_are_there(file):
     """Of the part, and only if asked for; a disk without that many is ENOSPC, and is not filled first."""
     path = file(b"")

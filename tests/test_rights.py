@@ -133,6 +133,8 @@ assert filelock.query(other, "rw", 0, 4)[:3] == (0, 4, "rw")
 filelock.unlock(one)
 with filelock.locked(other, "rw", timeout=1):
     pass
+one.close()
+other.close()
 
 cat = children["cat"]
 cat.write("hé\\n")
@@ -154,7 +156,9 @@ for call in children["busy"].kill, children["as busy"].close:
         pass
     else:
         raise AssertionError
-# Nor is the end of the interpreter an error.
+# Nor is its collection an error, nor the end of the interpreter.
+del call
+children.clear()
 """
 
 
