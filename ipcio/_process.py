@@ -262,8 +262,9 @@ class Process(Generic[_Piece]):
         self._closed = self._closing = True
         if self._child.is_ours():
             with suppress(ChildProcessError), self._call():  # which `wait` raises
-                # A thread that waits for the child returns then.
-                code = self._child.end()
+                self._child.kill(_SIGNALS["kill"], tree=False)  # a thread that waits for the child returns then
+                with self._pumping:
+                    code = self._child.end()
                 if self._status is None:
                     self._status = _exit_status(code)
             self._discard()

@@ -779,6 +779,21 @@ def test_close_reaches_a_wait_that_another_thread_is_blocked_in(wait, pipes, ker
     assert h.wait() == (False, "signal", signal.SIGKILL)
 
 
+@campaign
+def test_close_meets_another_thread_anywhere(kernel):
+    for number in range(rounds(30)):
+        h = proc.spawn(["cat"], stdin=True, stdout=True, callback=lambda *_: None)
+        closing = threading.Timer(number % 10 / 2000, h.close)
+        closing.start()
+        with contextlib.suppress(ValueError):  # it is closed
+            while True:
+                h.write(b"x")
+                h.nowait()
+        closing.join()
+        assert h.closed
+        assert h.wait() == (False, "signal", signal.SIGKILL), kernel
+
+
 def kill_from_a_handler():
     """A program that passes its own signals on to the child, as a supervisor does."""
     by_iteration("true", stdout=True)
