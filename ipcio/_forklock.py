@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["LARGE", "Halfway", "clear_away", "halfway", "put_away", "put_memory_away", "turn", "unsettled"]
+__all__ = ["LARGE", "Halfway", "clear_away", "closing", "halfway", "put_away", "put_memory_away", "turn", "unsettled"]
 
 LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
 
 turn = RLock()
 
-_PATIENCE = 0.01  # seconds that a fork waits for the calls in `unsettled`, which may hang
-_PAUSE = 0.0002
+_PATIENCE = 50  # looks of a fork for an end of the calls in `unsettled`, which may hang
+_PAUSE = 0.0002  # seconds between two looks; on a busy machine they take longer, as those calls do
 
 _ONCE: tuple[tuple[()]] = ((),)
 
@@ -53,7 +53,7 @@ halfway: set[Halfway] = set()
 unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
 _memories: list[object] = []
 _descriptors: list[int] = []
-_closing: dict[int, int] = {}  # by descriptor: the thread that closes it
+closing: dict[int, int] = {}  # descriptors that no handle has, and the threads that will close them
 
 put_away: Callable[[int], None] = _descriptors.append
 """Under `turn`: have `clear_away` close a descriptor."""
@@ -158,25 +158,25 @@ def clear_away() -> None:
                 if not _descriptors:
                     break
                 mine.extend(starmap(_descriptors.pop, _ONCE))
-                _closing[mine[0]] = me
+                closing[mine[0]] = me
             if _is_large(mine[0]):
                 with turn:
                     try:
                         mine.extend(starmap(os.open, _ANYTHING))
                     except OSError:  # no descriptor left, say
                         pass
-                    _closing[mine[-1]] = me
+                    closing[mine[-1]] = me
                 for other in mine[1:]:
                     os.dup2(other, mine[0], inheritable=False)
         finally:
             with turn:
                 try:
                     for fd in mine[:1]:
-                        _closing.pop(fd, None)
+                        closing.pop(fd, None)
                         os.close(fd)
                 finally:
                     for fd in mine[1:]:
-                        _closing.pop(fd, None)
+                        closing.pop(fd, None)
                         os.close(fd)
 
 
@@ -203,8 +203,9 @@ def _is_large(fd: int) -> bool:
 
 def _before() -> None:
     turn.acquire()
-    end = time.monotonic() + _PATIENCE
-    while set(unsettled) - {get_ident()} and time.monotonic() < end:
+    for _ in range(_PATIENCE):
+        if not set(unsettled) - {get_ident()}:
+            break
         turn.release()
         try:
             time.sleep(_PAUSE)
@@ -218,10 +219,10 @@ def _in_child() -> None:
         me = get_ident()
         _memories.clear()
         unsettled[:] = [thread for thread in unsettled if thread == me]
-        for fd, thread in list(_closing.items()):
+        for fd, thread in list(closing.items()):
             if thread != me:
                 _descriptors.append(fd)
-                del _closing[fd]
+                del closing[fd]
         while _descriptors:
             try:
                 os.close(_descriptors.pop())

@@ -324,7 +324,7 @@ def test_an_interrupt_does_not_wait_until_what_was_set_aside_is_freed(monkeypatc
     with Forked(_descriptors) as forked:
         assert forked.result() == before
     free.set()
-    _until(lambda: not _forklock._closing and _descriptors() == before)
+    _until(lambda: not _forklock.closing and _descriptors() == before)
 
 
 def test_a_profiler_does_not_keep_memory_from_being_set_aside(name):
@@ -390,7 +390,7 @@ def test_what_an_interrupt_left_to_be_closed_is_closed_by_the_next_call(monkeypa
         with pytest.raises(InterruptedHereError):
             shm.create(name, LARGE).close()
     assert _descriptors() == before
-    assert not _forklock._closing
+    assert not _forklock.closing
     assert not _forklock._descriptors
 
 

@@ -10,7 +10,7 @@ import stat
 import sys
 from _thread import get_ident
 
-from ipcio._forklock import turn, unsettled
+from ipcio._forklock import closing, turn, unsettled
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,20 +39,26 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
     """
     me, fd = get_ident(), -1
     try:
-        unsettled.append(me)
-        fd = _open_descriptor(file, writable=writable)
+        try:
+            unsettled.append(me)
+            fd = _open_descriptor(file, writable=writable)
+            closing[fd] = me
+        finally:
+            unsettled.remove(me)
         info = os.fstat(fd)
         size = _check_part(file, info, offset=offset, size=size)
         if not info.st_size:
             _check_contents(file, fd)
         with turn:
-            mapping = _map(file, fd, size, writable=writable, offset=offset) if size else None, fd, None
-            fd = -1
-            return into(mapping)
+            mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
+            del closing[fd]
+            given, fd = fd, -1
+            return into((mapping.pop(), given, None))
     finally:
-        unsettled.remove(me)
         if fd >= 0:
-            os.close(fd)
+            with turn:
+                closing.pop(fd, None)
+                os.close(fd)
 
 
 def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.mmap:

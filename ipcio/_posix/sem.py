@@ -76,12 +76,19 @@ def create(
             os.write(new.fd, _fresh(value))
             new.appear()
             with turn:
-                raw = _open(name, path, new.info)
-                if raw is not None:
-                    new.settle(perm, persist=persist)
-                    return into(_permits(raw, new))
+                handle = _finish(new, perm, persist=persist, into=into)
+                if handle is not None:
+                    return handle
             new.drop()  # unlinked already: as if we had come later
     raise AssertionError("unreachable")
+
+
+def _finish(new: objects.Making, perm: int, *, persist: bool, into: Callable[[Permits], Handle]) -> Handle | None:
+    raw = _open(new.name, new.path, new.info)
+    if raw is None:
+        return None
+    new.settle(perm, persist=persist)
+    return into(_permits(raw, new))
 
 
 def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
@@ -89,18 +96,21 @@ def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Han
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with objects.Finding(name, _path(name), owner) as found:
             with turn:
-                permits = _attach(found, again=attempt < _ENOUGH)
-                if permits is not None:
-                    return into(permits)
+                handle = _attach(found, again=attempt < _ENOUGH, into=into)
+                if handle is not None:
+                    return handle
             found.drop()
     raise AssertionError("unreachable")
 
 
-def _attach(found: objects.Finding, *, again: bool) -> Permits | None:
+def _attach(found: objects.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:
     """Open what there is; None: look again."""
     record = _open_either(found)
-    if record is not None:
-        return undo.attach(found, record, again=again)
+    permits = _attach_plain(found) if record is None else undo.attach(found, record, again=again)
+    return None if permits is None else into(permits)
+
+
+def _attach_plain(found: objects.Finding) -> Permits | None:
     if not found.join():
         return None
     objects.check_regular(found.info, "a semaphore")
