@@ -22,6 +22,7 @@ from abilities import lacks
 from children import Forked
 
 from ipcio import MemoryFile, sem, shm
+from ipcio._growing import grow
 from ipcio._inventory import survey
 
 fsspec = pytest.importorskip("fsspec")
@@ -803,3 +804,15 @@ def test_archives(name):
         archive.writestr("inside", CONTENT)
     with fsspec.open(f"zip://inside::shm://{name}") as f:
         assert f.read() == CONTENT
+
+
+@pytest.mark.needs("files")
+def test_what_is_skipped_in_writing_has_memory_as_well(name):
+    """Or the first write to it could be a SIGBUS."""
+    with grow(name, replace=False) as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+    try:
+        assert os.stat(f"/dev/shm/{name}").st_blocks * 512 >= 1 << 20
+    finally:
+        shm.unlink(name)

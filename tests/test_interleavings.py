@@ -442,6 +442,24 @@ def test_a_replacement_and_the_last_close_do_not_lose_the_name(name, workers):
     shm.unlink(name)
 
 
+def test_gc_leaves_what_is_about_to_replace_another_as_it_is(name, workers):
+    """Made mortal in that moment, it would be lost if its writer were killed in the next."""
+    from ipcio._posix import growing
+
+    replacer, holder, _ = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until("rename", *replacer.begin("replace", 20), replacer) is None
+    (hidden,) = [entry for entry in os.listdir(objects.DIRECTORY) if entry.startswith(".ipcio-")]
+    with pytest.raises(BlockingIOError):
+        growing.make_mortal(f"{objects.DIRECTORY}/{hidden}")
+    replacer.step()
+    replacer.kill()
+    workers[0] = Worker(name, workers[1:])
+    with shm.attach(name) as h:
+        assert h.size() == 20
+    shm.unlink(name)
+
+
 def test_a_removal_that_is_killed_keeps_no_other_from_it(name, workers):
     """Its lock on the directory goes with it."""
     one, other, holder = workers

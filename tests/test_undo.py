@@ -1132,3 +1132,20 @@ def test_another_set_that_has_the_key_by_now_is_left_alone(name):
     finally:
         sysv.remove(number)
     assert_nothing_left(name, key)
+
+
+def test_a_key_that_another_set_has_is_not_taken_and_no_file_stands_for_that_set(name, monkeypatch):
+    key = int.from_bytes(os.urandom(3), "little") + 1
+    number = sysv.make(key, 0o600)
+    drawn = iter([(key - 1).to_bytes(4, "little")])
+    urandom = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda n: next(drawn, None) or urandom(n))
+    try:
+        with closing(sem.create(name, PERMITS, undo=True)):
+            assert the_key_of(name) != key
+            assert not os.path.lexists(f"{objects.directory()}/{HIDDEN}{key:08x}")
+        assert existing({key})
+    finally:
+        sysv.remove(number)
+    assert_nothing_left(name)
+    assert next(drawn, None) is None
