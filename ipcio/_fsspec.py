@@ -15,6 +15,7 @@ import errno
 import io
 import os
 import re
+import sys
 from datetime import datetime, timezone
 
 from fsspec import AbstractFileSystem
@@ -37,6 +38,13 @@ __all__ = ["SharedMemoryFileSystem", "SharedMemoryReader"]
 
 _FLAT = "shared memory has no directories; a name is one word, without '/'"
 _WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
+
+
+def _user() -> int | None:
+    """Return the user's id, None where there are none (Windows)."""
+    if sys.platform == "win32":
+        return None
+    return os.geteuid()
 
 
 class SharedMemoryReader(io.BufferedReader):
@@ -342,7 +350,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
             if entry["kind"] == "shm" and entry["state"] == "persistent":
                 with contextlib.suppress(OSError):  # what may not be opened is another user's, or gone
                     # Without an owner in it, users see their own segments only.
-                    if self.info(entry["name"]).get("uid") in {None, os.geteuid()}:
+                    if self.info(entry["name"]).get("uid") in {None, _user()}:
                         found.add(entry["name"])
         return found
 

@@ -70,9 +70,11 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, BinaryIO, Literal
+    from typing import Any, BinaryIO, Literal, TypeAlias
 
     from ipcio._contract import Conflict, LockBackend, Owner
+
+    _Mode: TypeAlias = Literal["r", "w", "rw"]
 
 __all__ = ["Holder", "lock", "lock_async", "locked", "query", "semantics", "trylock", "unlock"]
 
@@ -123,14 +125,14 @@ class Holder(NamedTuple):
     """The first byte of the holder's range."""
     length: int
     """How many bytes; 0 means to infinity."""
-    mode: str
+    mode: Literal["r", "rw"]
     """``"r"`` if the holder shares, ``"rw"`` if it excludes."""
     pid: int | None
     """The process, None where that cannot be known."""
 
 
 def lock(
-    file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
+    file: Any, mode: _Mode = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
 ) -> Literal[True]:
     """Lock `nbytes` bytes from `offset`, waiting while somebody is in the way; return True.
 
@@ -185,7 +187,7 @@ def lock(
     return True
 
 
-def trylock(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> bool:
+def trylock(file: Any, mode: _Mode = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if nobody is in the way; return whether it was locked.  Otherwise as `lock`."""
     have = False
     kind = _type(file)
@@ -242,7 +244,7 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
 
 async def lock_async(
     file: Any,
-    mode: str = "rw",
+    mode: _Mode = "rw",
     offset: int = 0,
     nbytes: int = 0,
     *,
@@ -279,7 +281,7 @@ async def _sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def _timed_out_async(file: Any, mode: str, offset: int, nbytes: int) -> TimeoutError:
+async def _timed_out_async(file: Any, mode: _Mode, offset: int, nbytes: int) -> TimeoutError:
     fd = _descriptor(file)
     request = _request(_KINDS[mode], offset, nbytes)
     found = _backend.conflict(fd, request)
@@ -320,7 +322,7 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     def __init__(
         self: locked[BinaryIO],
         file: str | bytes | os.PathLike[Any],
-        mode: str = "rw",
+        mode: _Mode = "rw",
         offset: int = 0,
         nbytes: int = 0,
         *,
@@ -328,13 +330,13 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
     ) -> None: ...
     @overload
     def __init__(
-        self, file: _File, mode: str = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
+        self, file: _File, mode: _Mode = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
     ) -> None: ...
     def __init__(
-        self, file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
+        self, file: Any, mode: _Mode = "rw", offset: int = 0, nbytes: int = 0, *, timeout: float | None = None
     ) -> None:
         self._file = file
-        self._mode = mode
+        self._mode: _Mode = mode
         self._offset = offset
         self._nbytes = nbytes
         self._timeout = timeout
@@ -472,7 +474,7 @@ def _task() -> object:
     return asyncio.current_task()
 
 
-def query(file: Any, mode: str = "rw", offset: int = 0, nbytes: int = 0) -> Holder | None:
+def query(file: Any, mode: _Mode = "rw", offset: int = 0, nbytes: int = 0) -> Holder | None:
     """Tell who is in the way of such a lock, None if nobody is.
 
     The process is found even where the system's own answer has none: a lock of an open

@@ -146,7 +146,7 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
 
 
 _DEEPEST = 10  # wrappers around wrappers
-_BUFFERED = io.BufferedReader, io.BufferedWriter, io.BufferedRandom
+_BUFFERED: Any = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
 _READS_OF_BUFFERED = {kind.read for kind in _BUFFERED}
 _READS = {io.FileIO.read, io.BytesIO.read}  # the last has no descriptor, and says so
 
@@ -158,7 +158,8 @@ def _reads_its_descriptor(file: Any) -> bool:
     the ``read`` of another object is that object, and what has none does not contradict.
     """
     for _ in range(_DEEPEST):
-        own = getattr(type(file), "read", None)
+        kind: Any = file.__class__
+        own = getattr(kind, "read", None)
         if isinstance(file, MemoryFile) or own in _READS:
             return True
         if isinstance(file, _BUFFERED) and own in _READS_OF_BUFFERED:

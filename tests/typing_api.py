@@ -105,7 +105,7 @@ def locks(descriptor: int) -> None:
         if holder is not None:
             assert_type(holder, filelock.Holder)
             assert_type(holder.start + holder.length, int)
-            assert_type(holder.mode, str)
+            assert_type(holder.mode, Literal["r", "rw"])
             assert_type(holder.pid, "int | None")
         filelock.lock(binary, "rw", 0, 0, 1.5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         filelock.lock(binary, 0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -61,8 +61,9 @@ def _run(arguments: argparse.Namespace) -> int:
     command.occupy()
     with contextlib.suppress(OSError):  # made with the permissions that the umask leaves, as any file
         os.close(os.open(arguments.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    mode = "r" if arguments.shared else "rw"
-    held = filelock.locked(arguments.file, mode, *arguments.range, timeout=arguments.timeout)
+    held = filelock.locked(
+        arguments.file, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout
+    )
     try:
         command.inherit(held.__enter__().fileno())
     except TimeoutError as error:

@@ -611,13 +611,16 @@ def _unlock_dead(path: str, locked: Callable[[], set[str]]) -> bool:
     return True
 
 
+_O_PATH: int = getattr(os, "O_PATH", 0)  # Linux's own
+
+
 def make_readable(path: str, info: os.stat_result) -> None:
     """Let the owner read the object that `info` is of; what has taken its place under the path stays as it is."""
     mode = stat.S_IMODE(info.st_mode) | stat.S_IRUSR
-    if not hasattr(os, "O_PATH"):
+    if not _O_PATH:
         os.chmod(path, mode, follow_symlinks=False)
         return
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.path.samestat(os.fstat(fd), info):
             os.chmod(f"/proc/self/fd/{fd}", mode)

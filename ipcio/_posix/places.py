@@ -24,7 +24,7 @@ from itertools import count
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["directory", "name_of", "path_of", "semaphore_path"]
 
@@ -88,7 +88,7 @@ def _make(first: str, user: int) -> str:
 
 
 @contextlib.contextmanager
-def _alone(root: str) -> Iterator[None]:
+def _alone(root: str) -> Generator[None, None, None]:
     """Keep the user's other processes from making one, too; any user can keep this lock, and then it goes without."""
     fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -198,7 +198,9 @@ class Child:
             self.kill(_SIGKILL, tree=False)
             self._popen.await_exit()
             self._reap()
-        return int(self._popen.returncode)
+        code = self._popen.returncode
+        assert code is not None
+        return int(code)
 
     def close(self) -> None:
         """See `ipcio._contract.Child`."""
