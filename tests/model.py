@@ -80,36 +80,35 @@ class Protocol:
     def unlink(self):
         while True:
             directory = yield from self.alone()
-            outcome = yield from self.remove_once()
-            yield from self.leave(directory)
+            outcome, fd = yield from self.remove_once()
+            yield from self.leave(directory, fd)
             if outcome:
                 return outcome, 0
-            del directory, outcome
+            del directory, outcome, fd
 
     def alone(self):
-        while True:
-            fd = yield "open directory"
-            if (yield "flock", fd, EXCLUSIVE):
-                return fd
-            yield from self.leave(fd)
-            del fd
+        directory = yield "open directory"
+        while not (yield "flock", directory, EXCLUSIVE):
+            yield "sleep"
+        return directory
 
-    def leave(self, fd):
-        yield "flock", fd, NO_LOCK
-        yield "close", fd
+    def leave(self, directory, fd=0):
+        yield "flock", directory, NO_LOCK
+        if fd:  # which may be slow to free
+            yield "close", fd
+        yield "close", directory
 
     def remove_once(self):
         fd = yield "open"
         if not fd:
-            return ABSENT
+            return ABSENT, 0
         outcome = None
         yield "fstat", fd
         if not (yield from self.bury(fd)) and (yield "flock", fd, SHARED) and (yield from self.held(fd)):
             ino = (yield "fstat", fd)[0]
             if (yield "lstat") == ino:
                 outcome = DONE if (yield "unlink", ino) else ABSENT
-        yield "close", fd
-        return outcome
+        return outcome, fd
 
     def replace(self):
         """As `create`, but in the place of what is there.  (For the code, that is a persistent object.)"""
