@@ -433,6 +433,44 @@ def test_a_file_of_the_same_number_on_another_device_is_another(tmp_path):
     assert result is True
 
 
+MS_BIND = 0x1000
+
+
+@pytest.mark.root
+def test_after_chroot_a_file_is_still_known(tmp_path, monkeypatch):
+    """The kernel's list of mounts then lacks the one that the root is a directory of."""
+
+    def ask():
+        libc = ctypes.CDLL(None, use_errno=True)
+        os.mkdir(tmp_path / "proc")
+        if (
+            libc.unshare(CLONE_NEWNS)
+            or libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None)
+            or libc.mount(b"/proc", bytes(tmp_path / "proc"), None, MS_BIND, None)
+        ):
+            return os.strerror(ctypes.get_errno())
+        (tmp_path / "file").write_bytes(b"")
+        os.chroot(tmp_path)
+        monkeypatch.setattr(owners.os, "fstat", None)  # it may tell another device than the list of locks does
+        with Event() as ready, Event() as never, opened("/file") as asking:
+
+            def hold():
+                asking.close()
+                with opened("/file") as file:
+                    filelock.lock(file)
+                    ready.set()
+                    never.wait()
+
+            with Forked(hold) as child:
+                ready.wait()
+                return named(asking) == child.pid
+
+    result = Forked(ask).result()
+    if isinstance(result, str):
+        pytest.skip(f"nothing can be mounted here: {result}")
+    assert result is True
+
+
 # -- many ----------------------------------------------------------------------
 
 

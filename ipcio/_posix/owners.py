@@ -15,7 +15,7 @@ import os
 from itertools import islice
 
 from ipcio._posix import flocks
-from ipcio._typing import TYPE_CHECKING
+from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,11 +36,12 @@ def search(fd: int, lock: Conflict, among: Iterable[Owner] = ()) -> Iterator[Own
     """
     start, length, exclusive, _ = lock
     last = b"%d" % (start + length - 1) if length else b"EOF"
-    line = b"WRITE" if exclusive else b"READ", _key(fd), b"%d" % start, last
+    line = b"WRITE" if exclusive else b"READ", b"%d" % start, last
+    file = _identity(fd)
     # An equal lock of our own is in no other's way.
-    doubtful = line in _locks("self", fd)
+    doubtful = _has(line, file, "self", fd)
     for owner in among or _likely_first(fd):
-        found = owner is not None and line in _locks(*owner)
+        found = owner is not None and _has(line, file, *owner)
         yield owner if found and owner and not (doubtful and _may_share(fd, *owner)) else None
 
 
@@ -107,27 +108,48 @@ def _path(pid: int | str, descriptor: int) -> str:
         return ""
 
 
-def _key(fd: int) -> bytes:
-    """How the kernel's lists of locks spell which file this is."""
-    fields = dict(line.split(b":\t", 1) for line in _read(f"/proc/self/fdinfo/{fd}") if b":\t" in line)
-    inode, mount = fields.get(b"ino"), fields.get(b"mnt_id")
-    if inode is not None and mount is not None:  # since Linux 5.14
-        with open("/proc/self/mountinfo", "rb") as table:
-            for line in table:
-                number, _, device, _ = line.split(None, 3)
-                if number == mount:
-                    major, minor = map(int, device.split(b":"))
-                    return b"%02x:%02x:%s" % (major, minor, inode)
-    return flocks.key_of(os.fstat(fd)).encode()
+class _Identity(NamedTuple):
+    """Which file a descriptor means, in the kernel's words."""
+
+    inode: bytes
+    device: bytes  # of the file system; empty where nothing tells
+    mount: bytes  # empty before Linux 3.15
 
 
-def _locks(pid: int | str, descriptor: int) -> list[tuple[bytes, bytes, bytes, bytes]]:
-    """Kind, file, first and last byte of the locks that an open file has, from lines such as this.
+def _identity(fd: int) -> _Identity:
+    fields = _fields(_read(f"/proc/self/fdinfo/{fd}"))
+    inode, mount = fields.get(b"ino"), fields.get(b"mnt_id", b"")
+    if inode is None:  # before Linux 5.14
+        device, _, inode = flocks.key_of(os.fstat(fd)).encode().rpartition(b":")
+        return _Identity(inode, device, mount)
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            number, _, device, _ = line.split(None, 3)
+            if number == mount:
+                major, minor = map(int, device.split(b":"))
+                return _Identity(inode, b"%02x:%02x" % (major, minor), mount)
+    # The list of a process after ``chroot`` lacks the mount that its root is a directory of.
+    return _Identity(inode, b"", mount)
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
+    return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+
+
+def _has(line: tuple[bytes, bytes, bytes], file: _Identity, pid: int | str, descriptor: int) -> bool:
+    """Whether an open file has such a lock (kind, first and last byte) on that file, from lines such as this.
 
     ``lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:2146334 5 14``
+
+    Files of one number are the same if they are on one device, or were opened by one mount.
     """
-    lines = [line.split() for line in _read(f"/proc/{pid}/fdinfo/{descriptor}") if line.startswith(b"lock:")]
-    return [(words[4], words[6], words[7], words[8]) for words in lines if words[2] == b"OFDLCK"]
+    lines = _read(f"/proc/{pid}/fdinfo/{descriptor}")
+    for words in [each.split() for each in lines if each.startswith(b"lock:")]:
+        if words[2] == b"OFDLCK" and (words[4], *words[7:9]) == line:
+            device, _, inode = words[6].rpartition(b":")
+            if inode == file.inode:
+                return device == file.device or (bool(file.mount) and file.mount == _fields(lines).get(b"mnt_id"))
+    return False
 
 
 def _read(path: str) -> list[bytes]:
