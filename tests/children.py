@@ -24,6 +24,16 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """What ends a process at once, whatever it does: on Windows, `os.kill` does so with any number."""
 
 
+def fork_quietly(how=None) -> int:
+    """`os.fork`, or `how`, without the warning of Python 3.12 and later that this process has threads.
+
+    A parallel test run has some, and so has a watchdog.  Our children run nothing that would wait for them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return (how or os.fork)()
+
+
 class Forked:
     """A copy of this process that runs ``function(*arguments)`` and ends without cleaning up.
 
@@ -34,11 +44,7 @@ class Forked:
 
     def __init__(self, function, *arguments, fork=None) -> None:
         reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            # Python 3.12 warns if there are threads (a parallel test run has some).  Our
-            # children run nothing that would wait for them.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid = (fork or os.fork)()
+        self.pid = fork_quietly(fork)
         if not self.pid:
             os.close(reader)
             try:

@@ -23,11 +23,11 @@ import shutil
 import subprocess
 import sys
 import traceback
-import warnings
 import weakref
 
 import pytest
 from abilities import lacks
+from children import fork_quietly
 
 from ipcio import MemoryFile
 
@@ -101,9 +101,7 @@ def run(code, *arguments, status=0):
 def in_child(function):
     """Run `function` in a forked child and return its result, or raise AssertionError with its traceback."""
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: what is to be tried
-        pid = os.fork()
+    pid = fork_quietly()
     if not pid:
         try:
             result = True, function()

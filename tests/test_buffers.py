@@ -321,6 +321,7 @@ def test_compressed_files_are_not_harmed(path, module, mode):
         assert [line for line in got if line] == lines
 
 
+@pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning")  # since Python 3.14
 def test_codecs_files_are_not_harmed(path):
     with codecs.open(path, "w", "utf-8") as file:
         filelock.lock(file)
@@ -336,6 +337,7 @@ def test_codecs_files_are_not_harmed(path):
         assert got == LINES
 
 
+@pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_codecs_files_are_fresh_once_they_have_moved(path, mode):
     """They keep characters as well as bytes, and do not know their position before they have moved."""

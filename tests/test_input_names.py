@@ -29,7 +29,13 @@ def test_whatever_lies_there_nobody_comes_to_harm(name, tmp_path, seed):
     guarded(attack_names, random.Random(seed), str(tmp_path), name)
 
 
+def devices_can_be_opened() -> bool:
+    """Not where /dev/shm is mounted with ``nodev``."""
+    return not os.statvfs("/dev/shm").f_flag & os.ST_NODEV
+
+
 @pytest.mark.root
+@pytest.mark.able(probe=devices_can_be_opened)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_device_that_says_it_does_not_exist_is_an_error_and_not_an_endless_loop(name, call):
     path = f"/dev/shm/{name}"

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from children import watch_calls
+from children import fork_quietly, watch_calls
 from test_interleavings import objects, place, there
 
 from ipcio import _growing, sem, shm
@@ -92,7 +92,7 @@ def test_who_waits_for_the_directory_keeps_no_other_thread_waiting(pauses, name,
     def work():
         with shm.create(unique(), 1) as h:
             h.getbuffer()
-        pid = os.fork()
+        pid = fork_quietly()
         if not pid:
             os._exit(0)
         os.waitpid(pid, 0)

@@ -9,10 +9,10 @@ import pickle
 import subprocess
 import sys
 import threading
-import warnings
 
 import pytest
 from abilities import lacks
+from children import fork_quietly
 from file_contract import in_child, outcome, run
 
 from ipcio import MemoryFile, mmap, shm, strfile
@@ -365,9 +365,7 @@ def test_a_child_asks_for_the_descriptor_first(kind, name, tmp_path):
 def test_a_child_keeps_the_memory_of_a_closed_parent(name):
     h = shm.create(name, 100)
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the test runner may have threads
-        pid = os.fork()
+    pid = fork_quietly()
     if not pid:
         try:
             os.close(writing)

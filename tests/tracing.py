@@ -32,10 +32,9 @@ import platform
 import signal
 import struct
 import traceback
-import warnings
 from typing import NamedTuple
 
-from children import Adoption
+from children import Adoption, fork_quietly
 
 # Numbers on x86-64 and on aarch64, which lacks the older of two calls for the same.
 _NUMBERS = {
@@ -135,9 +134,7 @@ class Traced:
 
     def __init__(self, function, *arguments, prepare=None, check=None, patience: int = 30) -> None:
         reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # see children.Forked
-            self.pid = os.fork()
+        self.pid = fork_quietly()
         if not self.pid:
             os.close(reader)
             _be_traced(writer, function, arguments, prepare, check, patience)

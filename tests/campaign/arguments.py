@@ -16,6 +16,7 @@ import subprocess
 import sys
 from decimal import InvalidOperation
 
+from children import fork_quietly
 from leftovers_linux import children, descriptors, names_of, paths
 
 from campaign import strange
@@ -412,7 +413,7 @@ def words_of(attack):
 
 def run_command(words, place):
     """The exit status, in a child: a command may become another, and has streams of its own."""
-    pid = os.fork()
+    pid = fork_quietly()  # beside a watchdog
     if not pid:
         status = 99
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 
+from children import Adoption
 from leftovers_linux import descriptors
 from tracing import Call, Traced, lacks_tracing
 
@@ -76,7 +77,7 @@ def fail_at(operation: Operation, name: str, path: str, at: int, number: int | N
         def after(returned, raised):
             return _after(operation, scene, known, returned, raised)
 
-        with Traced(operation.act, scene, prepare=ready, check=after, patience=10) as child:
+        with Adoption() as adoption, Traced(operation.act, scene, prepare=ready, check=after, patience=10) as child:
             call = child.step_to(at)
             if call is None or number is None:
                 child.result()
@@ -87,6 +88,7 @@ def fail_at(operation: Operation, name: str, path: str, at: int, number: int | N
             story = f"{operation.name}, {errno.errorcode[number]} at call {at}, {call}"
             try:
                 outcome = child.result()
+                adoption.wait()  # a child of it that it could not wait for has what it had
                 scene.look(child.seen)
                 _judge(operation, number, outcome)
                 check(operation, scene, gc_first=False)
