@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib.util
 import os
 import threading
 import time
@@ -277,13 +276,9 @@ def test_what_cannot_be_written_is_raised_and_the_file_is_closed(monkeypatch, pa
 # -- event loops -------------------------------------------------------------------
 
 
-def loop(name):
-    return pytest.param(name, marks=pytest.mark.able(probe=lambda: importlib.util.find_spec(name) is not None))
-
-
-@pytest.fixture(params=["asyncio", loop("uvloop"), loop("anyio")])
+@pytest.fixture(params=["asyncio", "uvloop", "anyio"])
 def run(request):
-    module = importlib.import_module(request.param)
+    module = pytest.importorskip(request.param)
     if request.param != "anyio":
         return module.run
 
