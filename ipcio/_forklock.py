@@ -24,7 +24,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from _thread import RLock, get_ident, start_new_thread  # threading's own, without importing threading
+from _thread import RLock as _RLock  # threading's own, without importing threading
+from _thread import get_ident, start_new_thread
 from itertools import starmap
 
 from ipcio._typing import TYPE_CHECKING
@@ -36,16 +37,47 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["LARGE", "Halfway", "clear_away", "closing", "halfway", "put_away", "put_memory_away", "turn", "unsettled"]
+__all__ = [
+    "LARGE",
+    "Halfway",
+    "RLock",
+    "clear_away",
+    "closing",
+    "halfway",
+    "put_away",
+    "put_memory_away",
+    "turn",
+    "unsettled",
+]
 
 LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
-
-turn = RLock()
 
 _PATIENCE = 50  # looks of a fork for an end of the calls in `unsettled`, which may hang
 _PAUSE = 0.0002  # seconds between two looks; on a busy machine they take longer, as those calls do
 
 _ONCE: tuple[tuple[()]] = ((),)
+
+if sys.version_info < (3, 14) or sys.version_info >= (3, 15):
+    RLock = _RLock
+else:
+
+    class RLock(_RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues] -- not final really
+        """A lock that an interrupt does not leave locked.
+
+        In a ``with`` statement, Python 3.14 lets a signal handler run, and raise, between the call of an
+        ``__enter__`` that is written in C and the block.  After one that is written in Python it does not.
+        """
+
+        __slots__ = ()
+
+        def __enter__(self) -> bool:  # type: ignore[override]
+            """Acquire the lock."""
+            for got in starmap(self.acquire, _ONCE):
+                return got
+            raise AssertionError("unreachable")
+
+
+turn = RLock()
 
 _ANYTHING = ((os.sep, os.O_RDONLY),)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import sys
-from _thread import RLock, get_ident  # threading's own, without importing threading
+from _thread import get_ident
 from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import islice, repeat
 
+from ipcio._forklock import RLock
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 

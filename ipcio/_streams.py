@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import codecs
 import errno
-from _thread import RLock  # threading's own, without importing threading
 from collections import deque
 from io import IOBase
 from itertools import chain
 from operator import length_hint
 
+from ipcio._forklock import RLock
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ import os
 import random
 import signal
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from children import Event, Forked
 from named_contract import FILES, LifetimeContract, is_free
 
 from ipcio import MemoryFile, sem, shm
-from ipcio._forklock import turn
+from ipcio._forklock import RLock, turn
 
 try:
     import fcntl
@@ -200,6 +200,36 @@ def test_a_fork_waits_until_there_is_a_handle(name, module, maker, monkeypatch):
     monkeypatch.setattr(module, maker, watched)
     with closing(module.create(name, 1)), closing(module.attach(name)), closing(module.create(name, 1, exist_ok=True)):
         assert turns == [True] * 3
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.needs("fork", "signals")
+@pytest.mark.parametrize("lock", [turn, RLock()], ids=["of the process", "of a handle"])
+def test_an_interrupt_leaves_no_lock_taken(lock):
+    """Or all other threads would wait for it, and with the one of the process every fork, too."""
+
+    def be_interrupted():
+        armed = []
+
+        def interrupt(*_):
+            if armed:
+                armed.clear()
+                raise Interrupted
+
+        signal.signal(signal.SIGALRM, interrupt)
+        for delay in range(300):
+            armed.append(1)
+            with suppress(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + delay * 5e-7)
+                while True:
+                    with lock:
+                        pass
+            assert not lock._is_owned(), delay
+
+    Forked(be_interrupted).result()
 
 
 @pytest.mark.needs("fork")

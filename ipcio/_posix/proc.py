@@ -15,12 +15,12 @@ import os
 import select
 import sys
 import termios
-import threading
 from collections import deque
 from functools import partial
 from itertools import islice, repeat
 from math import ceil
 
+from ipcio._forklock import RLock
 from ipcio._posix.spawn import Pipe, inherited, is_open, start
 from ipcio._typing import TYPE_CHECKING
 
@@ -101,7 +101,7 @@ class Child:
         self._popen, self._pipes = start(command, streams, cwd, env, start_new_session)
         inherited.add(self)
         self.pid = self._popen.pid
-        self._lock = threading.RLock()  # a signal handler may write, whatever it interrupts
+        self._lock = RLock()  # a signal handler may write, whatever it interrupts
         self._input: tuple[Pipe, Input] | None = None
         self._outputs: dict[int, tuple[Pipe, Output]] = {}
         self._wide: set[int] = set()  # pipes that hold as much as they may

@@ -16,7 +16,6 @@ import math
 import os
 import signal
 import subprocess
-import threading
 import time
 from _posixsubprocess import fork_exec
 from collections import deque
@@ -25,7 +24,7 @@ from operator import itemgetter
 from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
-from ipcio._forklock import turn
+from ipcio._forklock import RLock, turn
 from ipcio._posix.exits import at_the_end
 from ipcio._typing import TYPE_CHECKING
 
@@ -198,7 +197,7 @@ class Popen(subprocess.Popen[bytes]):
         self.is_lost = False
         """Whether it has ended and its status is gone."""
         self._pipes: list[Pipe] = []  # of `subprocess`
-        self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
+        self._lock = RLock()  # a signal handler may kill, whatever it interrupts
         self._started: list[int] = []  # its process id
         self._pidfd: list[int] = []
         self._known: os.stat_result | None = None  # what that descriptor is

@@ -8,12 +8,12 @@ import contextlib
 import errno
 import os
 import subprocess
-import threading
 from collections import deque
 from itertools import repeat
 from math import ceil
 from weakref import WeakSet
 
+from ipcio._forklock import RLock
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
@@ -62,7 +62,7 @@ class Child:
             pipe.let_go()
         self._pipes = pipes
         self.pid = self._popen.pid
-        self._lock = threading.RLock()  # a signal handler may kill, whatever it interrupts
+        self._lock = RLock()  # a signal handler may kill, whatever it interrupts
         self._sent: set[int] = set()  # signals that ended it
         self._input: tuple[Pipe, Input] | None = None
         self._sending: list[int] | None = None  # where the number of bytes belongs that are under way
