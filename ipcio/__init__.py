@@ -31,6 +31,7 @@ How the package is layered, imports running downwards only::
     _direct  _memfile           the one file face that memory gets
     _semaphore                  the handle of a semaphore
     _process                    the handle of a child process
+    _run                        a child process from its start to its end in one call
     _streams                    what flows between a process and its child
     _buffers                    what Python's file objects keep to themselves
     _posix/  _windows/          system calls; one module per public module in each

@@ -314,7 +314,7 @@ class Input:
         if self._encoder is None:
             if final:
                 return b"", state
-            raise TypeError("a str takes spawn(..., encoding=...); without, data are bytes")
+            raise TypeError('cannot write str without an encoding: pass encoding="utf-8", or write bytes')
         if final and state == self._start:  # nothing was encoded
             return b"", state
         self._encoder.setstate(state)

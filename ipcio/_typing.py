@@ -5,7 +5,9 @@ from __future__ import annotations
 TYPE_CHECKING = False  # to a type checker a variable of that name is true
 
 if TYPE_CHECKING:
-    from typing import Generic, NamedTuple, TypeVar, overload
+    from typing import Generic, TypeVar, overload
+
+    from typing_extensions import NamedTuple  # which may be generic on every version
 else:
     from collections import namedtuple
 

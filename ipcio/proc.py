@@ -27,6 +27,7 @@ from __future__ import annotations
 import sys
 
 from ipcio._process import EOF, ExitStatus, Process
+from ipcio._run import Completed, TimeoutExpired, run_to_end
 from ipcio._streams import Form
 from ipcio._typing import TYPE_CHECKING, overload
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from typing_extensions import Buffer
+
     from ipcio._contract import ProcBackend
 
     _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     _Command = str | Sequence[_Path]
 
-__all__ = ["EOF", "ExitStatus", "Process", "spawn"]
+__all__ = ["EOF", "Completed", "ExitStatus", "Process", "TimeoutExpired", "run", "spawn"]
 
 
 @overload
@@ -144,6 +147,78 @@ def spawn(
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
     queue = source if source is not None and source.is_queue else None
     return Process(child, queue, ends, callback, session=start_new_session)
+
+
+@overload
+def run(
+    cmd: _Command,
+    *,
+    input: Buffer | None = None,
+    timeout: float | None = None,
+    check: bool = False,
+    stdin: Any = ...,
+    stdout: Any = ...,
+    stderr: Any = ...,
+    callback: Callable[[str, bytes], object] | None = None,
+    encoding: None = None,
+    errors: str = "strict",
+    lines: bool = False,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    start_new_session: bool = True,
+) -> Completed[bytes]: ...
+
+
+@overload
+def run(
+    cmd: _Command,
+    *,
+    input: Buffer | str | None = None,
+    timeout: float | None = None,
+    check: bool = False,
+    stdin: Any = ...,
+    stdout: Any = ...,
+    stderr: Any = ...,
+    callback: Callable[[str, str], object] | None = None,
+    encoding: str,
+    errors: str = "strict",
+    lines: bool = False,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    start_new_session: bool = True,
+) -> Completed[str]: ...
+
+
+def run(
+    cmd: _Command,
+    *,
+    input: Any = None,  # noqa: A002 -- as `subprocess.run` has it
+    timeout: float | None = None,
+    check: bool = False,
+    **as_spawn: Any,
+) -> Completed[Any]:
+    """Run a program to its end and return its status and what it wrote.
+
+    cmd, and all that is not named here
+        As for `spawn`.  Standard output and standard error are captured, unless they are
+        given.  A `callback` gets each piece as it comes, too.
+    input
+        What the program reads from standard input, which otherwise is empty.  Bytes, or with
+        an `encoding` text.
+    timeout
+        Seconds after which the program and its descendants are killed and `TimeoutExpired` is
+        raised, a `TimeoutError`; its attributes `stdout` and `stderr` are what was written
+        until then.  None or negative waits for ever.
+    check
+        Raise `subprocess.CalledProcessError` if the program does not exit with 0.
+
+    The program runs in a session of its own, so that it can be killed together with its
+    descendants, also when an exception such as Ctrl-C ends the call.
+    ``start_new_session=False`` leaves it in the caller's session, and then only the program
+    itself is killed.  Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input`
+    with `stdin`.
+    """
+    return run_to_end(spawn, cmd, input, timeout, check, as_spawn)
 
 
 def _backend() -> ProcBackend:

@@ -62,6 +62,7 @@ SIGNATURES = {
     "ipcio.filelock.query": "(file, mode='rw', offset=0, nbytes=0)",
     "ipcio.proc.spawn": "(cmd, *, stdin=None, stdout=None, stderr=None, callback=None, encoding=None, errors='strict', "
     "lines=False, cwd=None, env=None, start_new_session=False)",
+    "ipcio.proc.run": "(cmd, *, input=None, timeout=None, check=False, **as_spawn)",
     "ipcio.mmap.open": "(path, mode='r', offset=0, size=0, *, reserve=False)",
     "ipcio.strfile.open": "(data)",
 }
@@ -109,7 +110,7 @@ LAYERS = [
         "ipcio.proc": set(),
         "ipcio.strfile": set(),
     },
-    {"ipcio._redirect": set()},
+    {"ipcio._redirect": set(), "ipcio._run": set()},
     {
         "ipcio._direct": {"ipcio._buffers", "ipcio._memfile"},
         "ipcio._memfile": {"ipcio._buffers"},

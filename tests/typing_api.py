@@ -167,6 +167,18 @@ async def locks_in_a_loop(binary: BinaryIO) -> None:
         assert_type(lock_file, BinaryIO)
 
 
+def runs() -> None:
+    done = proc.run(["cat"], input=b"x", timeout=5, check=True)
+    assert_type(done, proc.Completed[bytes])
+    assert_type(done.status, ExitStatus)
+    assert_type(done.stdout, bytes)
+    status, output, errors = proc.run("cat", input="x", encoding="utf-8", stderr=subprocess.STDOUT)
+    assert_type(status, ExitStatus)
+    assert_type(output, str)
+    assert_type(errors, str)
+    proc.run("cat", input="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 async def children_in_a_loop(h: Process[str]) -> None:
     async for stream, text in h:
         assert_type(stream, str)

@@ -1,0 +1,130 @@
+"""``proc.run``: a program from its start to its end in one call."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+from programs import CAT, TRUE
+
+from ipcio import proc
+from ipcio.proc import ExitStatus, run
+
+
+def python(code, *arguments):
+    return [sys.executable, "-S", "-E", "-c", code, *arguments]
+
+
+BOTH = python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(int(sys.argv[1]))", "3")
+
+
+def test_both_outputs_are_captured_and_the_status_is_returned():
+    done = run(BOTH, encoding="utf-8")
+    assert done == (ExitStatus(ok=False, kind="exit", code=3), "out\n", "err\n")
+    assert (done.status.code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    assert not done
+    assert run(TRUE) == (ExitStatus(ok=True, kind="exit", code=0), b"", b"")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_input_of_any_size_is_sent_and_standard_input_is_empty_otherwise(size):
+    data = os.urandom(size)
+    assert run(CAT, input=data).stdout == data
+    assert run(CAT).stdout == b""
+    assert run(CAT, input="ä\n", encoding="utf-8").stdout == "ä\n"
+
+
+def test_a_stream_that_is_given_is_not_captured():
+    given = io.BytesIO()
+    assert run(BOTH, stdout=given)[1:] == (None, b"err\n".replace(b"\n", os.linesep.encode()))
+    assert given.getvalue().split() == [b"out"]
+    done = run(BOTH, stderr=subprocess.STDOUT, encoding="utf-8")
+    assert (sorted(done.stdout.split()), done.stderr) == (["err", "out"], None)
+
+
+def test_a_callback_gets_what_is_captured_as_it_comes():
+    calls = []
+    done = run(BOTH, callback=lambda *call: calls.append(call), encoding="utf-8", lines=True)
+    assert sorted(calls) == [("stderr", "err\n"), ("stdout", "out\n")]
+    assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_check_raises_the_error_of_subprocess():
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(BOTH, check=True, encoding="utf-8")
+    assert (caught.value.returncode, caught.value.stdout, caught.value.stderr) == (3, "out\n", "err\n")
+    assert run(TRUE, check=True)
+
+
+@pytest.mark.needs("signals")
+def test_check_reports_a_signal_as_subprocess_does():
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(python("import os; os.kill(os.getpid(), 9)"), check=True)
+    assert caught.value.returncode == -signal.SIGKILL
+
+
+TREE = python(
+    "import subprocess, sys; print('begun', flush=True); print('too', file=sys.stderr, flush=True); "
+    "subprocess.run([sys.executable, '-S', '-E', '-c', 'import time; time.sleep(1000)'])"
+)
+
+
+def test_out_of_time_the_program_is_killed_and_what_it_wrote_is_kept():
+    with pytest.raises(TimeoutError) as caught:
+        run(TREE, timeout=1, encoding="utf-8")
+    error = caught.value
+    assert (error.stdout, error.stderr) == ("begun\n", "too\n")
+    assert error.filename == TREE
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.stdout) == (str(error), error.stdout)
+
+
+@pytest.mark.needs("trees")
+@pytest.mark.parametrize("end", ["time", "interrupt"])
+def test_its_descendants_are_killed_with_it(end, tmp_path):
+    """A grandchild keeps a file locked until it is gone."""
+    (tmp_path / "file").touch()
+    lock = (
+        "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, 2); print(flush=True); time.sleep(1000)"
+    )
+    wait = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    options = {"timeout": 3} if end == "time" else {"callback": interrupt}
+    with pytest.raises(TimeoutError if end == "time" else KeyboardInterrupt):
+        run(python(wait, "-S", "-E", "-c", lock, str(tmp_path / "file")), **options)
+    import fcntl
+
+    with open(tmp_path / "file") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"input": b"", "stdin": True}, ValueError),
+        ({"input": b"", "stdin": subprocess.DEVNULL}, ValueError),
+        ({"input": "text"}, TypeError),
+        ({"input": 5}, TypeError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"callback": 5}, TypeError),
+        ({"nonsense": 1}, TypeError),
+        ({"encoding": "nonsense"}, LookupError),
+    ],
+)
+def test_a_malformed_argument_is_an_error(options, error):
+    with pytest.raises(error):
+        proc.run(CAT, **options)
+
+
+def test_a_program_that_cannot_be_started_is_an_error(tmp_path):
+    with pytest.raises(OSError) as caught:
+        run([str(tmp_path / "none")])
+    assert caught.value.filename == str(tmp_path / "none")
