@@ -13,6 +13,9 @@ A handle moves between the two by changing its class, in `CursorFile._go` and
 nowhere else.  The fast methods need not check anything that way.  (A subclass of
 both `io.RawIOBase` and `mmap.mmap` would need no tricks, but their layouts
 conflict.)
+
+On a Python without the GIL a cursor is not thread-safe: two threads in its methods write
+past its end.  Handles are a `LockedFile` there, and never change their class.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ import io
 import os
 import sys
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat, starmap
+from operator import index, methodcaller
 
 from ipcio._buffers import add_memory
+from ipcio._forklock import FREE_THREADED, RLock, handle_locks, turn
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
 from ipcio._typing import TYPE_CHECKING
 
@@ -36,7 +41,9 @@ if TYPE_CHECKING:
 
     from ipcio._memfile import Recipe
 
-__all__ = ["DirectFile"]
+__all__ = ["FastFile"]
+
+_FOR_EVER: repeat[tuple[()]] = repeat(())
 
 # Above this many bytes one copy through a view beats two through a bytes object.
 _COPY_TWICE = 65536
@@ -129,7 +136,12 @@ class CursorFile(MemoryFile):
             next(lines, None)
         self._left = min(position, end) if whole else end
         self._cursor_seek(self._left)
-        _become(self, DirectFile if direct else CursorFile)
+        self._be(direct)
+
+    def _be(self, direct: bool, /) -> None:  # noqa: FBT001
+        """From now on be the fast handle, or the one that looks at everything."""
+        kind: Any = DirectFile if direct else CursorFile
+        self.__class__ = kind
 
     def _narrow(self, size: int) -> None:
         position = self._where()
@@ -150,7 +162,7 @@ class CursorFile(MemoryFile):
         self._cursor = self._lines_begun = None
         self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
         self._cursor_readline = self._cursor_write = _closed
-        _become(self, CursorFile)
+        self._be(False)  # noqa: FBT003
 
 
 class DirectFile(CursorFile):
@@ -256,17 +268,167 @@ class DirectFile(CursorFile):
         return chain(lines, self._rest())
 
 
+class LockedFile(CursorFile):
+    """A handle with a cursor on a Python without the GIL.
+
+    While nothing special has been asked of it (see `DirectFile`), each method is one call of
+    the cursor's, under a lock of the handle's own.  That call and the release of the lock are
+    one step of C (`_in_one_step`): no signal handler and no finalizer runs while the lock is
+    held, so a thread that holds it never waits for anything.  Otherwise the methods of
+    `CursorFile` work, under `turn` and then that lock.  Nothing of the user's runs under it:
+    arguments are numbers and views by then.
+
+    Which of the two it is shows in the cursor's methods below, which are looked up under the
+    lock: None cannot be called.
+    """
+
+    __slots__ = (
+        "_acquiring",
+        "_lock",
+        "_quick_read",
+        "_quick_readline",
+        "_quick_seek",
+        "_quick_tell",
+        "_quick_write",
+        "_release",
+    )
+
+    def _begin(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._lock = RLock()
+        self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
+        self._release = partial(self._lock.release)
+        super()._begin(*arguments)
+        with turn:
+            handle_locks.add(self._lock)
+        self._be(True)  # noqa: FBT003
+
+    def _be(self, direct: bool, /) -> None:  # noqa: FBT001
+        cursor: Any = self._cursor if direct else None
+        reader = None if self._mode == "wb" else cursor
+        self._quick_tell = getattr(cursor, "tell", None)
+        # That of strfile is Python.
+        self._quick_seek = getattr(cursor, "seek", None) if cursor is self._memory else None
+        self._quick_read = getattr(reader, "read", None)
+        self._quick_readline = getattr(reader, "readline", None)
+        self._quick_write = None if self._mode == "rb" else getattr(cursor, "write", None)
+
+    def tell(self) -> int:
+        try:
+            return _in_one_step(self, _TELL)  # type: ignore[no-any-return]
+        except TypeError:
+            pass
+        with turn, self._lock:
+            return super().tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        offset, whence = index(offset), index(whence)
+        try:
+            return _in_one_step(self, methodcaller("_quick_seek", offset, whence))  # type: ignore[no-any-return]
+        except (TypeError, ValueError, OverflowError):
+            pass
+        with turn, self._lock:
+            return super().seek(offset, whence)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        wanted = None if size is None else index(size)
+        with turn, self._lock:
+            return super().truncate(wanted)
+
+    def fileno(self) -> int:
+        with turn, self._lock:
+            return super().fileno()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        count = -1 if size is None else min(index(size), sys.maxsize)
+        try:
+            return _in_one_step(self, methodcaller("_quick_read", count))  # type: ignore[no-any-return]
+        except TypeError:
+            pass
+        with turn, self._lock:
+            return super().read(count)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        limit = -1 if size is None else index(size)
+        if limit < 0:
+            try:
+                return _in_one_step(self, _READLINE)  # type: ignore[no-any-return]
+            except TypeError:
+                pass
+        with turn, self._lock:
+            return super().readline(limit)
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        with writable_bytes(buffer) as target:
+            size = len(target)
+            if size <= _COPY_TWICE or self._cursor is not self._memory:
+                data = self.read(size)
+                target[: len(data)] = data
+                return len(data)
+            self._check_readable()
+            with memoryview(self._check_open()) as whole:
+                while (count := min(size, len(whole) - self.tell())) > 0:
+                    try:
+                        end = _in_one_step(self, methodcaller("_quick_seek", count, os.SEEK_CUR))
+                    except ValueError:  # another thread was quicker; fewer are left now
+                        continue
+                    except TypeError:
+                        break
+                    target[:count] = whole[end - count : end]
+                    return count
+            with turn, self._lock:
+                return super().readinto(target)
+
+    readinto1 = readinto
+
+    def write(self, data: Buffer, /) -> int:
+        with memoryview(data) as source:
+            try:
+                return _in_one_step(self, methodcaller("_quick_write", source))  # type: ignore[no-any-return]
+            except (TypeError, ValueError, BufferError):
+                pass
+            with turn, self._lock:
+                return super().write(source)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._check_readable()
+        return self
+
+    def _unmap(self) -> None:
+        with self._lock:
+            super()._unmap()
+
+    def _let_go(self) -> None:  # also of a handle that is collected, whose lock no thread has
+        super()._let_go()
+        handle_locks.discard(self._lock)
+
+
+_TELL = methodcaller("_quick_tell")
+_READLINE = methodcaller("_quick_readline")
+
+
+def _in_one_step(handle: LockedFile, call: Callable[[LockedFile], Any]) -> Any:
+    """Make the call under the handle's lock, with no Python code in between, and return what it returns."""
+    steps = map(_call, (partial(call, handle), handle._release))
+    for _ in handle._acquiring:  # nothing comes between this and the next line
+        try:
+            result, _ = steps
+        except BaseException:
+            handle._lock.release()
+            raise
+        return result
+    raise AssertionError("unreachable")
+
+
+FastFile: type[CursorFile] = LockedFile if FREE_THREADED else DirectFile
+"""How every handle with a cursor begins."""
+
 # Users see one type of handle: in errors, in `help` and in debuggers.
-for _kind in CursorFile, DirectFile:
+for _kind in CursorFile, DirectFile, LockedFile:
     _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
 
-add_memory(CursorFile, DirectFile)
+add_memory(CursorFile, DirectFile, LockedFile)
 
 _call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-
-
-def _become(handle: Any, kind: type[CursorFile]) -> None:
-    handle.__class__ = kind
 
 
 def _not_readable(*_: object) -> NoReturn:

@@ -17,6 +17,11 @@ hand meanwhile is in a list here, of which a forked child closes its copies:
 One lock, not several: garbage collection may close a handle at any point of
 any operation, and two locks taken in both orders would one day meet.
 Re-entrant for the same reason.
+
+On a Python without the GIL (:data:`FREE_THREADED`) a handle of memory also has a lock of
+its own, for steps that the GIL makes whole elsewhere.  ``fork`` waits for those, too.  Two
+rules keep them from a deadlock: `turn` comes first where both are held, and no Python code
+runs while a thread holds a handle's lock without `turn` (see `ipcio._direct.LockedFile`).
 """
 
 from __future__ import annotations
@@ -34,21 +39,31 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
     from typing_extensions import Self
 
 __all__ = [
+    "FREE_THREADED",
     "LARGE",
     "Halfway",
     "RLock",
     "clear_away",
     "closing",
     "halfway",
+    "handle_locks",
     "put_away",
     "put_memory_away",
     "turn",
     "unsettled",
 ]
+
+FREE_THREADED = "free-threading" in sys.version
+"""Whether this Python can run without the GIL.
+
+The build decides, not `sys._is_gil_enabled`: the GIL is on for a moment while an extension
+module is imported, and ``PYTHON_GIL=1`` only makes the locks superfluous.
+"""
 
 LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
 
@@ -85,6 +100,8 @@ halfway: set[Halfway] = set()
 unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
 _memories: list[object] = []
 _descriptors: list[int] = []
+handle_locks: set[Any] = set()  # the locks that handles have of their own; add to it under `turn`
+_locked: list[Any] = []  # by a fork
 closing: dict[int, int] = {}  # descriptors that no handle has, and the threads that will close them
 
 put_away: Callable[[int], None] = _descriptors.append
@@ -243,6 +260,14 @@ def _before() -> None:
             time.sleep(_PAUSE)
         finally:
             turn.acquire()
+    if handle_locks:
+        _locked.extend(filter(RLock.acquire, list(handle_locks)))  # in C, lest an interrupt leave one unlisted
+
+
+def _in_parent() -> None:
+    while _locked:
+        _locked.pop().release()
+    turn.release()
 
 
 def _in_child() -> None:
@@ -268,8 +293,8 @@ def _in_child() -> None:
                 except OSError:
                     pass
     finally:
-        turn.release()
+        _in_parent()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(before=_before, after_in_parent=turn.release, after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -19,7 +19,7 @@ from functools import cache
 from operator import index
 
 from ipcio._buffers import add_memory
-from ipcio._forklock import LARGE, clear_away, put_away, put_memory_away, turn
+from ipcio._forklock import FREE_THREADED, LARGE, clear_away, put_away, put_memory_away, turn
 from ipcio._handover import hand_over
 from ipcio._typing import TYPE_CHECKING
 
@@ -372,8 +372,8 @@ class MemoryFile(_RawBinaryFile):
     def _lines(self) -> Iterator[bytes]:
         # What `readline` does, for memory that has neither descriptor nor cursor, in as
         # few steps as can be: looking again each time is what makes it coherent.  No
-        # lock: the interpreter switches threads at calls and backward jumps, so nothing
-        # comes between the last look at the position and its move.
+        # lock: with the GIL the interpreter switches threads at calls and backward jumps, so
+        # nothing comes between the last look at the position and its move.
         while True:
             face, start = self._face, self._at
             if face is None:
@@ -390,6 +390,13 @@ class MemoryFile(_RawBinaryFile):
                 if not line:
                     return
                 yield line
+
+    if FREE_THREADED and not TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[bytes]:
+            # As a file of `io`: each step is a `readline`.  A generator is nothing that threads can share.
+            self._check_readable()
+            return self
 
     # -- writing ---------------------------------------------------------
 
@@ -432,7 +439,7 @@ class MemoryFile(_RawBinaryFile):
         Views may outlive `close`: the memory stays mapped until the last is gone.
         """
         with turn:
-            whole = memoryview(self._check_open())[: self._size]
+            whole = memoryview(_exporter(self._check_open()))[: self._size]
             return whole.toreadonly() if self._mode == "rb" else whole
 
     def __buffer__(self, _flags: int, /) -> memoryview[int]:
@@ -571,6 +578,21 @@ def raw_bytes(buffer: Buffer) -> memoryview[int]:
         from _pickle import PickleBuffer  # see `prepare`; without the rest of `pickle`
 
     return PickleBuffer(buffer).raw()
+
+
+def _exporter(memory: Memory) -> Any:
+    """What to view `memory` through, so that the new view can be released by any thread."""
+    return memory
+
+
+if FREE_THREADED and not TYPE_CHECKING:
+
+    def _exporter(memory: Memory) -> Any:
+        # All views of a view count themselves in one place, and without the GIL two threads that
+        # release theirs miscount.  This one is counted by its references alone.
+        from _pickle import PickleBuffer
+
+        return PickleBuffer(memory) if isinstance(memory, memoryview) else memory
 
 
 @cache

@@ -11,11 +11,12 @@ from __future__ import annotations
 import codecs
 import errno
 from collections import deque
+from functools import partial
 from io import IOBase
-from itertools import chain
+from itertools import chain, starmap
 from operator import length_hint
 
-from ipcio._forklock import RLock
+from ipcio._forklock import FREE_THREADED, RLock
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ class Form:
             if self._lines:
                 pieces, line = self._split(data, line)
         if not final or error is not None:
-            return _Flow(left, iter(pieces), error, _Kept(state, line))
+            return _Flow(left, _one_by_one(pieces), error, _Kept(state, line))
         if line is not None:
             pieces.append(self._whole(line))
-        return _Flow([], iter(pieces), None, None)
+        return _Flow([], _one_by_one(pieces), None, None)
 
     def _decode(self, state: Any, data: bytes, *, final: bool) -> tuple[str, Any, UnicodeError | None]:
         """Return text, the decoder's next state, and what is wrong where the text ends."""
@@ -209,7 +210,7 @@ class Output:
         raw, ready, error, kept = self._flow
         pieces, given = _given(ready)
         if given and isinstance(pieces[given - 1], bytes):
-            self._flow = _Flow(raw, iter([pieces[given - 1][count:], *pieces[given:]]), error, kept)
+            self._flow = _Flow(raw, _one_by_one([pieces[given - 1][count:], *pieces[given:]]), error, kept)
             deque(ready, maxlen=0)
 
     @property
@@ -226,6 +227,44 @@ class Output:
         ready = self._flow.ready
         self._flow = _Flow([], iter([]), None, None)
         deque(ready, maxlen=0)  # somebody may be in the middle of it
+
+
+class _OneByOne:
+    """The iterator of a list on a Python without the GIL, where two threads may get the same item from that itself."""
+
+    def __init__(self, pieces: list[Any]) -> None:
+        self._pieces = iter(pieces)
+        self._lock = RLock()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        release = self._lock.release
+        # A piece that has gone is returned, whatever a signal handler does: see `_direct._in_one_step`.
+        steps = map(_call, (partial(next, self._pieces, _END), partial(release)))
+        for _ in starmap(self._lock.acquire, _ONCE):
+            try:
+                piece, _ = steps
+            except BaseException:
+                release()
+                raise
+            if piece is not _END:
+                return piece
+        raise StopIteration
+
+    def __length_hint__(self) -> int:
+        return length_hint(self._pieces)
+
+    def __reduce__(self) -> Any:
+        return self._pieces.__reduce__()
+
+
+_END: Any = object()
+_call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+_ONCE: tuple[tuple[()]] = ((),)
+
+_one_by_one: Callable[[list[Any]], Iterator[Any]] = _OneByOne if FREE_THREADED else iter
 
 
 def _given(ready: Iterator[Any]) -> tuple[list[Any], int]:

@@ -33,7 +33,7 @@ import os
 import sys
 from operator import index
 
-from ipcio._direct import DirectFile
+from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare
 from ipcio._typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ def open(
 
         if memory is None:
             return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
-        return DirectFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
+        return FastFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
     opened = _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
     if reserve:

@@ -35,7 +35,7 @@ import sys
 from functools import partial
 from operator import index
 
-from ipcio._direct import DirectFile
+from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare
 from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
@@ -201,7 +201,7 @@ def _handle(mapping: Mapping, name: str, mode: str, owner: int | None, *, create
         memory = memoryview(bytearray())
     if isinstance(memory, memoryview):
         return MemoryFile._over(memory, name, mode, recipe, fd, 0, share, created)
-    return DirectFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
+    return FastFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ import io
 import os
 from operator import index
 
-from ipcio._direct import DirectFile
+from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare, raw_bytes
 from ipcio._typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
         view = (whole[:] if plain else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # nobody can change it, and BytesIO shares it
-        return DirectFile._over(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
+        return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
     return MemoryFile._over(view, "<strfile>", "rb", _recipe)
 
 

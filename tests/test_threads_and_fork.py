@@ -12,6 +12,7 @@ import threading
 
 import pytest
 from abilities import lacks
+from at_once import together
 from children import fork_quietly
 from file_contract import in_child, outcome, run
 
@@ -29,28 +30,6 @@ def eager():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-def together(*functions):
-    """Run them at once, each in a thread; return what they return, or raise what one of them raised."""
-    start = threading.Barrier(len(functions))
-    results, errors = [None] * len(functions), []
-
-    def body(n):
-        try:
-            start.wait()
-            results[n] = functions[n]()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=body, args=(n,)) for n in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 # -- one position among many readers
