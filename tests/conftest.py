@@ -124,9 +124,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure():
-    """Under nohup, or in the background of a script, Ctrl-C is ignored, and children would inherit that."""
+    """Under nohup, or in the background of a script, signals are ignored, and children would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # ignored as before, but by this process alone
 
 
 def pytest_sessionstart(session):

@@ -360,8 +360,10 @@ def test_put_into_a_full_place_is_an_error_and_leaves_nothing(persistent, call, 
 def test_put_of_a_file_that_is_too_large_is_an_error_at_once(persistent, call, file_of):
     source = file_of(b"")
     os.truncate(source.name, 1 << 43)  # of nothing
-    told = f"ipcio: No space left on device: {persistent!r}\n"
-    assert call("put", persistent, stdin=source) == (1, b"", told)
+    status, output, told = call("put", persistent, stdin=source)
+    assert (status, output) == (1, b"")
+    assert told.startswith("ipcio: No space left on device: 8192.0 GiB asked for")  # and what there is
+    assert told.endswith(f": {persistent!r}\n")
     assert source.tell() == 0
     assert not lives(persistent)
 
