@@ -6,6 +6,7 @@ import errno
 import os
 from operator import index
 
+from ipcio._timeouts import check_timeout, poll
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 __all__ = [
+    "attach_in_time",
     "check_name",
     "check_owner",
     "check_perm",
@@ -111,6 +113,19 @@ def owner_of_new(owner: int | None) -> int | None:
 def invent_name() -> str:
     """Return a name that nobody uses: 64 random bits, short enough for macOS (30 characters)."""
     return f"ipcio-{os.urandom(8).hex()}"
+
+
+_LONGEST_PAUSE = 0.02  # seconds between two looks for a name
+
+
+def attach_in_time(attach: Callable[[], T], timeout: float | None) -> T:
+    """Return what `attach` gives, within `timeout` seconds (None or negative: for ever) as soon as the name exists."""
+    seconds = check_timeout(timeout)
+    if seconds != 0:
+        found: list[T] = []
+        if poll(lambda: found.append(attach()), (FileNotFoundError,), seconds, _LONGEST_PAUSE):
+            return found.pop()
+    return attach()
 
 
 def create_or_attach(name: str | None, create: Callable[[str], T], attach: Callable[[str], T] | None) -> T:

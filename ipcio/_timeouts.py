@@ -37,10 +37,16 @@ def check_timeout(timeout: SupportsFloat | None) -> float | None:
     return seconds if 0 <= seconds <= _EVER else None
 
 
-def poll(attempt: Callable[[], object], busy: tuple[type[OSError], ...], seconds: float | None) -> bool:
+def poll(
+    attempt: Callable[[], object],
+    busy: tuple[type[OSError], ...],
+    seconds: float | None,
+    longest: float = _LAST_PAUSE,
+) -> bool:
     """Try again and again, within that time (None: for ever), until `attempt` raises none of `busy`; return whether.
 
-    Longer pauses would come late, shorter ones burn more time.
+    `longest` is the longest pause between two tries, in seconds.  Longer pauses would come late, shorter
+    ones burn more time.
     """
     end = None if seconds is None else now() + seconds
     pause = _FIRST_PAUSE
@@ -52,4 +58,4 @@ def poll(attempt: Callable[[], object], busy: tuple[type[OSError], ...], seconds
         if left <= 0:
             return False
         time.sleep(min(pause, left))
-        pause = min(2 * pause, _LAST_PAUSE)
+        pause = min(2 * pause, longest)

@@ -39,7 +39,7 @@ import sys
 from functools import partial
 from operator import index
 
-from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
+from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._semaphore import Semaphore
 from ipcio._typing import TYPE_CHECKING
 
@@ -144,9 +144,12 @@ def create(
         return create_or_attach(name, make, partial(_join, owner=owner) if exist_ok else None)
 
 
-def attach(name: str, *, owner: int | None = None) -> Semaphore:
+def attach(name: str, *, timeout: float | None = 0, owner: int | None = None) -> Semaphore:
     """Return a handle on an existing semaphore, of either kind.
 
+    timeout
+        How many seconds to wait for a semaphore of that name, so that programs may be started
+        in any order; None or negative waits for ever.  It is found at most 30 ms late.
     owner
         The user id of the user to whom the semaphore must belong.  One of another user is a
         `PermissionError`, before it is opened as a semaphore or locked; None allows any
@@ -163,20 +166,24 @@ def attach(name: str, *, owner: int | None = None) -> Semaphore:
     check_name(name)
     owner = check_owner(owner)
     with explained(_KIND, name):
-        return _join(name, owner)
+        return attach_in_time(lambda: _join(name, owner), timeout)
 
 
-def unlink(name: str) -> None:
+def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles go on with their semaphore, and the name is free for others.
 
     The only way to remove a persistent semaphore or one that ipcio did not make; all
-    others go by themselves.  Raises `FileNotFoundError` if the name does not live,
-    `NotImplementedError` on Windows if it does: there a name goes with its last handle and
+    others go by themselves.  Raises `FileNotFoundError` if the name does not exist, unless
+    `missing_ok`, `NotImplementedError` on Windows if it does: there a name goes with its last handle and
     in no other way.  (POSIX: ``sem_unlink(3)``.)
     """
     check_name(name)
-    with explained(_KIND, name):
-        _backend.unlink(name)
+    try:
+        with explained(_KIND, name):
+            _backend.unlink(name)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
 
 
 def _join(name: str, owner: int | None) -> Semaphore:

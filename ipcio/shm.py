@@ -37,7 +37,7 @@ from operator import index
 
 from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare
-from ipcio._names import check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
+from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -145,11 +145,20 @@ def create(
     return handle
 
 
-def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = None) -> MemoryFile:
+def attach(
+    name: str,
+    mode: Literal["r", "rw"] = "rw",
+    *,
+    timeout: float | None = 0,
+    owner: int | None = None,
+) -> MemoryFile:
     """Return a handle on an existing segment, at position 0.
 
     mode
         ``"rw"`` reads and writes; ``"r"`` maps the memory read-only.
+    timeout
+        How many seconds to wait for a segment of that name, so that programs may be started
+        in any order; None or negative waits for ever.  It is found at most 30 ms late.
     owner
         The user id of the user to whom the segment must belong.  One of another user is a
         `PermissionError`, before it is mapped or locked; None allows any user.  A pickled
@@ -168,7 +177,8 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = No
     owner = check_owner(owner)
     writable = mode == "rw"
     prepare()
-    with explained(_KIND, name):
+
+    def join() -> MemoryFile:
         return _backend.attach(
             name,
             writable=writable,
@@ -176,18 +186,25 @@ def attach(name: str, mode: Literal["r", "rw"] = "rw", *, owner: int | None = No
             into=lambda mapping: _handle(mapping, name, "rb+" if writable else "rb", owner, created=False),
         )
 
+    with explained(_KIND, name):
+        return attach_in_time(join, timeout)
 
-def unlink(name: str) -> None:
+
+def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles keep their memory, and the name is free for others.
 
     The only way to remove a persistent segment or one that ipcio did not make;
     all others go by themselves.  Raises `FileNotFoundError` if the name does not
-    live, `NotImplementedError` on Windows if it does: there a name goes with its last
+    exist, unless `missing_ok`, `NotImplementedError` on Windows if it does: there a name goes with its last
     handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
     check_name(name)
-    with explained(_KIND, name):
-        _backend.unlink(name)
+    try:
+        with explained(_KIND, name):
+            _backend.unlink(name)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
 
 
 def _handle(mapping: Mapping, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:

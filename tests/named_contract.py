@@ -264,6 +264,50 @@ class NameContract(Named):
             *_, (frame, _) = traceback.walk_tb(trace)
             assert frame.f_code.co_filename != self.module.__file__, "the frame of the call that failed is lost"
 
+    def test_unlink_of_what_may_be_missing(self, name):
+        assert self.module.unlink(name, missing_ok=True) is None
+        assert not entries_with(name)
+        if not lacks("unlinking"):
+            h = self.make(name)
+            self.module.unlink(name, missing_ok=True)
+            self.assert_free(name)
+            h.close()
+
+    def test_attach_waits_for_a_name_that_another_process_creates(self, name, peer):
+        other = peer("from ipcio import sem, shm")
+        other.send("run", f"h = {self.spelling}.attach({name!r}, timeout=None)")
+        with closing(self.make(name)) as h:
+            other.answer()
+            assert self.lives(name)
+            other.run("h.close()")
+            with closing(self.module.attach(name, timeout=5)) as again:
+                assert self.same(h, again)
+
+    def test_attach_waits_no_longer_than_it_was_told(self, name):
+        for timeout in (0, 0.05, 1e-9):
+            with pytest.raises(FileNotFoundError) as caught:
+                self.module.attach(name, timeout=timeout)
+            assert caught.value.filename == name
+        for wrong, error in ((float("nan"), ValueError), ("1", TypeError)):
+            with pytest.raises(error):
+                self.module.attach(name, timeout=wrong)
+
+    @pytest.mark.needs("signals")
+    def test_a_wait_for_a_name_can_be_interrupted(self, name):
+        class InterruptError(Exception):
+            pass
+
+        def interrupt(*_):
+            raise InterruptError
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            with pytest.raises(InterruptError):
+                self.module.attach(name, timeout=None)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
     def test_exist_ok_attaches_to_what_lives_and_tells(self, name):
         with closing(self.make(name, exist_ok=True)) as h, closing(self.make(name, exist_ok=True)) as other:
             assert h.created

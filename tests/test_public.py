@@ -48,12 +48,12 @@ IMPORTABLE = [
 
 SIGNATURES = {
     "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True, owner=None)",
-    "ipcio.shm.attach": "(name, mode='rw', *, owner=None)",
-    "ipcio.shm.unlink": "(name)",
+    "ipcio.shm.attach": "(name, mode='rw', *, timeout=0, owner=None)",
+    "ipcio.shm.unlink": "(name, *, missing_ok=False)",
     "ipcio.sem.open": "(name, n=0, *, perm=384, persist=False)",
     "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None)",
-    "ipcio.sem.attach": "(name, *, owner=None)",
-    "ipcio.sem.unlink": "(name)",
+    "ipcio.sem.attach": "(name, *, timeout=0, owner=None)",
+    "ipcio.sem.unlink": "(name, *, missing_ok=False)",
     "ipcio.filelock.lock": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.lock_async": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.trylock": "(file, mode='rw', offset=0, nbytes=0)",
@@ -164,7 +164,7 @@ LAYERS = [
         "ipcio._windows.win32": set(),
     },
     {
-        "ipcio._names": set(),
+        "ipcio._names": {"ipcio._timeouts"},
         "ipcio._timeouts": set(),
         "ipcio._forklock": set(),
         "ipcio._handover": set(),
