@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from abilities import lacks
 from named_contract import is_free
 
 import ipcio
@@ -19,14 +20,14 @@ METHODS = [
     pytest.param("forkserver", marks=pytest.mark.needs("fork")),
     "spawn",
 ]
-UNDO = os.name != "nt"
+UNDO = not lacks("undo")
 
 MAKE = f"""
 KEPT = []
 
 def keep(name):
     from ipcio import sem, shm
-    KEPT.extend([shm.create(name, 100), sem.create(name), sem.create(name + "u", undo={UNDO})])
+    KEPT.extend([shm.create(name, 100), sem.create(name + "s"), sem.create(name + "u", undo={UNDO})])
     KEPT[0].write(b"ok")
     KEPT.append(KEPT)  # no reference count will ever be 0
 """
@@ -57,9 +58,9 @@ def run(tmp_path):
 def assert_free(*names: str) -> None:
     there = {entry["name"] for entry in survey()}
     for name in names:
-        assert not there & {name, f"{name}u"}
+        assert not there & {name, f"{name}s", f"{name}u"}
         assert is_free(shm, name)
-        assert is_free(sem, name)
+        assert is_free(sem, f"{name}s")
 
 
 WORKERS = """
@@ -96,7 +97,7 @@ def attach(name):
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel], 0.2)
     with shm.attach(name) as h:
         print(h.read(2))
-    sem.attach(name).close()
+    sem.attach(name + "s").close()
     sem.attach(name + "u").close()
 
 if __name__ == "__main__":
@@ -128,7 +129,7 @@ def late():
     assert h.read(2) == b"ok"
     assert s.acquire(timeout=0)
     s.release()
-    code = f"from ipcio import sem, shm; print(shm.attach({name!r}).read(2)); sem.attach({name!r})"
+    code = f"from ipcio import sem, shm; print(shm.attach({name!r}).read(2)); sem.attach({name!r} + 's')"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 atexit.register(late)

@@ -54,7 +54,7 @@ def test_a_lock_file_is_made_and_opened_for_the_block(tmp_path, path, kind):
         assert (file.mode, os.get_inheritable(file.fileno())) == ("rb+", False)
         file.write(b"contents")
         with open(path, "r+b") as other:
-            assert query(other)[:3] == (3, 4, "rw")
+            assert query(other, "rw", 3, 4)[:3] == (3, 4, "rw")
     assert file.closed
     assert is_free(path)
     with locked(path, "r") as file, locked(path, "r"):

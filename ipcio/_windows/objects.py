@@ -50,6 +50,14 @@ def exists(name: str) -> FileExistsError:
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
+def _failure(name: str) -> OSError:
+    """What the last call failed with, as POSIX has it where `ipcio._names.explained` adds the usual reason."""
+    error = win32.failure(name)
+    if error.errno in {errno.ENOENT, errno.EACCES}:
+        return OSError(error.errno, os.strerror(error.errno), name)
+    return error
+
+
 def _is_taken(name: str) -> bool:
     """Whether there is an object, of whatever kind, that we may not use."""
     with Handles() as mine:
@@ -116,7 +124,7 @@ class Handles:
             self.drop()
         if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
             raise exists(name)
-        problem = win32.failure(name)
+        problem = _failure(name)
         raise exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
 
     def open(self, function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
@@ -126,13 +134,13 @@ class Handles:
             return handle
         if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
             raise OSError(errno.EINVAL, f"not {kind}, but an object of another kind", name)
-        raise win32.failure(name)
+        raise _failure(name)
 
     def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
         """As `open`, but None where there is nothing of that kind."""
         handle = self.call(function, access, False, name)  # noqa: FBT003
         if not handle and ctypes.get_last_error() not in {win32.ERROR_FILE_NOT_FOUND, win32.ERROR_INVALID_HANDLE}:
-            raise win32.failure(called)
+            raise _failure(called)
         return handle
 
     def drop(self) -> None:

@@ -51,7 +51,7 @@ class WindowsSemaphore(SemLock):
 
     __slots__ = ("share",)
 
-    share: Share | None  # none: the kernel keeps the count
+    share: Share | None  # empty: the kernel keeps the count of the handles
 
     # Loops of one step, as in `ipcio.Semaphore`: no interrupt comes between a permit and who gets it.
 
@@ -132,7 +132,7 @@ def unlink(name: str) -> None:
 
 def _permits(mine: objects.Handles, handle: int) -> Permits:
     raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
-    raw.share = None
+    raw.share = mine  # empty by now
     return raw, partial(_post, raw, handle), partial(_value, raw, handle), False
 
 
