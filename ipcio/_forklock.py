@@ -26,6 +26,8 @@ runs while a thread holds a handle's lock without `turn` (see `ipcio._direct.Loc
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import time
@@ -245,6 +247,30 @@ def _is_large(fd: int) -> bool:
         return os.fstat(fd).st_size >= LARGE
     except OSError:
         return True
+
+
+# -- the end of the interpreter ----------------------------------------------
+
+
+@atexit.register
+def _exit_begins() -> None:
+    gc.callbacks.append(_interpreter_ends)
+    gc.enable()  # for the one collection between the last function of `atexit` and the end of the modules
+
+
+def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
+    """Replace the lock if a daemon thread, which runs no more, has it: handles are closed after this."""
+    if phase == "start" and sys.is_finalizing():
+        gc.callbacks.remove(_interpreter_ends)
+        if turn.acquire(blocking=False):
+            turn.release()
+            return
+        free = RLock()
+        for module in list(sys.modules.values()):
+            names: Any = getattr(module, "__dict__", {})
+            if names.get("turn") is turn and names is not globals():
+                names["turn"] = free
+        globals()["turn"] = free
 
 
 # -- fork --------------------------------------------------------------------

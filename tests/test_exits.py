@@ -227,3 +227,24 @@ def test_a_child_that_is_being_started_has_the_handles_among_its_arguments(run, 
     names = [unique() for _ in range(3)]
     run(IS_FREE + HANDED_OVER, method, *names)
     assert_free(*names)
+
+
+IN_A_CALL = """
+import sys, threading
+from ipcio import _forklock, mmap
+
+def hold(started):
+    with _forklock.turn:
+        started.set()
+        threading.Event().wait()
+
+KEPT.append(mmap.open(__file__))
+started = threading.Event()
+threading.Thread(target=hold, args=(started,), daemon=True).start()
+started.wait()
+"""
+
+
+def test_a_handle_is_closed_after_a_daemon_thread_has_ended_in_the_middle_of_a_call(run):
+    """Also where nothing has a name, and the end of the process has nothing else to do."""
+    run(IN_A_CALL)

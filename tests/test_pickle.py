@@ -304,7 +304,7 @@ def test_every_start_method_of_multiprocessing(method, tmp_path):
         [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", program, method, tmp_path / "file"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
