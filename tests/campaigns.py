@@ -1,32 +1,29 @@
-"""How long random campaigns are: with ``IPCIO_TESTS_ROUNDS=4``, four times as long.  CI doubles it in one run."""
+"""How long campaigns are: a quarter by default, and with ``IPCIO_TESTS_ROUNDS=2``, as in one run of CI, twice."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import sys
+import random
 
 import pytest
 
-FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "1"))
+FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "0.25"))
 
 # For a test that is a campaign: the watchdog waits as much longer.
 campaign = pytest.mark.timeout(60 * FACTOR) if FACTOR > 1 else lambda test: test
 
 
 def rounds(number: int) -> int:
-    """So many rounds, if nobody asks for more."""
-    return round(number * FACTOR)
+    """So many rounds of a campaign at full length, where ``IPCIO_TESTS_ROUNDS`` is 1."""
+    return max(1, round(number * FACTOR))
 
 
-FREE_THREADED = "free-threading" in sys.version
-"""Whether threads can really run at once in this Python."""
+def places():
+    """Count from 0 without end, for a test in which each call of many fails in turn.
 
-_THREADS = 20 if FREE_THREADED else 1
-
-# For a test in which many threads are at work.
-of_threads = pytest.mark.timeout(60 * max(FACTOR, 1) * _THREADS)
-
-
-def turns_of_threads(number: int) -> int:
-    """So many rounds, and twenty times as many where threads really run at once."""
-    return rounds(number * _THREADS)
+    By default only every fourth call after the first one does, from any of them on: pytest-randomly makes
+    that repeatable.
+    """
+    step = max(1, round(1 / FACTOR))
+    return itertools.chain([0], itertools.count(random.randint(1, step), step))

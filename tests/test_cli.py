@@ -546,7 +546,7 @@ def test_a_lock_that_was_not_acquired_has_the_status_of_choice(path):
         ):
             status, output, errors = run("lock", *arguments, path, "true")
             assert (status, output, errors.count("\n")) == (expected, "", 1)
-    assert run("lock", "-E75", path, "no-such-command")[0] == 127
+    assert run("lock", "-E75", path, f"{path}-no-such-command")[0] == 127
     assert run("lock", "-E75", f"{path}/none", "true")[0] == 1
 
 

@@ -18,6 +18,7 @@ import time
 from contextlib import closing
 
 import pytest
+from campaigns import places
 from children import Forked, leave_dead, watch_calls
 from peers import PeerError
 from troubles import interrupt_after, interrupt_before, locked_by_others
@@ -177,8 +178,7 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(name, monkeypatch, m
     if making.way != "O_TMPFILE" and "create" not in scenario:
         return  # nothing is made there: the same as the other run
     state, act, stays = OPENING[scenario]
-    at = 0
-    while True:
+    for at in places():
         gc.collect()
         before = descriptors()
         holder = prepare(state, name)
@@ -223,7 +223,6 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(name, monkeypatch, m
             assert again.read() == bytes(50), told
         if not plan.reached:
             break
-        at += 1
     assert at, "no call was seen"
 
 
@@ -247,8 +246,7 @@ def keep(view, close):
 def test_a_close_that_fails_or_is_interrupted_has_closed(name, monkeypatch, scenario, trouble):
     """The handle is closed, its descriptors are gone, it holds the name no more, and others still do."""
     others, act = CLOSING[scenario]
-    at = 0
-    while True:
+    for at in places():
         gc.collect()
         before = descriptors()
         h = shm.create(name, 100)
@@ -279,7 +277,6 @@ def test_a_close_that_fails_or_is_interrupted_has_closed(name, monkeypatch, scen
             assert again.created, told
         if not plan.reached:
             break
-        at += 1
     assert at, "no call was seen"
 
 
@@ -302,8 +299,7 @@ def test_a_mapping_that_fails_or_is_interrupted_leaves_nothing(tmp_path, monkeyp
     path = str(tmp_path / "file")
     with open(path, "wb") as file:
         file.write(bytes(mmap.pagesize + 100))
-    at = 0
-    while True:
+    for at in places():
         gc.collect()
         before = descriptors()
         plan = Plan(at, TROUBLES[trouble])
@@ -326,7 +322,6 @@ def test_a_mapping_that_fails_or_is_interrupted_leaves_nothing(tmp_path, monkeyp
         assert descriptors() == before, told
         if not plan.reached:
             break
-        at += 1
     assert at, "no call was seen"
 
 
@@ -355,8 +350,7 @@ def test_a_create_that_is_killed_was_never(monkeypatch, making, scenario, troubl
     """Wherever the kill hits, the next call of whatever kind finds a free name and no trace of it."""
     name = f"{making.tag}-name"
     state, act, _ = OPENING[scenario]
-    at = 0
-    while True:
+    for at in places():
         prepare(state, name)
         killed = _run_killed(monkeypatch, name, act, at, trouble)
         if then in {"attach", "unlink"}:
@@ -371,7 +365,6 @@ def test_a_create_that_is_killed_was_never(monkeypatch, making, scenario, troubl
         making.clear()  # what `ipcio gc` is for
         if not killed:
             break
-        at += 1
     assert at
 
 
@@ -380,8 +373,7 @@ def test_a_create_that_is_killed_was_never(monkeypatch, making, scenario, troubl
 def test_a_guest_that_is_killed_does_not_disturb(name, monkeypatch, scenario, trouble):
     """Killed in the middle of an attach or a close, it neither keeps the name nor takes it along."""
     act = OPENING[scenario][1] if scenario != "close" else lambda name: shm.attach(name).close()
-    at = 0
-    while True:
+    for at in places():
         with shm.create(name, 100) as h:
 
             def guest(name):
@@ -399,14 +391,12 @@ def test_a_guest_that_is_killed_does_not_disturb(name, monkeypatch, scenario, tr
         assert not there(name)
         if not killed:
             break
-        at += 1
     assert at
 
 
 @pytest.mark.parametrize("trouble", [kill_before, kill_after])
 def test_an_unlink_that_is_killed_is_done_or_not(name, monkeypatch, trouble):
-    at = 0
-    while True:
+    for at in places():
         with shm.create(name, 100) as h:
             killed = _run_killed(monkeypatch, name, shm.unlink, at, trouble)
             if there(name):
@@ -419,7 +409,6 @@ def test_an_unlink_that_is_killed_is_done_or_not(name, monkeypatch, trouble):
         assert not there(name)
         if not killed:
             break
-        at += 1
     assert at
 
 

@@ -830,7 +830,8 @@ def test_a_failed_open_leaves_no_descriptor(unchanged):
 
 
 @pytest.mark.needs("posix")
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="mmap.mmap keeps a descriptor of its own and closes its number")
+# Before, mmap.mmap has a descriptor of its own and closes its number.
+@pytest.mark.able(probe=lambda: sys.version_info >= (3, 13))
 def test_a_number_that_means_another_file_by_now_is_left_alone(tmp_path, peer):
     """A daemon closes all descriptors, and other files get their numbers."""
     (tmp_path / "file").write_bytes(b"content")

@@ -23,6 +23,7 @@ from contextlib import closing
 
 import children
 import pytest
+from campaigns import places
 from children import Forked, leave_dead, watch_calls
 from leftovers_linux import semaphore_name
 from named_contract import NOBODY, SOMEBODY
@@ -313,8 +314,7 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario
     name = left.tag
     state, act = OPENING[scenario]
     stays = state == "foreign" or "persistent" in state
-    at = 0
-    while True:
+    for at in places():
         before = descriptors()
         holder = prepare(state, name)
         outcome = error = None
@@ -356,7 +356,6 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario
         assert left.all() == ([], []), told
         if not plan.reached:
             break
-        at += 1
     assert at, "no call was seen"
 
 
@@ -375,8 +374,7 @@ def test_a_close_that_fails_or_is_interrupted_has_closed(left, plan, kind, scena
     """The handle is closed, its descriptors are gone, it holds the name no more, and others still do."""
     name = left.tag
     prepared, others = CLOSING[scenario]
-    at = 0
-    while True:
+    for at in places():
         before = descriptors()
         s = prepared(name, KINDS[kind])
         rest = [sem.attach(name) for _ in range(others)]
@@ -403,7 +401,6 @@ def test_a_close_that_fails_or_is_interrupted_has_closed(left, plan, kind, scena
         assert left.all() == ([], []), told
         if not plan.reached:
             break
-        at += 1
     assert at, "no call was seen"
 
 
@@ -449,8 +446,7 @@ def test_a_call_that_is_killed_leaves_a_free_name(left, plan, way, scenario):
         with contextlib.suppress(FileNotFoundError):
             return act(name)
 
-    at = 0
-    while True:
+    for at in places():
         prepare(state, name)
         killed = run_killed(plan, call, at)
         told = f"killed before call {at}"
@@ -467,7 +463,6 @@ def test_a_call_that_is_killed_leaves_a_free_name(left, plan, way, scenario):
         assert not lives(name), told
         if not killed:
             break
-        at += 1
     assert at
 
 
@@ -489,8 +484,7 @@ def test_a_guest_that_is_killed_does_not_disturb(left, plan, kind, scenario):
         with contextlib.suppress(FileExistsError):
             return GUESTS[scenario](name)
 
-    at = 0
-    while True:
+    for at in places():
         with closing(KINDS[kind](name)) as s:
             killed = run_killed(plan, guest, at)
             assert works(s)
@@ -503,7 +497,6 @@ def test_a_guest_that_is_killed_does_not_disturb(left, plan, kind, scenario):
         assert left.all() == ([], [])
         if not killed:
             break
-        at += 1
     assert at
 
 
@@ -511,8 +504,7 @@ def test_a_guest_that_is_killed_does_not_disturb(left, plan, kind, scenario):
 def test_an_unlink_that_is_killed_is_done_or_not(left, plan, state):
     """Handles go on with their semaphore in either case, and the last one is the end of it."""
     name = left.tag
-    at = 0
-    while True:
+    for at in places():
         with closing(prepare(state, name)) as s:
             killed = run_killed(plan, lambda: sem.unlink(name), at)
             if there(name):
@@ -530,14 +522,12 @@ def test_an_unlink_that_is_killed_is_done_or_not(left, plan, state):
         assert left.all() == ([], [])
         if not killed:
             break
-        at += 1
     assert at
 
 
 def test_an_unlink_of_a_persistent_one_that_nobody_holds_and_that_is_killed_is_done_or_not(left, plan):
     name = left.tag
-    at = 0
-    while True:
+    for at in places():
         prepare("undo persistent", name)
         killed = run_killed(plan, lambda: sem.unlink(name), at)
         if lives(name):
@@ -546,7 +536,6 @@ def test_an_unlink_of_a_persistent_one_that_nobody_holds_and_that_is_killed_is_d
         assert left.all() == ([], [])
         if not killed:
             break
-        at += 1
     assert at
 
 
@@ -554,23 +543,20 @@ def test_an_unlink_of_a_persistent_one_that_nobody_holds_and_that_is_killed_is_d
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_last_close_that_is_killed_is_the_end_of_the_name(left, plan, kind, scenario):
     name = left.tag
-    at = 0
-    while True:
+    for at in places():
         killed = run_killed(plan, lambda: CLOSING[scenario][0](name, KINDS[kind]).close(), at)
         look(LOOKS[at % len(LOOKS)], name)
         left.collect()
         assert left.all() == ([], [])
         if not killed:
             break
-        at += 1
     assert at
 
 
 @pytest.mark.parametrize("state", ["undo dead", "undo dead, unlinked"])
 def test_what_a_killed_gc_has_not_done_the_next_one_does(left, plan, state):
     name = left.tag
-    at = 0
-    while True:
+    for at in places():
         if state == "undo dead":
             prepare(state, name)
         else:
@@ -580,7 +566,6 @@ def test_what_a_killed_gc_has_not_done_the_next_one_does(left, plan, state):
         assert left.all() == ([], [])
         if not killed:
             break
-        at += 1
     assert at
 
 
