@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import mmap
 import os
 import shutil
 import signal
@@ -30,6 +31,18 @@ def _files_without_names() -> bool:
             try:
                 os.unlink(path)
             except PermissionError:
+                return False
+    return True
+
+
+def _cuts() -> bool:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"1234")
+        file.flush()
+        with mmap.mmap(file.fileno(), 4):
+            try:
+                file.truncate(2)
+            except OSError:
                 return False
     return True
 
@@ -139,6 +152,7 @@ ABILITIES = {
     "holders": (_has_fcntl, "nobody tells who has locked a file here"),
     "cutting": (_has_fcntl, "what was locked exclusively is let go as a whole here"),
     "nameless": (_files_without_names, "a file that is open cannot be removed here"),
+    "cuts": (_cuts, "a file that is mapped cannot be cut short here"),
     "links": (_links, "there are no symbolic links here, or not for everybody"),
     "sections": (lambda: hasattr(ctypes, "WinDLL"), "there is no Windows API"),
     "sh": (lambda: shutil.which("sh") is not None, "there is no POSIX shell"),

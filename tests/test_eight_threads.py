@@ -302,7 +302,7 @@ def test_views_taken_and_dropped_by_all_threads_keep_the_memory_as_long_as_there
 
 def test_handles_are_made_copied_dropped_and_collected_by_all_threads(name):
     """The last one takes the name with it, and no descriptor is left (which every test checks)."""
-    with shm.create(name, 64) as first, contextlib.closing(sem.create(name, 8)):
+    with shm.create(name, 64) as first, contextlib.closing(sem.create(f"{name}-s", 8)):
         first.write(RECORD)
 
         def work(me):
@@ -312,7 +312,7 @@ def test_handles_are_made_copied_dropped_and_collected_by_all_threads(name):
                     copy.seek(0)
                     assert copy.read(16) == RECORD
                 copies.append(copies)  # garbage, which only a collection finds
-                sem.attach(name).dec()
+                sem.attach(f"{name}-s").dec()
                 with contextlib.suppress(FileExistsError):
                     shm.create(f"{name}-{n}", 10)
                 if me == 0:
@@ -320,13 +320,14 @@ def test_handles_are_made_copied_dropped_and_collected_by_all_threads(name):
                 elif n % 2:
                     copies[me % 3].close()
                 del copies, copy
-                sem.attach(name).inc()
+                sem.attach(f"{name}-s").inc()
 
         together(*(lambda me=me: work(me) for me in THREADS))
     gc.collect()
-    for attach in shm.attach, sem.attach:
-        with pytest.raises(FileNotFoundError):
-            attach(name)
+    with pytest.raises(FileNotFoundError):
+        shm.attach(name)
+    with pytest.raises(FileNotFoundError):
+        sem.attach(f"{name}-s")
 
 
 # -- semaphores

@@ -464,9 +464,9 @@ def test_a_file_that_grew_gives_no_descriptor(file):
             h.fileno()
         h.seek(4)
         assert os.lseek(fd, 0, os.SEEK_CUR) == 4
-        with open(path, "rb+") as other:
-            other.truncate(8)
-        assert h.fileno() == fd
+        if not lacks("cuts"):
+            os.truncate(path, 8)
+            assert h.fileno() == fd
 
 
 @pytest.mark.needs("open file locks")

@@ -20,7 +20,8 @@ def python(code, *arguments):
     return [sys.executable, "-S", "-E", "-c", code, *arguments]
 
 
-BOTH = python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(int(sys.argv[1]))", "3")
+LINES = "import sys; [each.reconfigure(newline='\\n') for each in (sys.stdout, sys.stderr)]; "
+BOTH = python(LINES + "print('out'); print('err', file=sys.stderr); sys.exit(int(sys.argv[1]))", "3")
 
 
 def test_both_outputs_are_captured_and_the_status_is_returned():
@@ -41,7 +42,7 @@ def test_input_of_any_size_is_sent_and_standard_input_is_empty_otherwise(size):
 
 def test_a_stream_that_is_given_is_not_captured():
     given = io.BytesIO()
-    assert run(BOTH, stdout=given)[1:] == (None, b"err\n".replace(b"\n", os.linesep.encode()))
+    assert run(BOTH, stdout=given)[1:] == (None, b"err\n")
     assert given.getvalue().split() == [b"out"]
     done = run(BOTH, stderr=subprocess.STDOUT, encoding="utf-8")
     assert (sorted(done.stdout.split()), done.stderr) == (["err", "out"], None)
@@ -69,7 +70,7 @@ def test_check_reports_a_signal_as_subprocess_does():
 
 
 TREE = python(
-    "import subprocess, sys; print('begun', flush=True); print('too', file=sys.stderr, flush=True); "
+    LINES + "import subprocess; print('begun', flush=True); print('too', file=sys.stderr, flush=True); "
     "subprocess.run([sys.executable, '-S', '-E', '-c', 'import time; time.sleep(1000)'])"
 )
 
