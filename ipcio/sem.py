@@ -110,8 +110,9 @@ def create(
         handle's ``created`` tells which.
     undo
         Make it crash-safe: permits of processes that die come back.  POSIX only
-        (`NotImplementedError` elsewhere); the value is at most 32767, and the system
-        has a limit on their number, which ``kernel.sem`` sets.
+        (`NotImplementedError` elsewhere) and in the main interpreter of a process
+        (`NotImplementedError` in a subinterpreter, from `attach`, too); the value is at most
+        32767, and the system has a limit on their number, which ``kernel.sem`` sets.
     owner
         With `exist_ok`: the user id of the user to whom an existing semaphore must belong;
         see `attach`.  A new one belongs to this process's user.

@@ -66,6 +66,7 @@ def create(
     """See `ipcio._contract.SemBackend`."""
     path = _path(name)
     if crash_safe:
+        undo.check_interpreter()
         return undo.create(name, path, _fresh(0), value, perm=perm, persist=persist, into=into)
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")

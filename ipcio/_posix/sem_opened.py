@@ -41,6 +41,8 @@ def create(
     name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
     """See `ipcio._contract.SemBackend`.  What the umask takes of `perm` cannot be given."""
+    if crash_safe:
+        undo.check_interpreter()
     if value > _MAXIMUM and not crash_safe:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     make = _create_undo if crash_safe else _create

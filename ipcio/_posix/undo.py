@@ -26,6 +26,7 @@ import errno
 import os
 import stat
 import struct
+import sys
 
 from ipcio._forklock import Halfway, turn
 from ipcio._names import check_name
@@ -42,7 +43,34 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["ANCHOR", "SIZE", "Record", "attach", "create", "is_sealed", "make_mortal", "read", "set_of", "unlink"]
+if sys.version_info >= (3, 12):
+    from _thread import _is_main_interpreter  # type: ignore[attr-defined]
+else:
+
+    def _is_main_interpreter() -> bool:
+        import ctypes
+
+        try:
+            current, main = ctypes.pythonapi.PyInterpreterState_Get, ctypes.pythonapi.PyInterpreterState_Main
+        except AttributeError:  # not CPython: there are no others
+            return True
+        current.restype = main.restype = ctypes.c_void_p
+        return bool(current() == main())
+
+
+__all__ = [
+    "ANCHOR",
+    "SIZE",
+    "Record",
+    "attach",
+    "check_interpreter",
+    "create",
+    "is_sealed",
+    "make_mortal",
+    "read",
+    "set_of",
+    "unlink",
+]
 
 _RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, whether it persists, name
 _MAGIC = b"ipcio undo sem 2"
@@ -129,10 +157,24 @@ def set_of(record: Record, info: os.stat_result) -> int | None:
     return number if record.number in {number, _NO_ID} else None
 
 
+def check_interpreter() -> None:
+    """Raise `NotImplementedError` in an interpreter other than the main one.
+
+    The kernel counts permits per process, and each interpreter would keep a count of its own: a
+    permit that one acquires and another one releases would come back once more at the end.
+    """
+    if not _is_main_interpreter():
+        raise NotImplementedError(
+            "a crash-safe semaphore works only in the main interpreter of a process: the kernel counts permits per "
+            "process, and interpreters do not see each other's.  Use it in the main interpreter or in a process of its "
+            "own (mod_wsgi: WSGIApplicationGroup %{GLOBAL}; uWSGI: single-interpreter), or create it with undo=False"
+        )
+
+
 def create(
     name: str, path: str, blank: bytes, value: int, *, perm: int, persist: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
-    """Make the set and the record, exclusively; `blank` is a semaphore of value 0."""
+    """Make the set and the record, exclusively, after `check_interpreter`; `blank` is a semaphore of value 0."""
     from ipcio._posix import sysv
 
     if value > sysv.MAXIMUM:
@@ -210,6 +252,7 @@ def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
     or has just been joined by others who will find out, too; unless the set was removed
     by force.  `again` says to look again in either case.
     """
+    check_interpreter()
     from ipcio._posix import sysv
 
     anchor = record.anchor(found.path)
