@@ -254,6 +254,8 @@ def _is_large(fd: int) -> bool:
 
 @atexit.register
 def _exit_begins() -> None:
+    if not hasattr(gc, "callbacks"):  # PyPy
+        return
     gc.callbacks.append(_interpreter_ends)
     gc.enable()  # for the one collection between the last function of `atexit` and the end of the modules
 

@@ -201,6 +201,11 @@ class MemoryFile(_RawBinaryFile):
             # Deprecated for C code that would keep the pointer past the buffer's
             # life; kept for ever in the stable ABI; the one call that takes
             # read-only memory without a struct of ours.
+            if not hasattr(ctypes, "pythonapi"):  # PyPy, which brings cffi
+                from importlib import import_module
+
+                ffi = import_module("cffi").FFI()
+                return int(ffi.cast("uintptr_t", ffi.from_buffer(whole)))
             ctypes.pythonapi.PyObject_AsReadBuffer(ctypes.py_object(whole), ctypes.byref(address), ctypes.byref(length))
         return address.value or 0
 

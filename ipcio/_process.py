@@ -722,6 +722,7 @@ def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
 
 _OPTIMIZED = 0x1  # of a code object's flags: its variables are in no dictionary
 _UNSHARED = 3  # references to a dictionary: the frame's, a variable's and the argument's
+_KEEPS_COPIES = sys.version_info < (3, 13) and hasattr(sys, "getrefcount")  # which PyPy lacks
 _VARARGS, _COROUTINE = 0x04, 0x80  # of a code object's flags; `inspect`, which knows, takes long to import
 
 
@@ -768,7 +769,7 @@ def _in_signal_handler() -> bool:
             variables: Any = frame.f_locals
             values: list[object] = [variables.get(name) for name in names]
             # Before Python 3.13 the frame keeps this copy, and with it what the function deletes, a handle say.
-            if code.co_flags & _OPTIMIZED and sys.version_info < (3, 13) and sys.getrefcount(variables) <= _UNSHARED:
+            if code.co_flags & _OPTIMIZED and _KEEPS_COPIES and sys.getrefcount(variables) <= _UNSHARED:
                 variables.clear()
             if isinstance(values[-1], tuple):
                 values += values[-1]

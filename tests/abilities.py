@@ -65,6 +65,20 @@ def _deadlines() -> bool:
     return True
 
 
+def semaphore_file(name: str) -> str:
+    """Where the C library of this Python keeps a semaphore, if names are files."""
+    prefix = "sem."
+    if _has_fcntl():
+        from ipcio._posix.objects import semaphore_prefix
+
+        prefix = semaphore_prefix()
+    return f"/dev/shm/{prefix}{name}"
+
+
+def _names_apart() -> bool:
+    return os.name == "posix" and not (_names_are_files() and semaphore_file("") == "/dev/shm/")
+
+
 def _names_are_files() -> bool:
     """As ipcio sees it."""
     if not _has_fcntl():
@@ -145,7 +159,7 @@ ABILITIES = {
     "value": (_values, "nobody tells the value of a semaphore here"),
     "guests": (_names_are_files, "what a user makes is kept by that user alone here"),
     "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
-    "namespaces": (lambda: os.name == "posix", "one name is one object here, of whatever kind"),
+    "namespaces": (_names_apart, "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
     "descriptors": (_descriptors_of_memory, "shared memory has no descriptor here"),
     "classic locks": (_has_fcntl, "there are no locks of processes here"),

@@ -8,6 +8,7 @@ import random
 import stat
 
 import pytest
+from abilities import semaphore_file
 from children import Forked
 
 from ipcio import sem, shm
@@ -56,7 +57,7 @@ def test_a_held_file_with_the_mark_that_is_no_semaphore_is_an_error_and_not_an_a
     """Glibc ends the process over a kind of futex that it does not know."""
     import fcntl
 
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with open(path, "xb") as file:
         file.write(b"\xff" * 32)
         file.flush()

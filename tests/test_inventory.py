@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
-from abilities import lacks
+from abilities import lacks, semaphore_file
 from children import Forked, leave_dead
 from named_contract import ordinary
 
@@ -101,7 +101,7 @@ def test_a_semaphore_and_its_value(name, undo, persist):
     assert found(name) == []
 
 
-@pytest.mark.needs("files")
+@pytest.mark.needs("files", "namespaces")
 def test_both_kinds_may_have_a_name(name):
     with shm.create(name, 1), closing(sem.create(name)):
         assert [(entry["kind"], entry["state"]) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
@@ -186,7 +186,7 @@ def test_who_has_but_mapped_it_is_a_holder(name):
         sem.unlink(name)
 
 
-@pytest.mark.needs("files")
+@pytest.mark.needs("files", "namespaces")
 def test_what_is_in_the_directory_and_no_semaphore(name):
     """The name of one does not make it one; nor does the size alone."""
     made = {f"sem.{name}a": bytes(33), f"{name}b": bytes(32), f"sem.{name}c": b"", f"sem.{name}d": bytes(344)}
@@ -206,7 +206,7 @@ def test_what_is_in_the_directory_and_no_semaphore(name):
         os.rmdir(f"/dev/shm/{name}g")
 
 
-@pytest.mark.needs("files", "value")
+@pytest.mark.needs("files", "value", "namespaces")
 def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
     with closing(sem.create(name, 2, undo=True)):
         with open(f"/dev/shm/sem.{name}", "rb") as file:
@@ -296,7 +296,7 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
     shm.create(name, 10).close()
 
 
-@pytest.mark.needs("files")
+@pytest.mark.needs("files", "namespaces")
 @pytest.mark.parametrize("step", ["identify", "_locked", "_search", "_value"])
 def test_what_goes_meanwhile_is_no_error_and_no_orphan(name, monkeypatch, step):
     """Before each step the objects go."""
@@ -343,10 +343,10 @@ def test_surveys_are_in_nobodys_way(name):
     thread.start()
     try:
         for _ in range(200):
-            with shm.create(name, 1) as h, shm.attach(name), closing(sem.create(name, undo=True)):
+            with shm.create(name, 1) as h, shm.attach(name), closing(sem.create(f"{name}s", undo=True)):
                 h.close()
             assert not os.path.exists(f"/dev/shm/{name}")
-            assert not os.path.exists(f"/dev/shm/sem.{name}")
+            assert not os.path.exists(semaphore_file(f"{name}s"))
     finally:
         done.set()
         thread.join()
@@ -355,9 +355,9 @@ def test_surveys_are_in_nobodys_way(name):
 
 @pytest.mark.needs("files")
 def test_a_survey_leaves_all_times_and_modes(name):
-    with shm.create(name, 5) as h, closing(sem.create(name, 1)):
+    with shm.create(name, 5) as h, closing(sem.create(f"{name}s", 1)):
         h.write(b"12345")
-        paths = [f"/dev/shm/{name}", f"/dev/shm/sem.{name}"]
+        paths = [f"/dev/shm/{name}", semaphore_file(f"{name}s")]
         before = [os.stat(path) for path in paths]
         inventory.survey()
         after = [os.stat(path) for path in paths]

@@ -23,7 +23,7 @@ from fractions import Fraction
 from operator import methodcaller
 
 import pytest
-from abilities import lacks
+from abilities import lacks, semaphore_file
 from children import Forked
 from named_contract import FILES, NOBODY, OPENED, entries_with
 from peers import PeerError
@@ -127,7 +127,7 @@ def soon(condition) -> None:
 
 def fields(name) -> dict:
     """What the record of a crash-safe semaphore says."""
-    with open(f"/dev/shm/sem.{name}", "rb") as file:
+    with open(semaphore_file(name), "rb") as file:
         return dict(zip(FIELDS, RECORD.unpack(file.read()), strict=True))
 
 
@@ -161,7 +161,7 @@ def waiting(name) -> int:
     """
     if lacks("posix"):
         return in_hands_of(sem._backend)
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     if OPENED and not os.path.exists(path):  # crash-safe, or there is nothing to look at
         return max(in_hands_of(sysv), in_hands_of(_semaphore))
     with open(path, "rb") as file:
@@ -217,7 +217,7 @@ def test_open_without_a_value_creates_nothing(name):
 @pytest.mark.needs("persistence")
 def test_open_passes_its_options_on(name):
     sem.open(name, 1, persist=True, perm=0o640).close()
-    assert os.stat(f"/dev/shm/sem.{name}").st_mode & 0o777 == 0o640
+    assert os.stat(semaphore_file(name)).st_mode & 0o777 == 0o640
     sem.unlink(name)
 
 
@@ -1196,7 +1196,7 @@ def test_another_process_unpickles(make, peer):
 
 def refused(name, *numbers):
     """Attach says so, with the name; what is there is in the way of create, and as it was."""
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with open(path, "rb") as file:
         before = file.read()
     for attach in (sem.attach, sem.open, lambda name: sem.create(name, exist_ok=True)):
@@ -1216,9 +1216,9 @@ def refused(name, *numbers):
 def test_a_file_of_another_size_is_no_semaphore(unique, filling):
     """Also one that begins like the record of a crash-safe one, which goes on unharmed."""
     living, name = unique(), unique()
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with contextlib.closing(sem.create(living, 3, undo=True)) as s:
-        with open(f"/dev/shm/sem.{living}", "rb") as file:
+        with open(semaphore_file(living), "rb") as file:
             record = file.read()
         content = {"zeros": bytes(400), "text": b"text " * 80, "a record": record + bytes(100)}[filling]
         for size in range(401):
@@ -1237,19 +1237,19 @@ def test_a_file_of_another_size_is_no_semaphore(unique, filling):
 def test_a_copy_of_a_living_record_is_no_semaphore(unique, mode):
     """With ipcio's mark it is a dead object, which frees its own name and touches nothing else."""
     living, name = unique(), unique()
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with contextlib.closing(sem.create(living, 3, undo=True)) as s:
         s.dec()
 
         def put() -> None:
-            with open(f"/dev/shm/sem.{living}", "rb") as original, open(path, "wb") as file:
+            with open(semaphore_file(living), "rb") as original, open(path, "wb") as file:
                 file.write(original.read())
             os.chmod(path, mode)
 
         put()
         if not mode & 0o1000:
             refused(name)
-            sem.unlink(name)
+            shm.unlink(os.path.basename(path))
         else:
             with pytest.raises(OSError):
                 sem.attach(name)
@@ -1282,7 +1282,7 @@ DAMAGE = [
 @pytest.mark.parametrize("damage", DAMAGE, ids=ids)
 def test_a_damaged_copy_of_a_record_is_no_semaphore(unique, damage):
     living, name = unique(), unique()
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with contextlib.closing(sem.create(living, 3, undo=True)) as s:
         write(path, {**fields(living), **damage})
         refused(name)
@@ -1296,7 +1296,7 @@ def test_a_damaged_copy_of_a_record_is_no_semaphore(unique, damage):
 @pytest.mark.parametrize("damage", DAMAGE, ids=ids)
 def test_a_damaged_record_is_refused_or_good_enough(name, damage):
     """Its user sees a clean error or a semaphore that works; who holds it goes on."""
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     with contextlib.closing(sem.create(name, 3, undo=True)) as s:
         whole = fields(name)
         write(path, {**whole, **damage})
@@ -1325,7 +1325,7 @@ def test_a_damaged_record_is_refused_or_good_enough(name, damage):
 @pytest.mark.parametrize("bad", [b"a\0b", b"../" * 85, b"\xff" * 256], ids=ids)
 def test_a_record_that_somebody_made_up_is_removed_like_any_dead_one(name, bad):
     """With a hidden name of its own it looks more genuine."""
-    path = f"/dev/shm/sem.{name}"
+    path = semaphore_file(name)
     key = int.from_bytes(os.urandom(4), "little") % (2**31 - 1) + 1
     hidden = hidden_path(key)
     write(path, dict(zip(FIELDS, (bytes(64), b"ipcio undo sem 2", key, 0, bad), strict=True)))
@@ -1377,12 +1377,12 @@ def test_a_file_of_a_semaphores_size_kills_nobody(name, content):
         s.close()
         return None
 
-    with open(f"/dev/shm/sem.{name}", "xb") as file:
+    with open(semaphore_file(name), "xb") as file:
         file.write(content)
     try:
         assert Forked(child).result() in {None, (errno.EINVAL, name)}
     finally:
-        os.unlink(f"/dev/shm/sem.{name}")
+        os.unlink(semaphore_file(name))
 
 
 # -- other users ---------------------------------------------------------------

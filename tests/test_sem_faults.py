@@ -23,6 +23,7 @@ from contextlib import closing
 
 import children
 import pytest
+from abilities import semaphore_file
 from campaigns import places
 from children import Forked, leave_dead, watch_calls
 from leftovers_linux import semaphore_name
@@ -199,7 +200,7 @@ def way(request, monkeypatch, left):
 
 
 def path_of(name):
-    return f"{SHM}/sem.{name}"
+    return semaphore_file(name)
 
 
 def there(name):

@@ -15,6 +15,7 @@ import sys
 from contextlib import closing
 
 import pytest
+from abilities import semaphore_file
 from children import Forked
 from leftovers_linux import semaphore_name
 from named_contract import FILES
@@ -246,7 +247,7 @@ def c(request):
 
 
 def path_of(name):
-    return f"{SHM}/sem.{name}"
+    return semaphore_file(name)
 
 
 def there(name):

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 import turns
+from abilities import semaphore_file
 from named_contract import FILES, OPENED, LifetimeContract, NameContract
 from permits import permits_of
 
@@ -18,8 +19,8 @@ class Semaphores:
     module = sem
     spelling = "sem"
     measure = 3
-    prefix = "sem."
-    longest = 251 if FILES else 30 if OPENED else 259
+    prefix = os.path.basename(semaphore_file(""))
+    longest = 255 - len(prefix) if FILES else 30 if OPENED else 259
 
     def mark(self, handle):
         handle.inc(2)
@@ -84,7 +85,7 @@ class TestLifetimeOfCrashSafeOnes(CrashSafe, LifetimeContract):
 def test_nothing_is_hidden_in_a_plain_semaphore(name):
     """And a handle made for one ``with`` statement lives as long as that."""
     with sem.create(name, 1):
-        assert os.path.getsize(f"/dev/shm/sem.{name}") == 32
+        assert os.path.getsize(semaphore_file(name)) == 32
 
 
 # -- looked at, locked, and then opened by name ----------------------------------

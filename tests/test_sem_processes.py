@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import pytest
+from abilities import semaphore_file
 from campaigns import rounds
 from children import KILL, Event, Forked, visit
 from permits import permits_of
@@ -455,7 +456,7 @@ def test_parent_and_child_use_one_handle(make):
     assert permits_of(s) == (50 if s.undo else 0)  # what the dead child had taken
     with closing(sem.attach(s.name)):
         s.close()
-    assert not os.path.lexists(f"/dev/shm/sem.{s.name}")
+    assert not os.path.lexists(semaphore_file(s.name))
 
 
 # -- deaths of those who wait ------------------------------------------------
@@ -511,7 +512,7 @@ def test_those_who_wait_hold_the_name(make, name):
             waiter.kill()
         with pytest.raises(FileNotFoundError):
             sem.attach(name)
-    assert not os.path.lexists(f"/dev/shm/sem.{name}")
+    assert not os.path.lexists(semaphore_file(name))
 
 
 @needs_fork

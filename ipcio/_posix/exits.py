@@ -42,6 +42,9 @@ def _end() -> None:
 
 @atexit.register
 def _exit_begins() -> None:
+    if not hasattr(gc, "callbacks"):  # PyPy; this is the latest that there is
+        _end()
+        return
     if _interpreter_ends not in gc.callbacks:
         gc.callbacks.append(_interpreter_ends)
     gc.enable()  # for the one collection after this

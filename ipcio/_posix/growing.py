@@ -33,7 +33,7 @@ class Growing:
         path = f"{objects.DIRECTORY}/.{invent_name()}" if replace else self._path
         with objects.InHand(name, self._path), contextlib.suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
-        with objects.Making(name, path) as new:
+        with shm.Making(name, path) as new:
             new.begin(perm)
             if size:
                 shm.allocate(new.fd, size, reserve=True)
@@ -81,6 +81,7 @@ class Growing:
                 old.open(writable=False)
                 if not old.join():
                     return False
+                shm.refuse_semaphore(self.name, old.fd, old.info)
         except FileNotFoundError:
             try:
                 os.link(new.path, self._path)

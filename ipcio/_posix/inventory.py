@@ -17,10 +17,9 @@ import struct
 import time
 from functools import lru_cache
 
-from ipcio._posix import flocks, lifetime, undo
+from ipcio._posix import flocks, kinds, lifetime, objects, undo
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._posix.filelock import describe
-from ipcio._posix.objects import DIRECTORY
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["directory", "identify", "survey"]
 
-_SEMAPHORE = struct.calcsize("4l")  # bytes of a sem_t, in glibc and in musl
 _COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
 _LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl has the bit above for itself
 _TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.Making`
@@ -69,7 +67,7 @@ class Found(NamedTuple):
 def directory() -> str:
     """Where the files are."""
     if NAMES_ARE_FILES:
-        return DIRECTORY
+        return objects.DIRECTORY
     from ipcio._posix import companions, places  # the first knows what to do about the dead
 
     assert companions
@@ -83,9 +81,10 @@ def identify(path: str, info: os.stat_result) -> Found:
     """Tell what a regular file in the directory is; `FileNotFoundError` if it is not there any more."""
     entry = os.path.basename(path)
     named = _named(entry)
-    if undo.is_sealed(info) and (entry[0] == "." or (named and named[0] == "sem")):
+    is_hidden = entry[0] == "."
+    if undo.is_sealed(info) and (is_hidden or (named and named[0] == "sem")):
         try:
-            record = _record(path, info, named[1] if named else None)
+            record = _record(path, info, named[1] if named and not is_hidden else None)
         except PermissionError:  # and nothing else is sealed
             return Found(path, info, "sem", named[1] if named else entry, None, is_undo=True)
         if record is not None:
@@ -93,15 +92,16 @@ def identify(path: str, info: os.stat_result) -> Found:
     if not NAMES_ARE_FILES:
         kind, name, size = _companion(path, info) or (*(named or ("shm", entry)), 0)
         return Found(path, info, "sem" if kind == "sem" else "shm", name, size if kind == "shm" else None)
-    if named and info.st_size == _SEMAPHORE:
+    if named and info.st_size == objects.SEMAPHORE and (named[1] != entry or kinds.has_name(entry, path, surely=False)):
         return Found(path, info, "sem", named[1], None)
     return Found(path, info, "shm", entry, info.st_size)
 
 
 def _named(entry: str) -> tuple[str, str] | None:
-    """What kind of object, and which, has a file of that name, if the name tells."""
+    """What kind of object, and which, a file of that name can be, if it can be another than memory of that name."""
     if NAMES_ARE_FILES:
-        return ("sem", entry[4:]) if entry.startswith("sem.") and entry[4:] else None
+        prefix = objects.semaphore_prefix()
+        return ("sem", entry[len(prefix) :]) if entry.startswith(prefix) and entry != prefix else None
     from ipcio._posix import places
 
     return places.name_of(entry)
@@ -188,7 +188,7 @@ def _has_public_name(found: Found) -> bool:
     """Whether the object of a hidden name is listed under its other one."""
     if found.record is None:
         return found.info.st_nlink > 1
-    return lifetime.names(found.record.path(found.path), found.info)
+    return bool(found.record.names(found.path, found.info))
 
 
 def _object_is_there(found: Found) -> bool:
@@ -252,12 +252,12 @@ def _value_of_set(found: Found) -> int | None:
 
 
 def _value_in_file(path: str, info: os.stat_result) -> int | None:
-    if not NAMES_ARE_FILES or _COUNT.size != _SEMAPHORE:
+    if not NAMES_ARE_FILES or _COUNT.size != objects.SEMAPHORE:
         return None
     fd = os.open(path, lifetime.PROBE)
     try:
-        data = os.pread(fd, _SEMAPHORE, 0)
-        if not os.path.samestat(os.fstat(fd), info) or len(data) != _SEMAPHORE:
+        data = os.pread(fd, objects.SEMAPHORE, 0)
+        if not os.path.samestat(os.fstat(fd), info) or len(data) != objects.SEMAPHORE:
             return None
     finally:
         os.close(fd)

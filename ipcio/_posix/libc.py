@@ -87,9 +87,8 @@ class SetInfo(ctypes.Structure):
 
 semget = _libc.semget
 semop = _libc.semop
-semop_at_once = ctypes.PyDLL(
-    None
-).semop  # keeps the GIL and no errno: for what cannot block, and that is half the price
+# Keeps the GIL and no errno: for what cannot block, and that is half the price.  (PyPy has only the other kind.)
+semop_at_once = getattr(ctypes, "PyDLL", ctypes.CDLL)(None).semop
 semtimedop = getattr(_libc, "semtimedop", None)  # macOS has none
 semctl = _libc.semctl
 semctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)  # what follows is variadic

@@ -380,14 +380,14 @@ def is_special(path: str) -> bool:
         return False
 
 
-def remove(path: str) -> None:
+def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
     """Remove the name now, also while the object is in use; `FileNotFoundError` if it was orphaned or is not there.
 
-    Call it without holding `turn`: it may have to wait for other processes.
+    `ready` is that of `remove_once`.  Call it without holding `turn`: it may have to wait for other processes.
     """
     for _ in attempts(path):
         with alone(path):
-            if remove_once(path):
+            if remove_once(path, ready):
                 return
 
 

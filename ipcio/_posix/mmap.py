@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["map_descriptor", "open", "path_of", "reserve"]
 
 
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR  # what `os.O_ACCMODE` is, which PyPy lacks
+
+
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
     """Map `size` bytes of the object open as `fd`, shared."""
     access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
@@ -118,7 +121,7 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
     if not isinstance(file, int):
         return os.open(file, access)
     try:
-        held = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        held = fcntl.fcntl(file, fcntl.F_GETFL) & _ACCESS
     except OSError as error:
         error.filename = file
         raise

@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import stat
+import struct
 import sys
 
 from ipcio._forklock import Halfway, halfway, put_away, turn
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIRECTORY",
+    "RECORD",
+    "SEMAPHORE",
     "Finding",
     "InHand",
     "Making",
@@ -37,11 +40,18 @@ __all__ = [
     "directory",
     "is_empty",
     "keep_share",
+    "may_be_semaphore",
     "semaphore_path",
+    "semaphore_paths",
+    "semaphore_prefix",
 ]
 
 DIRECTORY = "/dev/shm"
 _LONGEST = 255  # bytes of a file's name there: NAME_MAX
+_GLIBC_PREFIX = "sem."
+
+SEMAPHORE = struct.calcsize("4l")  # bytes of a sem_t, in glibc and in musl
+RECORD = 344  # bytes of what stands for a crash-safe semaphore; see `ipcio._posix.undo`
 
 if NAMES_ARE_FILES:
 
@@ -51,10 +61,42 @@ if NAMES_ARE_FILES:
 
     def semaphore_path(name: str, place: str = DIRECTORY) -> str:
         """Where the file of a semaphore is."""
-        return f"{place}/sem.{name}"
+        return f"{place}/{semaphore_prefix()}{name}"
+
+    def semaphore_paths(name: str, place: str) -> tuple[str, ...]:
+        """Where it may be: programs that share the directory may have different C libraries."""
+        return f"{place}/{_GLIBC_PREFIX}{name}", f"{place}/{name}"
 
 else:
     from ipcio._posix.places import directory, semaphore_path
+
+    def semaphore_paths(name: str, place: str) -> tuple[str, ...]:
+        """Where it may be."""
+        return (semaphore_path(name, place),)
+
+
+@functools.cache
+def semaphore_prefix() -> str:
+    """What the C library puts before the name of a semaphore's file: ``sem.`` (glibc), or nothing (musl).
+
+    A name of the greatest length for a file is too long if something is put before it.  Otherwise
+    there is no such semaphore, for the name is invented.  Nothing is made.
+    """
+    from importlib import import_module
+
+    try:
+        raw = import_module("_multiprocessing").SemLock
+    except ImportError:  # this Python has no semaphores, but may list and remove those of others
+        return _GLIBC_PREFIX
+    try:
+        raw._rebuild(0, 1, 1, f"/{invent_name():-<{_LONGEST}}")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        if error.errno not in {errno.ENAMETOOLONG, errno.EINVAL}:
+            raise  # that passes, and is no answer to remember
+    return _GLIBC_PREFIX
+
 
 # Linux's own; 0 where there is no such thing.
 _TMPFILE: int = getattr(os, "O_TMPFILE", 0)
@@ -189,7 +231,7 @@ class Making(InHand):
         """
         if lifetime.refused:
             lifetime.settle_refused()
-        if os.path.lexists(self.path) and not lifetime.bury_dead(self.path):
+        if os.path.lexists(self.path) and not self._bury(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MARK
         for _ in lifetime.attempts(self.name):
@@ -200,6 +242,9 @@ class Making(InHand):
         self._perm = perm
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)
+
+    def _bury(self, path: str) -> bool:
+        return lifetime.bury_dead(path)
 
     def _begin(self, mode: int, lives_by: str) -> bool:
         if _has_tmpfile():
@@ -229,7 +274,7 @@ class Making(InHand):
                 os.link(self._source, path, src_dir_fd=0)
                 return
             except FileExistsError:
-                if not lifetime.bury_dead(path):
+                if not self._bury(path):
                     raise
 
     def appear(self) -> None:
@@ -303,6 +348,14 @@ class Finding(InHand):
             return True
         self.share = lifetime.Share(lives_by or self.path)
         return self.share.join(self.fd, self.info)
+
+
+def may_be_semaphore(path: str) -> bool:
+    """Whether what has the name has the size of a semaphore, of either kind; which memory seldom has."""
+    try:
+        return os.lstat(path).st_size in {SEMAPHORE, RECORD}
+    except OSError:
+        return False
 
 
 def is_empty(fd: int, info: os.stat_result) -> bool:

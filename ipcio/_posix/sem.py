@@ -1,4 +1,4 @@
-"""Semaphores on Linux: files ``sem.NAME`` in ``/dev/shm``, exactly those of ``sem_open``; crash-safe ones beside."""
+"""Semaphores on Linux: files in ``/dev/shm``, exactly those of ``sem_open``; crash-safe ones beside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from itertools import repeat, starmap
 
 from ipcio._forklock import turn
-from ipcio._posix import lifetime, objects, undo
+from ipcio._posix import kinds, lifetime, objects, undo
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ else:
 
 __all__ = ["STEP", "PosixSemaphore", "attach", "create", "unlink"]
 
-_SIZE = struct.calcsize("4l")  # of a sem_t, in glibc and in musl
 _GLIBC = struct.Struct("=III20x")  # on 64 bits: value, waiters, kind of futex
 _KINDS = {0, 0x80}  # private, shared
 _MAXIMUM: int = SemLock.SEM_VALUE_MAX
@@ -60,18 +59,31 @@ class PosixSemaphore(SemLock):
     share: Share | None
 
 
+class Making(objects.Making):
+    """A new semaphore, or the record of one."""
+
+    __slots__ = ()
+
+    def _reason(self, number: int) -> str | None:
+        if number == errno.EEXIST and not (
+            objects.semaphore_prefix() or kinds.has_name(self.name, self.path, surely=False)
+        ):
+            return f"shared memory or another file has the name {self.name!r}: {kinds.SHARED_NAMES}"
+        return super()._reason(number)
+
+
 def create(
     name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
     """See `ipcio._contract.SemBackend`."""
-    path = _path(name)
+    making = partial(Making, name, objects.semaphore_path(name))
     if crash_safe:
         undo.check_interpreter()
-        return undo.create(name, path, _fresh(0), value, perm=perm, persist=persist, into=into)
+        return undo.create(making, _fresh(0), value, perm=perm, persist=persist, into=into)
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     for _ in lifetime.attempts(name):
-        with objects.Making(name, path) as new:
+        with making() as new:
             # Opening it by its name takes both permissions; what is too much goes right after.
             new.begin(perm | _READ_WRITE)
             os.write(new.fd, _fresh(value))
@@ -95,7 +107,7 @@ def _finish(new: objects.Making, perm: int, *, persist: bool, into: Callable[[Pe
 def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
     """See `ipcio._contract.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
-        with objects.Finding(name, _path(name), owner) as found:
+        with objects.Finding(name, objects.semaphore_path(name), owner) as found:
             with turn:
                 handle = _attach(found, again=attempt < _ENOUGH, into=into)
                 if handle is not None:
@@ -139,13 +151,9 @@ def _open_either(found: objects.Finding) -> undo.Record | None:
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
     for _ in lifetime.attempts(name):
-        with objects.Finding(name, _path(name)) as found, lifetime.alone(found.path):
-            if undo.unlink(found, partial(lifetime.remove_once, found.path)):
+        with objects.Finding(name, objects.semaphore_path(name)) as found, lifetime.alone(found.path):
+            if undo.unlink(found, partial(lifetime.remove_once, found.path, partial(kinds.refuse_other, name))):
                 return
-
-
-def _path(name: str) -> str:
-    return f"{objects.DIRECTORY}/sem.{name}"
 
 
 @lru_cache(16)
@@ -153,19 +161,21 @@ def _fresh(value: int) -> bytes:
     """Return the bytes of a semaphore that nobody has used yet."""
     from ipcio._posix import libc  # ctypes, which attaching does without
 
-    return libc.new_semaphore(_SIZE, value)
+    new = libc.new_semaphore(objects.SEMAPHORE, value)
+    return new if objects.semaphore_prefix() else kinds.sign(new)
 
 
 def _check(found: objects.Finding) -> None:
     """Refuse a file that cannot be a semaphore, in as far as that can be seen."""
     size = found.info.st_size
-    if size != _SIZE:
-        raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {_SIZE}")
+    if size != objects.SEMAPHORE:
+        raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {objects.SEMAPHORE}")
+    kinds.refuse_other(found.name, found.fd, found.info)
     # glibc ends the process over a kind of futex that it does not know.
     data = os.pread(found.fd, size, 0)
     if len(data) != size:
         raise OSError(errno.EINVAL, "not a semaphore: another process has cut it short")
-    if _GLIBC.size == _SIZE and _GLIBC.unpack(data)[2] not in _KINDS:
+    if _GLIBC.size == objects.SEMAPHORE and _GLIBC.unpack(data)[2] not in _KINDS:
         raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 
 

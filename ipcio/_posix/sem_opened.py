@@ -101,7 +101,8 @@ def _create_undo(
         if lifetime.bury_dead(old.path) and companions.exists(_KIND, name):  # a foreign one
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Nobody but its user can find the record, let alone the set.
-    return undo.create(name, old.path, _BLANK, value, perm=_PERM, persist=persist, into=into)
+    making = partial(objects.Making, name, old.path)
+    return undo.create(making, _BLANK, value, perm=_PERM, persist=persist, into=into)
 
 
 def _attach(found: companions.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:

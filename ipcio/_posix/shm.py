@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 
 from ipcio._forklock import turn
 from ipcio._posix import lifetime, objects
@@ -19,9 +20,31 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["allocate", "attach", "create", "unlink"]
+__all__ = ["Making", "allocate", "attach", "create", "refuse_semaphore", "unlink"]
 
 _PIECE = 1 << 20  # bytes; a fraction of a millisecond
+
+
+class Making(objects.Making):
+    """A new segment."""
+
+    __slots__ = ()
+
+    def _bury(self, path: str) -> bool:
+        """Where names are shared, the orphan may be a crash-safe semaphore, with its set."""
+        if objects.may_be_semaphore(path):
+            from ipcio._posix import kinds
+
+            assert kinds  # whose import says what else goes
+        return super()._bury(path)
+
+    def _reason(self, number: int) -> str | None:
+        if number == errno.EEXIST and objects.may_be_semaphore(self.path):
+            from ipcio._posix import kinds
+
+            if kinds.has_name(self.name, self.path, surely=True):
+                return f"a semaphore has the name {self.name!r}: {kinds.SHARED_NAMES}"
+        return super()._reason(number)
 
 
 def create(
@@ -31,7 +54,7 @@ def create(
 
     The object is complete -- sized, locked, mapped -- when it gets its name.
     """
-    with objects.Making(name, _path(name)) as new:
+    with Making(name, _path(name)) as new:
         new.begin(perm)
         allocate(new.fd, size, reserve=reserve)
         with turn:
@@ -49,6 +72,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
             with turn:
                 found.open(writable=writable)
                 if found.join():
+                    refuse_semaphore(name, found.fd, found.info)
                     if not objects.is_empty(found.fd, found.info):
                         objects.check_regular(found.info, "shared memory")
                         try:
@@ -63,7 +87,16 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
 def unlink(name: str) -> None:
     """See `ipcio._contract.ShmBackend`."""
     with objects.InHand(name, _path(name)) as named:
-        lifetime.remove(named.path)
+        lifetime.remove(named.path, partial(refuse_semaphore, name))
+
+
+def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
+    """Refuse a semaphore of that name; otherwise return True."""
+    if info.st_size not in {objects.SEMAPHORE, objects.RECORD}:  # nearly always
+        return True
+    from ipcio._posix import kinds
+
+    return kinds.refuse_semaphore(name, fd, info)
 
 
 def _path(name: str) -> str:

@@ -31,7 +31,7 @@ import sys
 from ipcio._forklock import Halfway, turn
 from ipcio._names import check_name
 from ipcio._posix import lifetime
-from ipcio._posix.objects import Making, keep_share, semaphore_path
+from ipcio._posix.objects import RECORD, keep_share, semaphore_path, semaphore_paths
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from ipcio._contract import Permits
-    from ipcio._posix.objects import Finding, InHand
+    from ipcio._posix.objects import Finding, InHand, Making
 
     Handle = TypeVar("Handle")
 
@@ -83,7 +83,8 @@ _NO_ID = -1  # until the set is made
 _LARGEST_ID = 0x7FFFFFFF
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
-SIZE = _RECORD.size
+SIZE = RECORD
+assert _RECORD.size == SIZE
 ANCHOR = ".ipcio-undo-"
 
 
@@ -103,6 +104,11 @@ class Record(NamedTuple):
     def path(self, beside: str) -> str:
         """The path of the name that others know, in that directory."""
         return semaphore_path(self.name, os.path.dirname(beside))
+
+    def names(self, beside: str, info: os.stat_result) -> list[str]:
+        """The paths of that kind that mean the record, which `info` is of."""
+        paths = semaphore_paths(self.name, os.path.dirname(beside))
+        return [path for path in paths if lifetime.names(path, info)]
 
 
 def _anchor(key: int, beside: str) -> str:
@@ -172,20 +178,29 @@ def check_interpreter() -> None:
 
 
 def create(
-    name: str, path: str, blank: bytes, value: int, *, perm: int, persist: bool, into: Callable[[Permits], Handle]
+    making: Callable[[], Making],
+    blank: bytes,
+    value: int,
+    *,
+    perm: int,
+    persist: bool,
+    into: Callable[[Permits], Handle],
 ) -> Handle:
-    """Make the set and the record, exclusively, after `check_interpreter`; `blank` is a semaphore of value 0."""
+    """Make the set and the record, exclusively, after `check_interpreter`.
+
+    `making` prepares the record; `blank` is a semaphore of value 0.
+    """
     from ipcio._posix import sysv
 
     if value > sysv.MAXIMUM:
         raise OverflowError(f"a crash-safe semaphore's value is at most {sysv.MAXIMUM}")
     while True:
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
-        with Making(name, path) as new:
+        with making() as new:
             mode = _mode_for(perm)
-            new.begin(mode, lives_by=_anchor(key, path))
+            new.begin(mode, lives_by=_anchor(key, new.path))
             # Sealed before it has a name: from then on every process that finds it believes it.
-            os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(name)))
+            os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(new.name)))
             _seal(new.fd, _NO_ID)
             try:
                 number = _make(new, key, value, perm)
@@ -325,7 +340,7 @@ def make_mortal(path: str) -> bool:
         record = read(fd, info)
         if record is None or record.anchor(path) != path:
             return False
-        if record.persists and lifetime.names(record.path(path), info):
+        if record.persists and record.names(path, info):
             return False
         _mark(fd, info)
         return True
@@ -342,7 +357,7 @@ def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
         from ipcio._posix import sysv
 
         sysv.remove(number)
-    for path in record.path(beside), record.anchor(beside):
+    for path in *record.names(beside, info), record.anchor(beside):
         if lifetime.names(path, info):
             os.unlink(path)
     return True

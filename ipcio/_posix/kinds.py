@@ -1,0 +1,70 @@
+"""Which kind an object is, for a C library that gives memory and semaphores one space of names.
+
+musl keeps a semaphore ``x`` in the file ``/dev/shm/x``, which is also where shared memory ``x``
+is.  (glibc keeps the semaphore in ``sem.x``.)  There, the size and the contents of the file
+decide.  A plain semaphore that ipcio makes is *signed*: it ends with bytes that musl leaves
+alone.  The record of a crash-safe one tells its own name.  A file of another program is taken
+for a semaphore if it has the size of one, and if what musl reads there is what it writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from ipcio._posix import lifetime, objects, undo
+
+__all__ = ["SHARED_NAMES", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
+
+_USED = struct.Struct("=III")  # what musl uses of it: the value, whether processes wait, the kind of futex
+_SHARED = 0  # the kind that works between processes; glibc has another number
+_SIGN = b"ipcio semaphore 1   "[: objects.SEMAPHORE - _USED.size]
+
+SHARED_NAMES = "here memory and semaphores share their names"
+
+
+def sign(new: bytes) -> bytes:
+    """Return the bytes of a new semaphore, signed."""
+    return new[: _USED.size] + _SIGN
+
+
+def is_semaphore(name: str, fd: int, info: os.stat_result, *, surely: bool) -> bool:
+    """Whether the file open as `fd`, under `name`, is a semaphore; if `surely`, one that ipcio made."""
+    record = undo.read(fd, info)
+    if record is not None:
+        return record.name == name
+    if info.st_size != objects.SEMAPHORE:
+        return False
+    data = os.pread(fd, objects.SEMAPHORE, 0)
+    if data.endswith(_SIGN):
+        return True
+    if surely or lifetime.is_marked(info) or lifetime.is_kept(fd, info):
+        return False
+    return len(data) == objects.SEMAPHORE and _USED.unpack_from(data)[2] == _SHARED
+
+
+def has_name(name: str, path: str, *, surely: bool) -> bool:
+    """Whether a semaphore is what has the name, as `is_semaphore`; False if that cannot be seen."""
+    try:
+        fd = os.open(path, lifetime.PROBE)
+    except OSError:
+        return False
+    try:
+        return is_semaphore(name, fd, os.fstat(fd), surely=surely)
+    finally:
+        os.close(fd)
+
+
+def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
+    """Refuse a semaphore that ipcio made, where memory is wanted; otherwise return True."""
+    if is_semaphore(name, fd, info, surely=True):
+        raise OSError(errno.EINVAL, f"not shared memory: a semaphore has the name ({SHARED_NAMES})")
+    return True
+
+
+def refuse_other(name: str, fd: int, info: os.stat_result) -> bool:
+    """Refuse what is no semaphore, where memory may have its name; otherwise return True.  An empty file is neither."""
+    if not objects.semaphore_prefix() and info.st_size and not is_semaphore(name, fd, info, surely=False):
+        raise OSError(errno.EINVAL, f"not a semaphore: shared memory or another file has the name ({SHARED_NAMES})")
+    return True
