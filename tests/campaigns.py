@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sys
 
 import pytest
 
@@ -27,3 +28,17 @@ def places():
     """
     step = max(1, round(1 / FACTOR))
     return itertools.chain([0], itertools.count(random.randint(1, step), step))
+
+
+FREE_THREADED = "free-threading" in sys.version
+"""Whether threads can really run at once in this Python."""
+
+_THREADS = 40 if FREE_THREADED else 1
+
+# For a test in which many threads are at work.
+of_threads = pytest.mark.timeout(60 * max(FACTOR, 1) * (10 if FREE_THREADED else 1))
+
+
+def turns_of_threads(number: int) -> int:
+    """So many rounds as `rounds` says, and forty times as many where threads really run at once."""
+    return rounds(number * _THREADS)
