@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import struct
@@ -17,6 +16,11 @@ from test_sem_faults import apart, can_mount  # noqa: F401 -- a fixture
 
 from ipcio import sem, shm
 from ipcio._inventory import survey
+
+pytest.importorskip("fcntl", reason="named objects are not files here")
+
+import fcntl
+
 from ipcio._posix import inventory, lifetime, litter, sysv, undo
 
 pytestmark = pytest.mark.needs("files")

@@ -26,9 +26,9 @@ from children import Forked
 from waiting import until_it_waits
 
 from ipcio import proc
-from ipcio._posix import spawn
 
 resource = pytest.importorskip("resource", reason="children by fork, and limits, are of POSIX systems only")
+spawn = pytest.importorskip("ipcio._posix.spawn")
 pytestmark = pytest.mark.needs("proc", "waitid")  # by which this module looks at them
 
 DEADLINE = 30  # seconds until what does not happen is a failed test

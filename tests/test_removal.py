@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import threading
 import time
@@ -15,7 +14,9 @@ from test_interleavings import objects, place, there
 
 from ipcio import _growing, sem, shm
 from ipcio._forklock import turn
-from ipcio._posix import lifetime
+
+fcntl = pytest.importorskip("fcntl")
+lifetime = pytest.importorskip("ipcio._posix.lifetime")
 
 assert place  # a fixture
 pytestmark = [pytest.mark.needs("fork", "files"), pytest.mark.usefixtures("place")]

@@ -26,7 +26,6 @@ import pytest
 from abilities import semaphore_file
 from campaigns import places
 from children import Forked, leave_dead, watch_calls
-from leftovers_linux import semaphore_name
 from named_contract import NOBODY, SOMEBODY
 from peers import PeerError
 from troubles import interrupt_after, interrupt_before, locked_by_others
@@ -35,6 +34,8 @@ from waiting import blocked
 from ipcio import sem
 
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
+
+from leftovers_linux import semaphore_name
 
 import ipcio._posix.objects
 from ipcio._posix import libc, litter, sysv, undo

@@ -17,7 +17,6 @@ from contextlib import closing
 import pytest
 from abilities import semaphore_file
 from children import Forked
-from leftovers_linux import semaphore_name
 from named_contract import FILES
 from permits import permits_of
 from waiting import blocked, until_it_waits
@@ -25,6 +24,8 @@ from waiting import blocked, until_it_waits
 from ipcio import sem
 
 pytest.importorskip("fcntl", reason="there is no sem_open here")
+
+from leftovers_linux import semaphore_name
 
 from ipcio._posix import objects
 
