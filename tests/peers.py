@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -14,26 +15,19 @@ import ipcio
 
 DEADLINE = 30  # seconds until a silent peer is a failed test
 
-# What is mentioned is imported first: nine modules in each of hundreds of peers cost more than most tests.
 _LOOP = """
-import sys
+import json, sys
 scope = {}
-rest = dict.fromkeys("ctypes gc io os pickle signal subprocess time typing".split(), "import ")
-rest.update(dict.fromkeys("sem shm mmap strfile".split(), "from ipcio import "))
-def provide(code):
-    for name in [name for name in rest if name in code]:
-        exec(rest.pop(name) + name, scope)
+exec("import ctypes, encodings.ascii, gc, io, os, pickle, signal, subprocess, time, typing", scope)
+exec("from ipcio import sem, shm, mmap, strfile", scope)
 if len(sys.argv) > 1:  # another user, who may not be able to read the interpreter's own directory
-    provide(" ".join(rest))
-    import encodings.ascii
     user, os = int(sys.argv[1]), scope["os"]
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
 for line in sys.stdin:
-    kind, code = eval(line)
+    kind, code = json.loads(line)
     try:
-        provide(code)
         if kind == "ask":
             answer = ["value", repr(eval(code, scope))]
         else:
@@ -41,7 +35,7 @@ for line in sys.stdin:
             answer = ["value", "None"]
     except BaseException as error:
         answer = ["error", [type(error).__name__, str(error), getattr(error, "errno", None)]]
-    print(ascii(answer), flush=True)
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -80,7 +74,7 @@ class Peer:
             self.run(code)
 
     def send(self, kind: str, code: str) -> None:
-        self.process.stdin.write(ascii((kind, code)) + "\n")
+        self.process.stdin.write(json.dumps([kind, code]) + "\n")
         self.process.stdin.flush()
 
     def answer(self):
@@ -93,7 +87,7 @@ class Peer:
             watchdog.join()
         if not line:
             raise AssertionError(f"the peer died (status {self.process.wait()})")
-        kind, content = ast.literal_eval(line)
+        kind, content = json.loads(line)
         if kind == "error":
             raise PeerError(*content)
         return ast.literal_eval(content)
