@@ -20,20 +20,6 @@ def rounds(number: int) -> int:
     return max(1, round(number * FACTOR))
 
 
-FREE_THREADED = "free-threading" in sys.version
-"""Whether threads can really run at once in this Python."""
-
-_THREADS = 20 if FREE_THREADED else 1
-
-# For a test in which many threads are at work.
-of_threads = pytest.mark.timeout(60 * max(FACTOR, 1) * _THREADS)
-
-
-def turns_of_threads(number: int) -> int:
-    """So many rounds, and twenty times as many where threads really run at once."""
-    return rounds(number * _THREADS)
-
-
 def places():
     """Count from 0 without end, for a test in which each call of many fails in turn.
 
