@@ -297,4 +297,4 @@ def test_help_imports_no_feature():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0
-    assert done.stderr == "['ipcio._names', 'ipcio._typing']\n"
+    assert done.stderr == "['ipcio._names', 'ipcio._timeouts', 'ipcio._typing']\n"
