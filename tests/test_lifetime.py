@@ -187,6 +187,7 @@ def _shm_descriptors():
     return found
 
 
+@pytest.mark.needs("fork")
 @pytest.mark.parametrize(("module", "maker"), [(shm, "_handle"), (sem, "_again")])
 def test_a_fork_waits_until_there_is_a_handle(name, module, maker, monkeypatch):
     """Or a child would have what it opens, and nothing to close it by."""

@@ -448,7 +448,7 @@ def test_processes_that_create_attach_close_and_die_agree(unique, kills):
         process = context.Process(target=go_on, args=(seed, names, steps, ready, queue))
         process.start()
         # Not to be killed before: what multiprocessing hands a child is closed by the child.
-        assert ready.acquire(timeout=30)
+        assert ready.acquire(timeout=120)
         return process
 
     running = []
