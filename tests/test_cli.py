@@ -131,7 +131,7 @@ def place(tmp_path, monkeypatch):
     """A directory for `gc` where nobody else's dead are; make objects there with ``place(name, mode)``."""
     from ipcio._posix import inventory
 
-    monkeypatch.setattr(inventory, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(inventory, "directory", lambda: str(tmp_path))
 
     def make(name, mode):
         path = os.path.join(os.fsencode(tmp_path), name)
