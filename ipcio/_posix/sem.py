@@ -76,7 +76,7 @@ def create(
     name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
     """See `ipcio._contract.SemBackend`."""
-    making = partial(Making, name, objects.semaphore_path(name))
+    making = partial(Making, name, _path(name))
     if crash_safe:
         undo.check_interpreter()
         return undo.create(making, _fresh(0), value, perm=perm, persist=persist, into=into)
@@ -107,7 +107,7 @@ def _finish(new: objects.Making, perm: int, *, persist: bool, into: Callable[[Pe
 def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
     """See `ipcio._contract.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
-        with objects.Finding(name, objects.semaphore_path(name), owner) as found:
+        with objects.Finding(name, _path(name), owner) as found:
             with turn:
                 handle = _attach(found, again=attempt < _ENOUGH, into=into)
                 if handle is not None:
@@ -151,9 +151,17 @@ def _open_either(found: objects.Finding) -> undo.Record | None:
 def unlink(name: str) -> None:
     """See `ipcio._contract.SemBackend`."""
     for _ in lifetime.attempts(name):
-        with objects.Finding(name, objects.semaphore_path(name)) as found, lifetime.alone(found.path):
+        with objects.Finding(name, _path(name)) as found, lifetime.alone(found.path):
             if undo.unlink(found, partial(lifetime.remove_once, found.path, partial(kinds.refuse_other, name))):
                 return
+
+
+def _path(name: str) -> str:
+    try:
+        return objects.semaphore_path(name)
+    except OSError as error:  # no descriptor for the question to the C library, say
+        error.filename = name
+        raise
 
 
 @lru_cache(16)
