@@ -158,7 +158,7 @@ def unlink(name: str) -> None:
 
 def _path(name: str) -> str:
     try:
-        return objects.semaphore_path(name)
+        return objects.semaphore_path(name, objects.DIRECTORY)
     except OSError as error:  # no descriptor for the question to the C library, say
         error.filename = name
         raise
