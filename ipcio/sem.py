@@ -119,7 +119,7 @@ def create(
 
     Raises `FileExistsError` if the name lives, `PermissionError` if a dead semaphore
     of another user is in the way, ``OSError(ENOSPC)`` if there is no room or no set
-    left, ``OSError(ENAMETOOLONG)`` for a name of more than 251 bytes (macOS: 30
+    left, ``OSError(ENAMETOOLONG)`` for a name of more than 251 bytes (musl: 255, macOS: 30
     characters, Windows: 259), `OverflowError` for a value past the maximum, `ValueError`
     or `TypeError` for a malformed argument.  Whenever it raises, nothing was made.
     """
