@@ -13,13 +13,15 @@ from named_contract import is_free
 from ipcio import filelock, mmap, sem, shm
 
 if sys.version_info >= (3, 13):
-    interpreters = pytest.importorskip("_interpreters")
+    import _interpreters as interpreters
 elif sys.version_info >= (3, 12):
-    interpreters = pytest.importorskip("_xxsubinterpreters")
-else:
-    pytest.skip("interpreters have the GIL in common here", allow_module_level=True)
+    import _xxsubinterpreters as interpreters
 
-without_ctypes = pytest.mark.skipif(sys.version_info < (3, 13), reason="ctypes cannot be imported there")
+# Before 3.12 all interpreters have one GIL.
+pytestmark = pytest.mark.able(probe=lambda: sys.version_info >= (3, 12))
+
+# 3.12 cannot import ctypes in one with a GIL of its own.
+with_ctypes = pytest.mark.able(probe=lambda: sys.version_info >= (3, 13))
 
 
 class Interpreter:
@@ -82,7 +84,7 @@ def test_permits_go_from_one_to_the_other(name, inside):
         assert [s.dec(0) for _ in range(4)] == [True] * 3 + [False]
 
 
-@without_ctypes
+@with_ctypes
 def test_an_interpreter_makes_semaphores(name, inside):
     inside.run(f"from ipcio import sem; s = sem.create({name!r}, 1)")
     with closing(sem.attach(name)) as s:
@@ -163,7 +165,7 @@ def add(h, gate, n):
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="there is no InterpreterPoolExecutor")
+@pytest.mark.able(probe=lambda: sys.version_info >= (3, 14))  # which has InterpreterPoolExecutor
 def test_a_pool_of_interpreters_is_given_handles(tmp_path):
     """And their counter, guarded by a semaphore, ends exact."""
     (tmp_path / "pool_of_interpreters.py").write_text(ADD)
