@@ -67,8 +67,11 @@ class WindowsSemaphore(SemLock):
     def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
         """Take a permit, within `timeout` seconds; return whether it was got."""
         if not block or timeout == 0:
-            for got in starmap(super().acquire, _AT_ONCE):
-                return got
+            try:
+                for got in starmap(super().acquire, _AT_ONCE):
+                    return got
+            except InterruptedError:  # by Ctrl-C, after a look that found no permit
+                return False
         if timeout is None:
             for got in starmap(self.__enter__, _ONCE):
                 return got
