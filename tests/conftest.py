@@ -8,6 +8,7 @@ import itertools
 import multiprocessing.resource_tracker
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -58,6 +59,14 @@ def turn(request):
     together = request.node.get_closest_marker("root")
     with turns.alone() if alone else turns.together() if together else contextlib.nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def patient_search(request, monkeypatch):
+    """On a busy machine it takes longer to find which process has a lock; tests of its name wait for that."""
+    filelock = sys.modules.get("ipcio.filelock")
+    if filelock is not None and not request.node.get_closest_marker("hurried"):
+        monkeypatch.setattr(filelock, "_SEARCH_AFTER", 5)
 
 
 def short(number: int) -> str:

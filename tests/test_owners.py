@@ -516,6 +516,7 @@ def test_a_process_with_very_many_descriptors_hides_no_other(peer, path, asking)
     assert with_many_files(15_000, "/dev/null", ask)
 
 
+@pytest.mark.hurried
 @pytest.mark.parametrize("timeout", [0, 0.1])
 def test_the_search_ends_with_the_time(monkeypatch, peer, path, asking, timeout):
     """However many descriptors there are: here the list of them never ends."""
