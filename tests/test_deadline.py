@@ -28,6 +28,8 @@ import resource
 from ipcio._posix import deadline
 from ipcio._posix import filelock as backend
 
+pytestmark = pytest.mark.hurried
+
 CHOSEN = signal.SIGURG  # that wakes who waits
 SHORT = 0.02  # seconds: a timeout that is to run out
 ALL = backend.request(backend.EXCLUDE, 0, 0)
@@ -610,7 +612,7 @@ def test_a_storm_of_errors_leaves_nothing(path):
         signal.signal(signal.SIGALRM, fail(HandlerError()))
         before = mask()
         with opened(path) as holder, opened(path) as file:
-            for turn in range(300):
+            for turn in range(100):
                 try:
                     signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, 0.003))
                     while True:

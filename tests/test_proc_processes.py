@@ -881,7 +881,7 @@ ENDS = (True, "exit", 0), (False, "signal", signal.SIGKILL)
 
 def use_in_handlers(way, close):
     """Interrupt it all the time, or close it at some moment; return what was wrong, and how often a handler ran."""
-    took, troubles, handles, handled = [], Counter(), [], 0
+    took, troubles, handles, handled, nested = [], Counter(), [], 0, []
     by_iteration("true", stdout=True)
     asyncio.run(asyncio.sleep(0))
     before = descriptors()
@@ -890,6 +890,9 @@ def use_in_handlers(way, close):
         nonlocal handled
         handled += 1
         (h,) = handles
+        if len(nested) > 50:  # the machine is so busy that alarms come faster than handlers end
+            return
+        nested.append(handled)
         try:
             if close:
                 h.close()
@@ -902,6 +905,8 @@ def use_in_handlers(way, close):
                 assert h.wait() in {None, (True, "exit", 0)}
         except BaseException as error:
             troubles[repr(error)] += 1
+        finally:
+            nested.pop()
 
     def start(h):
         handles.append(h)
@@ -934,7 +939,7 @@ def test_a_signal_handler_that_waits_doubles_and_loses_nothing(way):
 @handled_ways
 def test_a_signal_handler_that_closes_ends_what_it_interrupts_without_an_error(way):
     choose = random.Random(6)
-    results = [apart(use_in_handlers, way, choose.uniform(0.0002, 0.008)) for _ in range(rounds(8))]
+    results = [apart(use_in_handlers, way, choose.uniform(0.0002, 0.008)) for _ in range(max(8, rounds(8)))]
     assert [troubles for troubles, _ in results if troubles] == []
     assert any(handled for _, handled in results)
 
