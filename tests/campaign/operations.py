@@ -12,7 +12,7 @@ import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from children import leave_dead
+from children import fork_quietly, leave_dead
 from leftovers_linux import SHM, semaphore_name
 
 from campaign.parts import new_name
@@ -126,7 +126,7 @@ def _close(thing, _):
 
 
 def _fork(_, __):
-    pid = os.fork()
+    pid = fork_quietly()
     if not pid:
         os._exit(0)
     os.waitpid(pid, 0)
