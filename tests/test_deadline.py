@@ -15,6 +15,7 @@ from functools import partial
 
 import pytest
 from abilities import lacks
+from campaigns import campaign, rounds
 from children import Event, Forked
 from waiting import DEADLINE, blocked, until_it_waits
 
@@ -604,6 +605,7 @@ def test_a_storm_of_signals_changes_nothing(path, held):
     assert free(path)
 
 
+@campaign
 def test_a_storm_of_errors_leaves_nothing(path):
     """An alarm that raises, at any moment of short waits that end either way."""
 
@@ -612,7 +614,7 @@ def test_a_storm_of_errors_leaves_nothing(path):
         signal.signal(signal.SIGALRM, fail(HandlerError()))
         before = mask()
         with opened(path) as holder, opened(path) as file:
-            for turn in range(100):
+            for turn in range(max(100, rounds(150))):  # 300 in the run of CI at full length
                 try:
                     signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.000001, 0.003))
                     while True:
