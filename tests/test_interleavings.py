@@ -23,7 +23,7 @@ import pytest
 from campaigns import campaign, rounds
 from children import Event, Forked, leave_dead, watch_calls
 
-from ipcio import _growing, shm
+from ipcio import _growing, sem, shm
 
 fcntl = pytest.importorskip("fcntl")
 objects = pytest.importorskip("ipcio._posix.objects")
@@ -515,6 +515,25 @@ def test_of_a_last_close_and_a_look_at_the_same_moment_the_name_does_not_stay(na
     outcome = until("", None, outcome, looker)
     assert outcome in {(MADE, 20), (EXISTS, 0)}
     assert there(name) == (outcome == (MADE, 20))
+
+
+def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
+    """It asks for exclusive locks only: a shared one, if granted, would let an `attach` in after the last close."""
+    from ipcio._posix import lifetime, litter
+
+    asked = []
+    lock = lifetime._lock
+
+    def note(fd, kind):
+        asked.append(kind)
+        return lock(fd, kind)
+
+    with shm.create(name, 10), sem.create(name, 1, undo=True):
+        monkeypatch.setattr(lifetime, "_lock", note)
+        assert name not in [found[1] for found in litter.collect()]
+        monkeypatch.undo()
+    assert asked
+    assert set(asked) == {fcntl.LOCK_EX | fcntl.LOCK_NB}
 
 
 def test_a_create_that_meets_an_orphan_in_its_last_step_removes_it(name, workers):

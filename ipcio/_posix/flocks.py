@@ -12,10 +12,16 @@ def key_of(info: os.stat_result) -> str:
     return f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
 
 
-def locked() -> set[str]:
-    """Return the keys of all files that ``flock`` locks are on, from lines such as this; anybody may ask.
+def locked() -> dict[str, bool]:
+    """Return the keys of all files that ``flock`` locks are on, and whether one is exclusive; any process may ask.
 
-    ``1: FLOCK  ADVISORY  READ 6807 00:1a:4498576 0 EOF``
+    From lines such as ``1: FLOCK  ADVISORY  READ 6807 00:1a:4498576 0 EOF``.
     """
+    found: dict[str, bool] = {}
     with open("/proc/locks", "rb") as table:  # as text it would import a codec
-        return {words[5].decode() for line in table if (words := line.split())[1] == b"FLOCK"}
+        for line in table:
+            words = line.split()
+            if words[1] == b"FLOCK":
+                key = words[5].decode()
+                found[key] = found.get(key, False) or words[3] == b"WRITE"
+    return found

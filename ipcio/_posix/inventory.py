@@ -315,12 +315,12 @@ def _user(number: int) -> str:
 def _locked(wanted: set[str]) -> set[str]:
     """Return which of these objects somebody holds a lock on."""
     try:
-        locked = wanted & flocks.locked()
+        locked = wanted & flocks.locked().keys()
         # The kernel tells its list in pieces, and what moves from one to another meanwhile is missed.
         for _ in range(_LOOKS - 1):
             if locked == wanted:
                 break
-            locked |= wanted & flocks.locked()
+            locked |= wanted & flocks.locked().keys()
     except OSError:
         return set(_tried(wanted))
     return locked

@@ -334,7 +334,7 @@ def _give_up_all() -> None:
 exits.at_the_end(_give_up_all)
 
 
-def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], set[str]] = flocks.locked) -> bool:
+def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], dict[str, bool]] = flocks.locked) -> bool:
     """Remove what the dead left under `path`; return whether the name is free now.
 
     Raises `PermissionError` for an orphaned object of another user, and `BlockingIOError` if
@@ -355,9 +355,28 @@ def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], set[str]]
                 if error.errno in _NOT_OURS:
                     return False
                 raise
-            if _lives(path, look.fd):
+            if _lives(path, look.fd) if patient else _is_held(path, look.fd, locked):
                 return False
     raise AssertionError("unreachable")
+
+
+def _is_held(path: str, fd: int, locked: Callable[[], dict[str, bool]]) -> bool:
+    """Whether the object found under `path` is in use; if not, look again what is there.
+
+    Nothing is locked that another process could meet with: a share of ours, if only for
+    a moment, had an object look alive whose last holder has just closed it.
+    """
+    if bury(path, fd):
+        return False
+    info = os.fstat(fd)
+    if is_marked(info):
+        try:
+            kept_out = locked().get(flocks.key_of(info), False)
+        except OSError:
+            kept_out = False
+        if kept_out:
+            raise _locked_out(path)
+    return True
 
 
 def _lives(path: str, fd: int) -> bool:
@@ -495,7 +514,12 @@ def attempts(name: str, *, patient: bool = True) -> Iterator[None]:
                 time.sleep(_PAUSE)
     else:
         yield from repeat(None, _OWN_STEPS)
-    raise BlockingIOError(errno.EAGAIN, "another program keeps an exclusive lock on the object", os.path.basename(name))
+    raise _locked_out(name)
+
+
+def _locked_out(path: str) -> BlockingIOError:
+    message = "another program keeps an exclusive lock on the object"
+    return BlockingIOError(errno.EAGAIN, message, os.path.basename(path))
 
 
 if NAMES_ARE_FILES:
@@ -586,7 +610,7 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _unlock_dead(path: str, locked: Callable[[], set[str]]) -> bool:
+def _unlock_dead(path: str, locked: Callable[[], dict[str, bool]]) -> bool:
     """Make a dead object that its permissions keep us from opening fit to be looked at; False if it lives.
 
     Who may not open may still read the kernel's list of locks, and an owner may

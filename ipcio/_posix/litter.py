@@ -24,7 +24,7 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
     """See `ipcio._contract.LitterBackend`.  What is in use, persists or is not ipcio's stays."""
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
     directory = inventory.directory()
-    # Once for all those that cannot be opened: an object that is in use now was so before.
+    # Once for all: an object that is in use now was so before.
     locked = functools.cache(flocks.locked)
     for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
         try:
@@ -39,7 +39,7 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
             yield found.kind, found.name, found.size
 
 
-def _remove(path: str, entry: str, locked: Callable[[], set[str]]) -> inventory.Found | None:
+def _remove(path: str, entry: str, locked: Callable[[], dict[str, bool]]) -> inventory.Found | None:
     """Remove an orphaned object there; return what it was, None if it stays."""
     info = os.lstat(path)
     if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
