@@ -24,16 +24,16 @@ How the package is layered, imports running downwards only::
 
     _cli                    the command ``ipcio``
     _fsspec                 shared memory under URLs, for libraries that use fsspec
-    _growing                segments whose size nobody knows before their end
+    _segment_writer                segments whose size nobody knows before their end
     _inventory              what named objects there are, and who has them
     shm  sem  mmap  filelock  proc  strfile     what calls mean: arguments, modes, who may do what
-    _redirect                   what the streams of a child may be
-    _direct  _memfile           the one file face that memory gets
+    _stdio                   what the streams of a child may be
+    _memfile_fast  _memfile           the one file face that memory gets
     _semaphore                  the handle of a semaphore
     _process                    the handle of a child process
     _run                        a child process from its start to its end in one call
     _streams                    what flows between a process and its child
-    _buffers                    what Python's file objects keep to themselves
+    _buffering                    what Python's file objects keep to themselves
     _posix/  _windows/          system calls; one module per public module in each
     _handover                   handles among the arguments of a child that multiprocessing starts
     _names  _timeouts  _forklock    small shared rules

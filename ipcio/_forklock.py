@@ -21,7 +21,7 @@ Re-entrant for the same reason.
 On a Python without the GIL (:data:`FREE_THREADED`) a handle of memory also has a lock of
 its own, for steps that the GIL makes whole elsewhere.  ``fork`` waits for those, too.  Two
 rules keep them from a deadlock: `turn` comes first where both are held, and no Python code
-runs while a thread holds a handle's lock without `turn` (see `ipcio._direct.LockedFile`).
+runs while a thread holds a handle's lock without `turn` (see `ipcio._memfile_fast.LockedFile`).
 """
 
 from __future__ import annotations

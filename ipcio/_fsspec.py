@@ -23,9 +23,9 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.core import has_magic
 
 from ipcio import shm
-from ipcio._growing import grow
 from ipcio._inventory import survey
 from ipcio._names import check_name, check_perm
+from ipcio._segment_writer import grow
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

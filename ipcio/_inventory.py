@@ -7,7 +7,7 @@ import sys
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipcio._contract import Entry, InventoryBackend
+    from ipcio._backend import Entry, InventoryBackend
 
 __all__ = ["survey"]
 

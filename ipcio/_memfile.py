@@ -2,7 +2,7 @@
 
 :class:`MemoryFile` here is written over a plain `memoryview` and is complete:
 strfile uses it as it stands.  Handles over an `mmap.mmap` are the subclass in
-`ipcio._direct`, which lets the map's own C methods do the work while nothing
+`ipcio._memfile_fast`, which lets the map's own C methods do the work while nothing
 special has been asked of the handle, and falls back on these methods when
 something has: a narrowed face, a position past the end, a descriptor whose
 offset the position must follow.
@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import cache
 from operator import index
 
-from ipcio._buffers import add_memory
+from ipcio._buffering import add_memory
 from ipcio._forklock import FREE_THREADED, LARGE, clear_away, put_away, put_memory_away, turn
 from ipcio._handover import hand_over
 from ipcio._typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from ipcio._contract import Share
+    from ipcio._backend import Share
 
     # A `typing.BinaryIO` for checkers, as they see `io.FileIO`: so a handle may be passed
     # wherever a binary file is documented.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from ipcio._contract import Child
+    from ipcio._backend import Child
     from ipcio._streams import Input, Output
 
 __all__ = ["EOF", "ExitStatus", "Process"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-    from ipcio._contract import Permits, RawSemaphore
+    from ipcio._backend import Permits, RawSemaphore
 
 __all__ = ["Semaphore"]
 

@@ -241,7 +241,7 @@ class _OneByOne:
 
     def __next__(self) -> Any:
         release = self._lock.release
-        # A piece that has gone is returned, whatever a signal handler does: see `_direct._in_one_step`.
+        # A piece that has gone is returned, whatever a signal handler does: see `_memfile_fast._in_one_step`.
         steps = map(_call, (partial(next, self._pieces, _END), partial(release)))
         for _ in starmap(self._lock.acquire, _ONCE):
             try:

@@ -59,7 +59,7 @@ from _thread import get_ident
 from operator import index
 from time import sleep
 
-from ipcio._buffers import FORGET, MEMORY, PLAIN, WRITE_OUT, flush, lent, refresh
+from ipcio._buffering import FORGET, MEMORY, PLAIN, WRITE_OUT, flush, lent, refresh
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, BinaryIO, Literal, TypeAlias
 
-    from ipcio._contract import Conflict, LockBackend, Owner
+    from ipcio._backend import Conflict, LockBackend, Owner
 
     _Mode: TypeAlias = Literal["r", "w", "rw"]
 

@@ -33,8 +33,8 @@ import os
 import sys
 from operator import index
 
-from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare
+from ipcio._memfile_fast import FastFile
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform == "win32":
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any, Literal
 
-    from ipcio._contract import FileMapping, MmapBackend
+    from ipcio._backend import FileMapping, MmapBackend
 
 __all__ = ["open", "pagesize"]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ipcio._contract import ProcBackend
+    from ipcio._backend import ProcBackend
 
     _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     _Command = str | Sequence[_Path]
@@ -128,7 +128,7 @@ def spawn(
         raise TypeError(f"env must be a mapping, not {type(env).__name__!r}")
     form = Form(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
-    from ipcio._redirect import redirect_input, redirect_output
+    from ipcio._stdio import redirect_input, redirect_output
 
     backend = _backend()
     child_in, source = redirect_input(stdin, encoding, errors)

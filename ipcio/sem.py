@@ -46,7 +46,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipcio._contract import SemBackend
+    from ipcio._backend import SemBackend
 
 __all__ = ["attach", "create", "open", "unlink"]
 

@@ -35,8 +35,8 @@ import sys
 from functools import partial
 from operator import index
 
-from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare
+from ipcio._memfile_fast import FastFile
 from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from ipcio._contract import Mapping, ShmBackend
+    from ipcio._backend import Mapping, ShmBackend
 
 __all__ = ["attach", "create", "unlink"]
 

@@ -18,8 +18,8 @@ import io
 import os
 from operator import index
 
-from ipcio._direct import FastFile
 from ipcio._memfile import MemoryFile, prepare, raw_bytes
+from ipcio._memfile_fast import FastFile
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

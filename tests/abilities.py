@@ -59,7 +59,7 @@ def _links() -> bool:
 
 def _deadlines() -> bool:
     try:
-        from ipcio._posix import deadline  # noqa: F401
+        from ipcio._posix import timed_call  # noqa: F401
     except (ImportError, AttributeError, OSError, TypeError):
         return False
     return True

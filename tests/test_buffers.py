@@ -24,7 +24,7 @@ from campaigns import rounds
 from children import Forked
 from strangers import apart, trylock
 
-from ipcio import _buffers, filelock, mmap
+from ipcio import _buffering, filelock, mmap
 
 try:
     import resource
@@ -683,7 +683,7 @@ def test_an_interrupt_anywhere_leaves_the_position_and_no_lock(path, layer, text
 
             def trace(frame, event, _):
                 nonlocal left
-                if frame.f_code.co_filename != _buffers.__file__:
+                if frame.f_code.co_filename != _buffering.__file__:
                     return None
                 frame.f_trace_opcodes = True
                 if event == "opcode":
@@ -718,7 +718,7 @@ INTERRUPTED = {
 
 
 interrupted_after = functools.partial(
-    troubles.interrupted_after, inside={"ipcio._buffers", "ipcio.filelock"}.__contains__
+    troubles.interrupted_after, inside={"ipcio._buffering", "ipcio.filelock"}.__contains__
 )
 
 

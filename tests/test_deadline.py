@@ -26,8 +26,8 @@ if lacks("deadlines"):
 
 import resource
 
-from ipcio._posix import deadline
 from ipcio._posix import filelock as backend
+from ipcio._posix import timed_call
 
 pytestmark = pytest.mark.hurried
 
@@ -279,14 +279,14 @@ def interrupted_after(name, path, error):
     Nobody is in the way, but the first try says so.
     """
     signal.signal(signal.SIGUSR1, fail(error))
-    real = getattr(deadline, name)
+    real = getattr(timed_call, name)
 
     def call(*arguments):
         result = real(*arguments)
         os.kill(os.getpid(), signal.SIGUSR1)
         return result
 
-    setattr(deadline, name, call)
+    setattr(timed_call, name, call)
     answers = iter([BlockingIOError(errno.EAGAIN, "made up")])
     ask = filelock._ask
 
@@ -300,7 +300,7 @@ def interrupted_after(name, path, error):
         try:
             filelock.lock(file, timeout=DEADLINE)
         except BaseException as caught:
-            setattr(deadline, name, real)
+            setattr(timed_call, name, real)
             return caught is error, timers(), free(path)
     return None
 
@@ -468,9 +468,9 @@ def test_a_library_that_wants_the_signal_that_was_chosen_gets_it(path):
 
     def wait():
         before = times_out(path)
-        theirs = deadline.ctypes.cast(deadline._libc.labs, deadline.ctypes.c_void_p)
-        put = deadline._libc.signal
-        put.restype = deadline.ctypes.c_void_p
+        theirs = timed_call.ctypes.cast(timed_call._libc.labs, timed_call.ctypes.c_void_p)
+        put = timed_call._libc.signal
+        put.restype = timed_call.ctypes.c_void_p
         put(CHOSEN, theirs)
         after = times_out(path)
         return before, after, put(CHOSEN, theirs) == theirs.value
@@ -653,7 +653,7 @@ def allow_no_timers():
 def have_no_ctypes():
     import ipcio._posix
 
-    del ipcio._posix.deadline, sys.modules["ipcio._posix.deadline"]
+    del ipcio._posix.timed_call, sys.modules["ipcio._posix.timed_call"]
     sys.modules["ctypes"] = None
     backend._wait_until = backend._way_to_wait()
 

@@ -22,8 +22,8 @@ from abilities import lacks
 from children import Forked
 
 from ipcio import MemoryFile, sem, shm
-from ipcio._growing import grow
 from ipcio._inventory import survey
+from ipcio._segment_writer import grow
 
 fsspec = pytest.importorskip("fsspec")
 from fsspec.callbacks import Callback  # noqa: E402

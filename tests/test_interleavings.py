@@ -23,7 +23,7 @@ import pytest
 from campaigns import campaign, rounds
 from children import Event, Forked, leave_dead, watch_calls
 
-from ipcio import _growing, sem, shm
+from ipcio import _segment_writer, sem, shm
 
 fcntl = pytest.importorskip("fcntl")
 objects = pytest.importorskip("ipcio._posix.objects")
@@ -121,7 +121,7 @@ def _serve(channel, name, inherited):
                 shm.unlink(name)
                 return DONE, 0
             elif operation == "replace":
-                with _growing.grow(name, replace=True) as file:
+                with _segment_writer.grow(name, replace=True) as file:
                     file.write(bytes(size))
                 return DONE, 0
             else:

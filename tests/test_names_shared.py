@@ -11,7 +11,7 @@ from abilities import lacks, semaphore_file
 from permits import permits_of
 
 from ipcio import _inventory, sem, shm
-from ipcio._growing import grow
+from ipcio._segment_writer import grow
 
 if lacks("files"):
     pytest.skip("named objects are not files here", allow_module_level=True)

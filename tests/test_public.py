@@ -30,7 +30,7 @@ PUBLIC = [module for module in MODULES if "._" not in module]
 BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.", "ipcio._windows."))]
 NAMES_OF_OTHERS = {"ipcio._windows.win32"}  # a copy of the system's own: nothing to document, nothing to hide
 FOREIGN = "ipcio._posix." if sys.platform == "win32" else "ipcio._windows."
-ABILITIES = {"ipcio._posix.deadline": "deadlines"}  # that an import needs
+ABILITIES = {"ipcio._posix.timed_call": "deadlines"}  # that an import needs
 LIBRARIES = {"ipcio._fsspec": "fsspec"}  # that an import needs, too
 
 
@@ -100,7 +100,11 @@ LAYERS = [
     },
     {"ipcio._cli.common": set()},
     {"ipcio._demo": set()},
-    {"ipcio._fsspec": {"ipcio._growing", "ipcio._inventory"}, "ipcio._growing": set(), "ipcio._inventory": set()},
+    {
+        "ipcio._fsspec": {"ipcio._segment_writer", "ipcio._inventory"},
+        "ipcio._segment_writer": set(),
+        "ipcio._inventory": set(),
+    },
     {"ipcio": set()},
     {
         "ipcio.shm": set(),
@@ -110,14 +114,14 @@ LAYERS = [
         "ipcio.proc": set(),
         "ipcio.strfile": set(),
     },
-    {"ipcio._redirect": set(), "ipcio._run": set()},
+    {"ipcio._stdio": set(), "ipcio._run": set()},
     {
-        "ipcio._direct": {"ipcio._buffers", "ipcio._memfile"},
-        "ipcio._memfile": {"ipcio._buffers"},
+        "ipcio._memfile_fast": {"ipcio._buffering", "ipcio._memfile"},
+        "ipcio._memfile": {"ipcio._buffering"},
         "ipcio._semaphore": set(),
         "ipcio._process": set(),
         "ipcio._streams": set(),
-        "ipcio._buffers": set(),
+        "ipcio._buffering": set(),
     },
     {
         "ipcio._posix.shm": {"ipcio._posix.kinds"},
@@ -146,9 +150,9 @@ LAYERS = [
     },
     {
         "ipcio._posix.mmap": set(),
-        "ipcio._posix.filelock": {"ipcio._posix.deadline", "ipcio._posix.owners"},
+        "ipcio._posix.filelock": {"ipcio._posix.timed_call", "ipcio._posix.owners"},
         "ipcio._posix.owners": {"ipcio._posix.flocks", "ipcio._posix.libc"},
-        "ipcio._posix.deadline": set(),
+        "ipcio._posix.timed_call": set(),
         "ipcio._posix.spawn": {"ipcio._posix.exits"},
         "ipcio._posix.proc": {"ipcio._posix.spawn"},
         "ipcio._posix.sysv": {"ipcio._posix.forks", "ipcio._posix.libc"},
@@ -169,7 +173,7 @@ LAYERS = [
         "ipcio._timeouts": set(),
         "ipcio._forklock": set(),
         "ipcio._handover": set(),
-        "ipcio._contract": set(),
+        "ipcio._backend": set(),
     },
     {"ipcio._typing": set()},
 ]
@@ -445,4 +449,4 @@ def test_the_layers_name_what_is_there():
 def test_the_layers_are_documented():
     for module in MODULES:
         word = module.split(".")[1]
-        assert word in ipcio.__doc__ or word in {"__main__", "_demo", "_contract"}, word
+        assert word in ipcio.__doc__ or word in {"__main__", "_demo", "_backend"}, word

@@ -12,7 +12,7 @@ import pytest
 from children import fork_quietly, watch_calls
 from test_interleavings import objects, place, there
 
-from ipcio import _growing, sem, shm
+from ipcio import _segment_writer, sem, shm
 from ipcio._forklock import turn
 
 fcntl = pytest.importorskip("fcntl")
@@ -57,7 +57,7 @@ def pauses(monkeypatch):
 
 
 def replace(name):
-    with _growing.grow(name, replace=True) as file:
+    with _segment_writer.grow(name, replace=True) as file:
         file.write(b"new")
 
 

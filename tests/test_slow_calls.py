@@ -17,7 +17,7 @@ import pytest
 from children import Event, Forked, fork_quietly
 
 from ipcio import _forklock, mmap, sem, shm, strfile
-from ipcio._growing import grow
+from ipcio._segment_writer import grow
 
 fcntl = pytest.importorskip("fcntl")
 pytestmark = [pytest.mark.needs("fork"), pytest.mark.needs("descriptors")]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from ipcio._backend import Entry
     from ipcio._cli.common import Commands
-    from ipcio._contract import Entry
 
 __all__ = ["register"]
 

@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _put(arguments: argparse.Namespace) -> None:
     from ipcio._cli.progress import Progress
-    from ipcio._growing import grow
+    from ipcio._segment_writer import grow
 
     source = sys.stdin.fileno()
     size = _left(source)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
 
-    from ipcio._contract import Conflict
+    from ipcio._backend import Conflict
 
 __all__ = [
     "AT_ONCE",
@@ -44,14 +44,14 @@ SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 if sys.platform == "linux":
     _ANSWER = struct.Struct("hhqqi0q")
     _KIND, _START, _LENGTH, _PID = 0, 2, 3, 4
-    # Function and method of C: see `ipcio._contract.LockBackend`.
+    # Function and method of C: see `ipcio._backend.LockBackend`.
     request = struct.Struct("hqq4x0q").pack
 else:
     _ANSWER = struct.Struct("qqihh")
     _KIND, _START, _LENGTH, _PID = 3, 0, 1, 2
 
     def request(kind: int, start: int, length: int, /) -> bytes:
-        """See `ipcio._contract.LockBackend`."""
+        """See `ipcio._backend.LockBackend`."""
         return _ANSWER.pack(start, length, 0, kind, 0)
 
 
@@ -89,7 +89,7 @@ _GET: int = getattr(fcntl, f"F_{_OFD}GETLK")
 
 
 def wait(fd: int, request: bytes, seconds: float | None) -> bool:
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     if seconds is None:
         ask(fd, _WAIT, request)
         return True
@@ -103,14 +103,14 @@ def _poll(seconds: float, fd: int, request: bytes) -> bool:
 def _way_to_wait() -> Callable[[float, int, bytes], bool]:
     try:
         # Imported now: a process that has given up its rights may not find it later.
-        from ipcio._posix import deadline
+        from ipcio._posix import timed_call
     except (ImportError, AttributeError):  # no ctypes, or no timers in the C library
         return _poll
 
     def wait_in_the_kernel(seconds: float, fd: int, request: bytes) -> bool:
         try:
-            return deadline.call(seconds, deadline.fcntl, fd, _WAIT, request)
-        except deadline.NoTimer:
+            return timed_call.call(seconds, timed_call.fcntl, fd, _WAIT, request)
+        except timed_call.NoTimer:
             return _poll(seconds, fd, request)
 
     return wait_in_the_kernel
@@ -120,7 +120,7 @@ _wait_until = _way_to_wait()
 
 
 def conflict(fd: int, request: bytes) -> Conflict | None:
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     found = _ANSWER.unpack(ask(fd, _GET, request))
     if found[_KIND] == UNLOCK:
         return None
@@ -130,7 +130,7 @@ def conflict(fd: int, request: bytes) -> Conflict | None:
 
 
 def describe(pid: int) -> str:
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
             name = file.read().rstrip("\n")
@@ -145,7 +145,7 @@ _MOST_CHANGES = 10000  # of what the path means, between two looks at it
 
 
 def open_path(path: Any, flags: int) -> int:
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     link = os.fsdecode(path)
     links = 0
     for _ in range(_MOST_CHANGES):

@@ -22,7 +22,7 @@ _HIDDEN = re.compile(r"\.ipcio-[0-9a-f]{16}")  # what `invent_name` invents, beh
 
 
 class Growing:
-    """See `ipcio._contract.Growing`."""
+    """See `ipcio._backend.Growing`."""
 
     def __init__(self, name: str, perm: int, size: int, *, replace: bool) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Growing:
         self.fd = new.fd
 
     def show(self) -> None:
-        """See `ipcio._contract.Growing`."""
+        """See `ipcio._backend.Growing`."""
         assert self._new is not None
         with self._new as new:
             size = os.fstat(new.fd).st_size
@@ -59,7 +59,7 @@ class Growing:
             new.close()
 
     def drop(self) -> None:
-        """See `ipcio._contract.Growing`."""
+        """See `ipcio._backend.Growing`."""
         new, self._new = self._new, None
         if new is not None:
             new.drop()

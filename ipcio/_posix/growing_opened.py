@@ -18,7 +18,7 @@ __all__ = ["Growing"]
 
 
 class Growing:
-    """See `ipcio._contract.Growing`."""
+    """See `ipcio._backend.Growing`."""
 
     def __init__(self, name: str, perm: int, size: int, *, replace: bool) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Growing:
         os.ftruncate(self.fd, size)
 
     def show(self) -> None:
-        """See `ipcio._contract.Growing`.  A segment that is replaced loses the name right before."""
+        """See `ipcio._backend.Growing`.  A segment that is replaced loses the name right before."""
         size = os.fstat(self.fd).st_size
         if not size:
             raise OSError(errno.EINVAL, "nothing was written, and a segment cannot be empty here", self.name)
@@ -50,5 +50,5 @@ class Growing:
                         raise
 
     def drop(self) -> None:
-        """See `ipcio._contract.Growing`."""
+        """See `ipcio._backend.Growing`."""
         self._file.close()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from ipcio._contract import Entry, Holder
+    from ipcio._backend import Entry, Holder
 
 __all__ = ["directory", "identify", "survey"]
 
@@ -135,7 +135,7 @@ def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
 
 
 def survey() -> list[Entry]:
-    """See `ipcio._contract.InventoryBackend`."""
+    """See `ipcio._backend.InventoryBackend`."""
     found = list(_look())
     keys = {flocks.key_of(each.info) for each in found}
     locked = _locked({flocks.key_of(each.info) for each in found if each.lives_by_shares})

@@ -200,7 +200,7 @@ class Share:
         return fd
 
     def pass_to(self, child: Any) -> Any:
-        """Have the child inherit the lock; see `ipcio._contract.Share`."""
+        """Have the child inherit the lock; see `ipcio._backend.Share`."""
         if not hasattr(child, "DupFd") or (child.method == "forkserver" and len(child._fds) >= _PASSED):
             return None
         return child.DupFd(child.duplicate_for_child(self._lock))

@@ -21,7 +21,7 @@ def _ignore(name: str, reason: str) -> None:
 
 
 def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[str, str, int | None]]:
-    """See `ipcio._contract.LitterBackend`.  What is in use, persists or is not ipcio's stays."""
+    """See `ipcio._backend.LitterBackend`.  What is in use, persists or is not ipcio's stays."""
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
     directory = inventory.directory()
     # Once for all: an object that is in use now was so before.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from ipcio._contract import FileMapping
+    from ipcio._backend import FileMapping
 
     Handle = TypeVar("Handle")
 
@@ -36,7 +36,7 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
-    """See `ipcio._contract.MmapBackend`.
+    """See `ipcio._backend.MmapBackend`.
 
     The file may be on a network, and opening it may take any time.
     """
@@ -78,7 +78,7 @@ _PIECE = 1 << 24  # bytes: what is reserved in one call, between two looks for s
 
 
 def reserve(fd: int, offset: int, size: int, name: Any) -> None:
-    """See `ipcio._contract.MmapBackend`."""
+    """See `ipcio._backend.MmapBackend`."""
     allocate = getattr(os, "posix_fallocate", None)
     if allocate is None:
         raise NotImplementedError("this system cannot reserve the blocks of a file")
@@ -94,7 +94,7 @@ def reserve(fd: int, offset: int, size: int, name: Any) -> None:
 
 
 def path_of(fd: int) -> str:
-    """See `ipcio._contract.MmapBackend`."""
+    """See `ipcio._backend.MmapBackend`."""
     try:
         path = _path(fd)
         if os.path.samestat(os.stat(path), os.fstat(fd)):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from ipcio._contract import Mapping
+    from ipcio._backend import Mapping
 
 __all__ = [
     "DIRECTORY",

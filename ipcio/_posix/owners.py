@@ -20,7 +20,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ipcio._contract import Conflict, Owner
+    from ipcio._backend import Conflict, Owner
 
 __all__ = ["search"]
 

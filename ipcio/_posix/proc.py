@@ -85,7 +85,7 @@ _lost: list[_Poll] = []  # whose number means something else by now
 
 
 class Child:
-    """See `ipcio._contract.Child`."""
+    """See `ipcio._backend.Child`."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Child:
         self._pause = _FIRST_PAUSE
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         to_child, *from_child = self._pipes
         if to_child is not None and stdin is not None:
             os.set_blocking(to_child.ours, False)
@@ -120,7 +120,7 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self._outputs:
             return None
         if self._popen.is_lost:
@@ -135,7 +135,7 @@ class Child:
     # -- what happens ----------------------------------------------------------
 
     def turn(self, timeout: float | None) -> bool:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         self._check()
         if self._popen.returncode is None:
             if timeout is not None or self._outputs or self._input is not None:
@@ -227,7 +227,7 @@ class Child:
                 self._watched.unregister(fd)
 
     def attend(self) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         with self._lock:
             if self._watched is not None and self._input is not None and not self._input[1].idle:
                 try:
@@ -282,14 +282,14 @@ class Child:
                 self._unregister(fd)
 
     def open_event(self) -> int:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self._popen.pidfd < 0 or (watched := self._watched or self._watch()).fileno() < 0:
             return -1
         self._events.extend(map(fcntl.fcntl, (watched.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
         return self._events[-1]
 
     def close_event(self, fd: int) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if not self.is_ours():
             return
         self._check()
@@ -301,23 +301,23 @@ class Child:
     # -- the end ---------------------------------------------------------------
 
     def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self.is_ours():
             self._popen.send(number, tree=tree, grace=grace)
 
     def has_gone(self, *, tree: bool) -> bool:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         return self._popen.has_gone(tree=tree)
 
     def end(self) -> int:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         self._popen.end()
         if self._popen.is_lost:
             raise self._lost()
         return int(self._popen.returncode)
 
     def close(self) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if not self.is_ours():  # what it had open is closed there, and a lock may be a copy of one that was held
             return
         self._popen.end()
@@ -333,7 +333,7 @@ class Child:
         deque(map(os.close, map(self._events.pop, repeat(0, len(self._events)))), maxlen=0)
 
     def is_ours(self) -> bool:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         return self._popen.is_ours()
 
     def _finish(self) -> None:

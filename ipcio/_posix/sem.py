@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._contract import Permits, Share
+    from ipcio._backend import Permits, Share
 
     Handle = TypeVar("Handle")
 
@@ -75,7 +75,7 @@ class Making(objects.Making):
 def create(
     name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     making = partial(Making, name, _path(name))
     if crash_safe:
         undo.check_interpreter()
@@ -105,7 +105,7 @@ def _finish(new: objects.Making, perm: int, *, persist: bool, into: Callable[[Pe
 
 
 def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with objects.Finding(name, _path(name), owner) as found:
             with turn:
@@ -149,7 +149,7 @@ def _open_either(found: objects.Finding) -> undo.Record | None:
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     for _ in lifetime.attempts(name):
         with objects.Finding(name, _path(name)) as found, lifetime.alone(found.path):
             if undo.unlink(found, partial(lifetime.remove_once, found.path, partial(kinds.refuse_other, name))):

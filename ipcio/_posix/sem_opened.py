@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._contract import Permits
+    from ipcio._backend import Permits
     from ipcio._posix.objects import InHand
 
     Handle = TypeVar("Handle")
@@ -40,7 +40,7 @@ _ENOUGH = 10  # looks at a record without a set
 def create(
     name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
 ) -> Handle:
-    """See `ipcio._contract.SemBackend`.  What the umask takes of `perm` cannot be given."""
+    """See `ipcio._backend.SemBackend`.  What the umask takes of `perm` cannot be given."""
     if crash_safe:
         undo.check_interpreter()
     if value > _MAXIMUM and not crash_safe:
@@ -50,7 +50,7 @@ def create(
 
 
 def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
-    """See `ipcio._contract.SemBackend`.
+    """See `ipcio._backend.SemBackend`.
 
     A companion vouches for the owner of its object.  Of a foreign semaphore the system does not
     say whose it is, so with an `owner` that is a `PermissionError`.
@@ -65,7 +65,7 @@ def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Han
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     for _ in lifetime.attempts(name):
         with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
             if undo.unlink(found, partial(companions.remove_once, _KIND, name)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._contract import Mapping
+    from ipcio._backend import Mapping
 
     Handle = TypeVar("Handle")
 
@@ -50,7 +50,7 @@ class Making(objects.Making):
 def create(
     name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapping], Handle]
 ) -> Handle:
-    """See `ipcio._contract.ShmBackend`.
+    """See `ipcio._backend.ShmBackend`.
 
     The object is complete -- sized, locked, mapped -- when it gets its name.
     """
@@ -66,7 +66,7 @@ def create(
 
 
 def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
-    """See `ipcio._contract.ShmBackend`."""
+    """See `ipcio._backend.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with objects.Finding(name, _path(name), owner) as found:
             with turn:
@@ -85,7 +85,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.ShmBackend`."""
+    """See `ipcio._backend.ShmBackend`."""
     with objects.InHand(name, _path(name)) as named:
         lifetime.remove(named.path, partial(refuse_semaphore, name))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._contract import Mapping
+    from ipcio._backend import Mapping
     from ipcio._posix.objects import InHand
 
     Handle = TypeVar("Handle")
@@ -43,7 +43,7 @@ def create(
     reserve: bool,  # noqa: ARG001 -- see below
     into: Callable[[Mapping], Handle],
 ) -> Handle:
-    """See `ipcio._contract.ShmBackend`.
+    """See `ipcio._backend.ShmBackend`.
 
     The system decides whether memory is set aside.  It may also leave no more of `perm` than
     the umask does.
@@ -59,7 +59,7 @@ def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
 
 
 def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
-    """See `ipcio._contract.ShmBackend`."""
+    """See `ipcio._backend.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with companions.Finding(_KIND, name, owner) as found:
             handle = _attach(found, writable=writable, into=into)
@@ -70,7 +70,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.ShmBackend`."""
+    """See `ipcio._backend.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
             if companions.remove_once(_KIND, name):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ipcio._contract import Share
+    from ipcio._backend import Share
 
 __all__ = ["MAXIMUM", "UndoSemaphore", "check_access", "find", "give_to_group", "make", "perm_of", "remove"]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._contract import Permits
+    from ipcio._backend import Permits
     from ipcio._posix.objects import Finding, InHand, Making
 
     Handle = TypeVar("Handle")

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Literal, TypeAlias
 
-    from ipcio._contract import Conflict, Owner
+    from ipcio._backend import Conflict, Owner
 
     Piece: TypeAlias = tuple[int, int]  # the first byte, and the first one behind it
 
@@ -231,7 +231,7 @@ _next_sweep = _FIRST_SWEEP
 
 
 def request(kind: int, start: int, length: int, /) -> tuple[int, int, int]:
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     start, length = index(start), index(length)
     stop = start + length if length else _END
     if not (0 <= start < stop <= _END and length < _END):
@@ -240,7 +240,7 @@ def request(kind: int, start: int, length: int, /) -> tuple[int, int, int]:
 
 
 def ask(fd: int, command: int, request: tuple[int, int, int], /) -> None:  # noqa: ARG001 -- there is one command
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     kind, start, stop = request
     with turn:
         handle = _handle_of(fd)
@@ -264,7 +264,7 @@ def ask(fd: int, command: int, request: tuple[int, int, int], /) -> None:  # noq
 
 
 def wait(fd: int, request: tuple[int, int, int], seconds: float | None, /) -> bool:
-    """See `ipcio._contract.LockBackend`.
+    """See `ipcio._backend.LockBackend`.
 
     Nothing can interrupt a thread that waits inside Windows, Ctrl-C least of all.
     """
@@ -272,7 +272,7 @@ def wait(fd: int, request: tuple[int, int, int], seconds: float | None, /) -> bo
 
 
 def conflict(fd: int, request: tuple[int, int, int], /) -> Conflict | None:
-    """See `ipcio._contract.LockBackend`.
+    """See `ipcio._backend.LockBackend`.
 
     Windows does not tell; so it is tried, and what can be told is the range that was
     asked for.  Where we share ourselves, it cannot be tried.
@@ -289,17 +289,17 @@ def conflict(fd: int, request: tuple[int, int, int], /) -> Conflict | None:
 
 
 def owners(*_: object) -> Iterator[Owner | None]:
-    """See `ipcio._contract.LockBackend`; nobody can be found."""
+    """See `ipcio._backend.LockBackend`; nobody can be found."""
     return iter(())
 
 
 def describe(pid: int) -> str:  # noqa: ARG001
-    """See `ipcio._contract.LockBackend`."""
+    """See `ipcio._backend.LockBackend`."""
     return ""
 
 
 def open_path(path: Any, flags: int) -> int:
-    """See `ipcio._contract.LockBackend`; an open file can be neither removed nor replaced here."""
+    """See `ipcio._backend.LockBackend`; an open file can be neither removed nor replaced here."""
     return os.open(path, flags | os.O_CREAT, 0o600)
 
 

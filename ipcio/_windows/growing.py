@@ -11,7 +11,7 @@ __all__ = ["Growing"]
 
 
 class Growing:
-    """See `ipcio._contract.Growing`."""
+    """See `ipcio._backend.Growing`."""
 
     name: str
     fd: int

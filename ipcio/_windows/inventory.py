@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from ipcio._contract import Entry
+    from ipcio._backend import Entry
 
 __all__ = ["survey"]
 
@@ -33,7 +33,7 @@ _ROOM = 4096  # bytes; more than the longest name takes
 
 
 def survey() -> list[Entry]:
-    """See `ipcio._contract.InventoryBackend`."""
+    """See `ipcio._backend.InventoryBackend`."""
     with objects.Handles() as mine:
         found: set[tuple[Literal["shm", "sem"], str]] = {
             (_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)

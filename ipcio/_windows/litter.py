@@ -11,5 +11,5 @@ __all__ = ["collect"]
 
 
 def collect(skipped: Callable[[str, str], object] | None = None) -> Iterator[tuple[str, str, int | None]]:  # noqa: ARG001
-    """See `ipcio._contract.LitterBackend`: give nothing."""
+    """See `ipcio._backend.LitterBackend`: give nothing."""
     return iter(())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from ipcio._contract import FileMapping
+    from ipcio._backend import FileMapping
 
     Handle = TypeVar("Handle")
 
@@ -28,7 +28,7 @@ _PREFIX = "\\\\?\\"
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
-    """See `ipcio._contract.MmapBackend`.  Not under `turn`: there is no fork that would wait for it."""
+    """See `ipcio._backend.MmapBackend`.  Not under `turn`: there is no fork that would wait for it."""
     fd = _open_descriptor(file, writable=writable)
     try:
         memory = _map_part(file, fd, writable=writable, offset=offset, size=size)
@@ -39,12 +39,12 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
 
 
 def reserve(fd: int, offset: int, size: int, name: Any) -> None:
-    """See `ipcio._contract.MmapBackend`."""
+    """See `ipcio._backend.MmapBackend`."""
     raise NotImplementedError("Python cannot reserve the blocks of a file on Windows")
 
 
 def path_of(fd: int) -> str:
-    """See `ipcio._contract.MmapBackend`."""
+    """See `ipcio._backend.MmapBackend`."""
     path = ctypes.create_unicode_buffer(1 << 15)
     length = win32.GetFinalPathNameByHandle(msvcrt.get_osfhandle(fd), path, len(path), 0)
     if not 0 < length < len(path):

@@ -158,11 +158,11 @@ class Handles:
             self._handles.append(None)
 
     def open_again(self, fd: int) -> int:
-        """There are no descriptors here; see `ipcio._contract.Share`."""
+        """There are no descriptors here; see `ipcio._backend.Share`."""
         return fd
 
     def pass_to(self, child: Any) -> None:
-        """There are no descriptors here; see `ipcio._contract.Share`."""
+        """There are no descriptors here; see `ipcio._backend.Share`."""
 
     def __enter__(self) -> Self:
         return self

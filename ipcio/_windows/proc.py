@@ -34,7 +34,7 @@ _LONGEST_LINE = 32766  # characters of a command
 
 
 class Child:
-    """See `ipcio._contract.Child`."""
+    """See `ipcio._backend.Child`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Child:
         self._outputs: list[tuple[Pipe, Output]] = []
 
     def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         to_child, *from_child = self._pipes
         if to_child is not None and stdin is not None:
             self._input = to_child, stdin
@@ -79,13 +79,13 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         return None if self._outputs else self._popen.returncode
 
     # -- what happens ----------------------------------------------------------
 
     def turn(self, timeout: float | None) -> bool:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self._popen.returncode is None and not self._serve(timeout):
             return False
         if self._popen.returncode is not None:
@@ -155,22 +155,22 @@ class Child:
         return True
 
     def attend(self) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         with self._lock:
             if self._wake.first:
                 win32.SetEvent(self._wake.first)
 
     def open_event(self) -> int:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         return -1
 
     def close_event(self, fd: int) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
 
     # -- the end ---------------------------------------------------------------
 
     def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:  # noqa: ARG002 -- nothing can refuse to end
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         with self._lock:
             has_exited = self._popen.returncode is not None
             try:
@@ -187,13 +187,13 @@ class Child:
                     self._sent.add(number)
 
     def has_gone(self, *, tree: bool) -> bool:  # noqa: ARG002 -- a signal to a tree ends all of it at once
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self._popen.returncode is None and self._popen.has_exited():
             self._reap()
         return self._popen.returncode is not None
 
     def end(self) -> int:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         if self._popen.returncode is None:
             self.kill(_SIGKILL, tree=False)
             self._popen.await_exit()
@@ -203,7 +203,7 @@ class Child:
         return int(code)
 
     def close(self) -> None:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         self.end()
         self._outputs.clear()
         self._close_input()
@@ -212,7 +212,7 @@ class Child:
             self._job.close()
 
     def is_ours(self) -> bool:
-        """See `ipcio._contract.Child`."""
+        """See `ipcio._backend.Child`."""
         return True  # nothing forks here
 
     def _reap(self) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from ipcio._contract import Permits, Share
+    from ipcio._backend import Permits, Share
 
     Handle = TypeVar("Handle")
 
@@ -98,7 +98,7 @@ def create(
     crash_safe: bool,
     into: Callable[[Permits], Handle],
 ) -> Handle:
-    """See `ipcio._contract.SemBackend`.
+    """See `ipcio._backend.SemBackend`.
 
     Who may open it is what the user's token says by default: the user, and the system.
     """
@@ -119,14 +119,14 @@ def attach(
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[Permits], Handle],
 ) -> Handle:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
         return into(_permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)))
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.SemBackend`."""
+    """See `ipcio._backend.SemBackend`."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
         mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from ipcio._contract import Mapping
+    from ipcio._backend import Mapping
 
     Handle = TypeVar("Handle")
 
@@ -48,7 +48,7 @@ def create(
     reserve: bool,  # noqa: ARG001
     into: Callable[[Mapping], Handle],
 ) -> Handle:
-    """See `ipcio._contract.ShmBackend`.
+    """See `ipcio._backend.ShmBackend`.
 
     The memory is always reserved.  Who may open it is what the user's token says by
     default: the user, and the system.
@@ -81,7 +81,7 @@ def attach(
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[Mapping], Handle],
 ) -> Handle:
-    """See `ipcio._contract.ShmBackend`.  Not under `turn`: there is no fork that would wait for it."""
+    """See `ipcio._backend.ShmBackend`.  Not under `turn`: there is no fork that would wait for it."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
@@ -106,7 +106,7 @@ def attach(
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._contract.ShmBackend`."""
+    """See `ipcio._backend.ShmBackend`."""
     attach(name, writable=False, into=_close)
     raise objects.cannot_unlink(name)
 

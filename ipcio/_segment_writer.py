@@ -15,7 +15,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ipcio._contract import Growing, GrowingBackend
+    from ipcio._backend import Growing, GrowingBackend
 
 __all__ = ["GrowingSegment", "grow"]
 

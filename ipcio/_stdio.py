@@ -8,7 +8,7 @@ import subprocess
 import sys
 from operator import index
 
-from ipcio._buffers import flush, innermost, refresh
+from ipcio._buffering import flush, innermost, refresh
 from ipcio._streams import Form, Input, Output
 from ipcio._typing import TYPE_CHECKING
 

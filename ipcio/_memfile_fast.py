@@ -27,7 +27,7 @@ from functools import partial
 from itertools import chain, repeat, starmap
 from operator import index, methodcaller
 
-from ipcio._buffers import add_memory
+from ipcio._buffering import add_memory
 from ipcio._forklock import FREE_THREADED, RLock, handle_locks, turn
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
 from ipcio._typing import TYPE_CHECKING
