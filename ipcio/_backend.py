@@ -76,7 +76,7 @@ class ShmBackend(Protocol):
     """Named shared memory.
 
     `into` is called with what was opened, and makes the handle that is returned.  It is
-    called under `ipcio._forklock.turn`, before which nothing else has the memory any more.
+    called under `ipcio._forklock.fork_lock`, before which nothing else has the memory any more.
     The caller does not hold that lock, for a back end may have to wait.
     """
 
@@ -288,7 +288,7 @@ class Child(Protocol):
         """The exit code, or a signal as a negative number; None while it runs or there may be more to read."""
         ...
 
-    def turn(self, timeout: float | None, /) -> bool:
+    def pump(self, timeout: float | None, /) -> bool:
         """Wait until something can be done, and do it: read, write, see the exit; False if there was nothing.
 
         May return early.  Reads a limited amount, and after the exit what is there.
@@ -296,11 +296,11 @@ class Child(Protocol):
         ...
 
     def attend(self) -> None:
-        """Take notice of what has been queued for standard input, while a thread may be in `turn`."""
+        """Take notice of what has been queued for standard input, while a thread may be in `pump`."""
         ...
 
     def open_event(self) -> int:
-        """Return a new descriptor that is readable when `turn` has something to do, or -1: look now and then."""
+        """Return a new descriptor that is readable when `pump` has something to do, or -1: look now and then."""
         ...
 
     def close_event(self, fd: int, /) -> None:

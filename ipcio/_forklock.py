@@ -1,6 +1,6 @@
 """The one lock of the process, which ``fork`` waits for, and what may be half-way without it.
 
-What is quick and must be whole for a forked child happens under :data:`turn`: a
+What is quick and must be whole for a forked child happens under :data:`fork_lock`: a
 descriptor is opened and becomes a handle's, a position is read and moved.  ``os.fork``
 holds that lock too, so that a child is never born with half of something: with a share
 in a name, say, that no handle of the child would ever give back.
@@ -20,8 +20,8 @@ Re-entrant for the same reason.
 
 On a Python without the GIL (:data:`FREE_THREADED`) a handle of memory also has a lock of
 its own, for steps that the GIL makes whole elsewhere.  ``fork`` waits for those, too.  Two
-rules keep them from a deadlock: `turn` comes first where both are held, and no Python code
-runs while a thread holds a handle's lock without `turn` (see `ipcio._memfile_fast.LockedFile`).
+rules keep them from a deadlock: `fork_lock` comes first where both are held, and no Python code
+runs while a thread holds a handle's lock without `fork_lock` (see `ipcio._memfile_fast.LockedFile`).
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ __all__ = [
     "RLock",
     "clear_away",
     "closing",
+    "fork_lock",
     "halfway",
     "handle_locks",
     "put_away",
     "put_memory_away",
-    "turn",
     "unsettled",
 ]
 
@@ -94,7 +94,7 @@ else:
             raise AssertionError("unreachable")
 
 
-turn = RLock()
+fork_lock = RLock()
 
 _ANYTHING = ((os.sep, os.O_RDONLY),)
 
@@ -102,19 +102,19 @@ halfway: set[Halfway] = set()
 unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
 _memories: list[object] = []
 _descriptors: list[int] = []
-handle_locks: set[Any] = set()  # the locks that handles have of their own; add to it under `turn`
+handle_locks: set[Any] = set()  # the locks that handles have of their own; add to it under `fork_lock`
 _locked: list[Any] = []  # by a fork
 closing: dict[int, int] = {}  # descriptors that no handle has, and the threads that will close them
 
 put_away: Callable[[int], None] = _descriptors.append
-"""Under `turn`: have `clear_away` close a descriptor."""
+"""Under `fork_lock`: have `clear_away` close a descriptor."""
 
 put_memory_away: Callable[[object], None] = _memories.append
-"""Under `turn`: have `clear_away` let go of memory.  The caller lets go of it before `turn`."""
+"""Under `fork_lock`: have `clear_away` let go of memory.  The caller lets go of it before `fork_lock`."""
 
 
 class Halfway:
-    """What a call has in hand while it does not hold `turn`; a ``with`` block closes what is left at its end.
+    """What a call has in hand while it does not hold `fork_lock`; a ``with`` block closes what is left at its end.
 
     In a forked child, where the call of another thread never ends, the copies are closed.
     """
@@ -139,22 +139,22 @@ class Halfway:
             unsettled.remove(me)
 
     def take(self) -> tuple[mmap.mmap | None, int]:
-        """Under `turn`: hand over what is in hand."""
+        """Under `fork_lock`: hand over what is in hand."""
         memory, self.memory = self.memory, None
         fd, self.fd = self.fd, -1
         return memory, fd
 
     def drop(self) -> None:
-        """Close what is in hand.  Not under `turn`: it may be large."""
+        """Close what is in hand.  Not under `fork_lock`: it may be large."""
         try:
-            with turn:
+            with fork_lock:
                 self.put_away()
         finally:
             if not self.hurry or not _clear_away_elsewhere():
                 clear_away()
 
     def put_away(self) -> None:
-        """Under `turn`: have `clear_away` close what is in hand."""
+        """Under `fork_lock`: have `clear_away` close what is in hand."""
         if self.memory is not None:
             put_memory_away(self.memory)
             self.memory = None
@@ -187,11 +187,11 @@ class Halfway:
 
 
 def clear_away() -> None:
-    """Without `turn`: close what was put away.
+    """Without `fork_lock`: close what was put away.
 
     A forked child must neither keep a copy of what this is about to close nor close what another
     thread has opened under the same number since.  So another file takes the place of a large one,
-    at once (``dup2(2)``), and the number is known here until that one is closed, under `turn`.
+    at once (``dup2(2)``), and the number is known here until that one is closed, under `fork_lock`.
     """
     me = get_ident()
     while _memories:
@@ -205,13 +205,13 @@ def clear_away() -> None:
     while _descriptors:
         mine: list[int] = []  # the descriptor, and the one that takes its place
         try:
-            with turn:
+            with fork_lock:
                 if not _descriptors:
                     break
                 mine.extend(starmap(_descriptors.pop, _ONCE))
                 closing[mine[0]] = me
             if _is_large(mine[0]):
-                with turn:
+                with fork_lock:
                     try:
                         mine.extend(starmap(os.open, _ANYTHING))
                     except OSError:  # no descriptor left, say
@@ -220,7 +220,7 @@ def clear_away() -> None:
                 for other in mine[1:]:
                     os.dup2(other, mine[0], inheritable=False)
         finally:
-            with turn:
+            with fork_lock:
                 try:
                     for fd in mine[:1]:
                         closing.pop(fd, None)
@@ -264,30 +264,30 @@ def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
     """Replace the lock if a daemon thread, which runs no more, has it: handles are closed after this."""
     if phase == "start" and sys.is_finalizing():
         gc.callbacks.remove(_interpreter_ends)
-        if turn.acquire(blocking=False):
-            turn.release()
+        if fork_lock.acquire(blocking=False):
+            fork_lock.release()
             return
         free = RLock()
         for module in list(sys.modules.values()):
             names: Any = getattr(module, "__dict__", {})
-            if names.get("turn") is turn and names is not globals():
-                names["turn"] = free
-        globals()["turn"] = free
+            if names.get("fork_lock") is fork_lock and names is not globals():
+                names["fork_lock"] = free
+        globals()["fork_lock"] = free
 
 
 # -- fork --------------------------------------------------------------------
 
 
 def _before() -> None:
-    turn.acquire()
+    fork_lock.acquire()
     for _ in range(_PATIENCE):
         if not set(unsettled) - {get_ident()}:
             break
-        turn.release()
+        fork_lock.release()
         try:
             time.sleep(_PAUSE)
         finally:
-            turn.acquire()
+            fork_lock.acquire()
     if handle_locks:
         _locked.extend(filter(RLock.acquire, list(handle_locks)))  # in C, lest an interrupt leave one unlisted
 
@@ -295,7 +295,7 @@ def _before() -> None:
 def _in_parent() -> None:
     while _locked:
         _locked.pop().release()
-    turn.release()
+    fork_lock.release()
 
 
 def _in_child() -> None:

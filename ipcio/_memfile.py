@@ -19,7 +19,7 @@ from functools import cache
 from operator import index
 
 from ipcio._buffering import add_memory
-from ipcio._forklock import FREE_THREADED, LARGE, clear_away, put_away, put_memory_away, turn
+from ipcio._forklock import FREE_THREADED, LARGE, clear_away, fork_lock, put_away, put_memory_away
 from ipcio._handover import hand_over
 from ipcio._typing import TYPE_CHECKING
 
@@ -197,7 +197,7 @@ class MemoryFile(_RawBinaryFile):
         import ctypes  # see `prepare`
 
         address, length = ctypes.c_void_p(), ctypes.c_ssize_t()
-        with turn, memoryview(self._check_open()) as whole:
+        with fork_lock, memoryview(self._check_open()) as whole:
             # Deprecated for C code that would keep the pointer past the buffer's
             # life; kept for ever in the stable ABI; the one call that takes
             # read-only memory without a struct of ours.
@@ -230,7 +230,7 @@ class MemoryFile(_RawBinaryFile):
         the caller's to use; ``flock`` can share but not exclude, because each handle's
         part in the name is a shared ``flock`` of its own.
         """
-        with turn:
+        with fork_lock:
             lent = self._lend()
             if self._base or self._size < os.fstat(lent).st_size:
                 raise io.UnsupportedOperation(
@@ -248,7 +248,7 @@ class MemoryFile(_RawBinaryFile):
         """The descriptor for users and for locks, of all that lies behind the memory; made when first needed."""
         lent = self._lent
         if lent < 0:
-            with turn:
+            with fork_lock:
                 self._check_open()
                 if self._fd < 0:
                     raise io.UnsupportedOperation("fileno: this memory has no descriptor; getbuffer() gives its bytes")
@@ -263,7 +263,7 @@ class MemoryFile(_RawBinaryFile):
 
     def tell(self) -> int:
         """Return the position in bytes."""
-        with turn:
+        with fork_lock:
             self._check_open()
             return self._where()
 
@@ -276,7 +276,7 @@ class MemoryFile(_RawBinaryFile):
         handle does not move.
         """
         offset, whence = index(offset), index(whence)
-        with turn:
+        with fork_lock:
             self._check_open()
             if whence == os.SEEK_SET:
                 target = offset
@@ -301,7 +301,7 @@ class MemoryFile(_RawBinaryFile):
         More than `size()` or less than 0 is a `ValueError`.
         """
         wanted = None if size is None else index(size)
-        with turn:
+        with fork_lock:
             self._check_open()
             position = self._where()
             if wanted is None:
@@ -322,7 +322,7 @@ class MemoryFile(_RawBinaryFile):
         Never short while bytes are left, unlike other raw files.
         """
         count = -1 if size is None else index(size)
-        with turn:
+        with fork_lock:
             face = self._check_readable()
             start = self._where()
             stop = self._size if count < 0 else min(start + count, self._size)
@@ -342,7 +342,7 @@ class MemoryFile(_RawBinaryFile):
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable contiguous `buffer`; return how many bytes, 0 at the end."""
-        with writable_bytes(buffer) as target, turn:
+        with writable_bytes(buffer) as target, fork_lock:
             face = self._check_readable()
             start = self._where()
             count = min(len(target), self._size - start)
@@ -359,7 +359,7 @@ class MemoryFile(_RawBinaryFile):
     def readline(self, size: int | None = -1, /) -> bytes:
         r"""Read up to and including the next ``b"\n"``, at most `size` bytes if not negative."""
         limit = -1 if size is None else index(size)
-        with turn:
+        with fork_lock:
             face = self._check_readable()
             start = self._where()
             stop = self._size if limit < 0 else min(start + limit, self._size)
@@ -411,7 +411,7 @@ class MemoryFile(_RawBinaryFile):
         All or nothing: what does not fit before the end raises ``OSError(ENOSPC)``
         and changes neither the bytes nor the position.
         """
-        with memoryview(data) as source, turn:
+        with memoryview(data) as source, fork_lock:
             memory = self._check_open()
             if self._mode == "rb":
                 raise io.UnsupportedOperation("not writable")
@@ -443,7 +443,7 @@ class MemoryFile(_RawBinaryFile):
 
         Views may outlive `close`: the memory stays mapped until the last is gone.
         """
-        with turn:
+        with fork_lock:
             whole = memoryview(_exporter(self._check_open()))[: self._size]
             return whole.toreadonly() if self._mode == "rb" else whole
 
@@ -472,7 +472,7 @@ class MemoryFile(_RawBinaryFile):
     def _finish(self, part: Callable[[], None]) -> None:
         close: Callable[..., None] = os.close
         try:
-            with turn:
+            with fork_lock:
                 if self._memory is None:
                     return
                 fd, lent, share = self._fd, self._lent, self._share
@@ -502,10 +502,10 @@ class MemoryFile(_RawBinaryFile):
                 clear_away()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        with turn:
+        with fork_lock:
             memory, size, position = self._check_open(), self._size, self.tell()
         how = self._recipe(memory)  # which may ask for the file's path
-        with turn:
+        with fork_lock:
             self._check_open()  # all that time
             return hand_over(self, self._share, (_reopen, (*how, size, position)))
 

@@ -28,7 +28,7 @@ from itertools import chain, repeat, starmap
 from operator import index, methodcaller
 
 from ipcio._buffering import add_memory
-from ipcio._forklock import FREE_THREADED, RLock, handle_locks, turn
+from ipcio._forklock import FREE_THREADED, RLock, fork_lock, handle_locks
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
 from ipcio._typing import TYPE_CHECKING
 
@@ -275,7 +275,7 @@ class LockedFile(CursorFile):
     the cursor's, under a lock of the handle's own.  That call and the release of the lock are
     one step of C (`_in_one_step`): no signal handler and no finalizer runs while the lock is
     held, so a thread that holds it never waits for anything.  Otherwise the methods of
-    `CursorFile` work, under `turn` and then that lock.  Nothing of the user's runs under it:
+    `CursorFile` work, under `fork_lock` and then that lock.  Nothing of the user's runs under it:
     arguments are numbers and views by then.
 
     Which of the two it is shows in the cursor's methods below, which are looked up under the
@@ -298,7 +298,7 @@ class LockedFile(CursorFile):
         self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
         self._release = partial(self._lock.release)
         super()._begin(*arguments)
-        with turn:
+        with fork_lock:
             handle_locks.add(self._lock)
         self._be(True)  # noqa: FBT003
 
@@ -317,7 +317,7 @@ class LockedFile(CursorFile):
             return _in_one_step(self, _TELL)  # type: ignore[no-any-return]
         except TypeError:
             pass
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().tell()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -326,16 +326,16 @@ class LockedFile(CursorFile):
             return _in_one_step(self, methodcaller("_quick_seek", offset, whence))  # type: ignore[no-any-return]
         except (TypeError, ValueError, OverflowError):
             pass
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().seek(offset, whence)
 
     def truncate(self, size: int | None = None, /) -> int:
         wanted = None if size is None else index(size)
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().truncate(wanted)
 
     def fileno(self) -> int:
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().fileno()
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -344,7 +344,7 @@ class LockedFile(CursorFile):
             return _in_one_step(self, methodcaller("_quick_read", count))  # type: ignore[no-any-return]
         except TypeError:
             pass
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().read(count)
 
     def readline(self, size: int | None = -1, /) -> bytes:
@@ -354,7 +354,7 @@ class LockedFile(CursorFile):
                 return _in_one_step(self, _READLINE)  # type: ignore[no-any-return]
             except TypeError:
                 pass
-        with turn, self._lock:
+        with fork_lock, self._lock:
             return super().readline(limit)
 
     def readinto(self, buffer: Buffer, /) -> int:
@@ -375,7 +375,7 @@ class LockedFile(CursorFile):
                         break
                     target[:count] = whole[end - count : end]
                     return count
-            with turn, self._lock:
+            with fork_lock, self._lock:
                 return super().readinto(target)
 
     readinto1 = readinto
@@ -386,7 +386,7 @@ class LockedFile(CursorFile):
                 return _in_one_step(self, methodcaller("_quick_write", source))  # type: ignore[no-any-return]
             except (TypeError, ValueError, BufferError):
                 pass
-            with turn, self._lock:
+            with fork_lock, self._lock:
                 return super().write(source)
 
     def __iter__(self) -> Iterator[bytes]:

@@ -32,11 +32,11 @@ __all__ = ["EOF", "ExitStatus", "Process"]
 _Piece = TypeVar("_Piece", bytes, str)
 
 _SIGNALS = {"term": 15, "kill": 9}  # everywhere; not every system has a name for the second
-_TURN = 0.005  # seconds for which a coroutine works before it lets others run
+_ASYNC_SLICE = 0.005  # seconds for which a coroutine works before it lets others run
 _PORTION = 64  # events at most that `async for` gives between two looks at the clock
 _LONGEST = 1e8  # seconds of grace, three years
 _LAST_LOOK = 0.05  # seconds between two looks at a group of processes, in the end
-_LOOK = 0.002  # seconds between two looks, where an event loop has nothing to watch
+_ASYNC_POLL = 0.002  # seconds between two looks, where an event loop has nothing to watch
 
 
 _NOTHING = nullcontext()
@@ -215,7 +215,7 @@ class Process(Generic[_Piece]):
         from time import sleep
 
         is_interrupted = self._is_interrupted()
-        pause = _LOOK
+        pause = _ASYNC_POLL
         while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
             if is_interrupted or self._child.has_gone(tree=False):
                 sleep(min(pause, left))
@@ -225,7 +225,7 @@ class Process(Generic[_Piece]):
                 try:
                     held.extend(self._acquire(min(_LAST_LOOK, left)))  # another thread may wait for the child
                     if held[0]:
-                        self._child.turn(left)
+                        self._child.pump(left)
                         self._pass_on(end, demand=False)
                 finally:
                     if True in held:
@@ -243,7 +243,7 @@ class Process(Generic[_Piece]):
         if seconds is None:
             return True
         end = now() + seconds
-        pause = _LOOK
+        pause = _ASYNC_POLL
         self._suspended.append(None)
         try:
             while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
@@ -378,7 +378,7 @@ class Process(Generic[_Piece]):
                     if not self._pass_on(end if seconds else None):
                         return None
                     while (status := self._ended()) is None:
-                        self._child.turn(None if end is None else max(end - now(), 0))
+                        self._child.pump(None if end is None else max(end - now(), 0))
                         if not self._pass_on(end if seconds else None):
                             return None
                         if end is not None and now() >= end:
@@ -458,7 +458,7 @@ class Process(Generic[_Piece]):
                 self._feed_sinks(None)
                 if self._ended() is not None:
                     return True
-                self._child.turn(None)
+                self._child.pump(None)
                 return False
         finally:
             if self._closing:
@@ -596,14 +596,14 @@ class Process(Generic[_Piece]):
         import asyncio
 
         happened, fd = left == 0, -1
-        pause = _LOOK if left is None else min(_LOOK, left)
+        pause = _ASYNC_POLL if left is None else min(_ASYNC_POLL, left)
         try:
             # A thread that waits, too, keeps the lock; and a loop must not wait for it.
             held: list[bool] = []
             try:
                 held.extend(self._acquire(0))
                 if held[0]:
-                    happened |= self._child.turn(0)
+                    happened |= self._child.pump(0)
                     if not happened:
                         fd = self._child.open_event()  # of its own for each task that waits
             finally:
@@ -625,7 +625,7 @@ class _Events:
     """What ``async for`` iterates over.
 
     Where there are events, `__anext__` gives one without a detour.  So it counts instead of
-    looking at the clock each time: as many as took a fraction of `_TURN` the last time.
+    looking at the clock each time: as many as took a fraction of `_ASYNC_SLICE` the last time.
     """
 
     def __init__(self, process: Process[Any]) -> None:
@@ -634,7 +634,7 @@ class _Events:
         self._portion: Iterator[tuple[str, Any]] = self._source
         self._size = 1
         self._began = now()
-        self._others = self._began + _TURN
+        self._others = self._began + _ASYNC_SLICE
         self._suspended = process._suspended
         self._suspended.append(None)
 
@@ -648,7 +648,7 @@ class _Events:
 
     async def _next(self) -> tuple[str, Any]:
         time = now()
-        if time - self._began > _TURN / 4:
+        if time - self._began > _ASYNC_SLICE / 4:
             self._size = max(self._size // 4, 1)
         elif self._size < _PORTION:
             self._size *= 2
@@ -657,7 +657,7 @@ class _Events:
 
             await asyncio.sleep(0)
             time = now()
-            self._others = time + _TURN
+            self._others = time + _ASYNC_SLICE
         self._began = time
         while True:
             self._portion = islice(self._source, self._size)
@@ -676,7 +676,7 @@ async def _call_all_async(results: Iterator[Any], end: float | None) -> bool:
     """As `_call_all`, where each result may have to be awaited, while other tasks run."""
     import asyncio
 
-    others = now() + _TURN
+    others = now() + _ASYNC_SLICE
     for result in results:
         if hasattr(result, "__await__"):
             await result
@@ -685,7 +685,7 @@ async def _call_all_async(results: Iterator[Any], end: float | None) -> bool:
             return False
         if time >= others:
             await asyncio.sleep(0)
-            others = now() + _TURN
+            others = now() + _ASYNC_SLICE
     return True
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter, index
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
@@ -252,7 +252,7 @@ class Semaphore:
         return f"<ipcio.Semaphore name={self._name!r}{kind}{state}>"
 
     def __reduce__(self) -> tuple[Callable[..., Semaphore], tuple[Any, ...]]:
-        with turn:
+        with fork_lock:
             if self._raw is None:
                 _refuse(self._name)
             return hand_over(self, self._raw.share, (self._again, (self._name,)))
@@ -264,7 +264,7 @@ class Semaphore:
 
         What was taken stays taken.  May be called again.
         """
-        with turn:
+        with fork_lock:
             raw, self._raw = self._raw, None
             if raw is None:
                 return

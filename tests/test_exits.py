@@ -234,7 +234,7 @@ import sys, threading
 from ipcio import _forklock, mmap
 
 def hold(started):
-    with _forklock.turn:
+    with _forklock.fork_lock:
         started.set()
         threading.Event().wait()
 

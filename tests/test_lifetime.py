@@ -14,7 +14,7 @@ from children import Event, Forked
 from named_contract import FILES, LifetimeContract, is_free
 
 from ipcio import MemoryFile, sem, shm
-from ipcio._forklock import RLock, turn
+from ipcio._forklock import RLock, fork_lock
 
 try:
     import fcntl
@@ -195,7 +195,7 @@ def test_a_fork_waits_until_there_is_a_handle(name, module, maker, monkeypatch):
     turns = []
 
     def watched(*args, **kwargs):
-        turns.append(turn._is_owned())
+        turns.append(fork_lock._is_owned())
         return make(*args, **kwargs)
 
     monkeypatch.setattr(module, maker, watched)
@@ -208,7 +208,7 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.needs("fork", "signals")
-@pytest.mark.parametrize("lock", [turn, RLock()], ids=["of the process", "of a handle"])
+@pytest.mark.parametrize("lock", [fork_lock, RLock()], ids=["of the process", "of a handle"])
 def test_an_interrupt_leaves_no_lock_taken(lock):
     """Or all other threads would wait for it, and with the one of the process every fork, too."""
 

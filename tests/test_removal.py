@@ -13,7 +13,7 @@ from children import fork_quietly, watch_calls
 from test_interleavings import objects, place, there
 
 from ipcio import _segment_writer, sem, shm
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 
 fcntl = pytest.importorskip("fcntl")
 lifetime = pytest.importorskip("ipcio._posix.lifetime")
@@ -122,7 +122,7 @@ def test_a_wait_for_the_directory_can_be_interrupted(pauses, name):
     with locked_directory(), pytest.raises(KeyboardInterrupt):
         shm.unlink(name)
     free = []
-    thread = threading.Thread(target=lambda: free.append(turn.acquire(blocking=False)) or turn.release())
+    thread = threading.Thread(target=lambda: free.append(fork_lock.acquire(blocking=False)) or fork_lock.release())
     thread.start()
     thread.join()
     assert free == [True]

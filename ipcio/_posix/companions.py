@@ -30,7 +30,7 @@ import os
 import struct
 import time
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import lifetime, objects, places
 from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
@@ -117,7 +117,7 @@ def posix_name(name: str) -> str:
 def exists(kind: str, name: str) -> bool:
     """Whether there is an object under the name, whoever made it."""
     try:
-        with turn:
+        with fork_lock:
             if kind == "shm":
                 os.close(shm_open(posix_name(name), os.O_RDONLY, mode=0))
             else:
@@ -178,7 +178,7 @@ def _is_ours(record: Record, info: os.stat_result) -> bool:
         return False
     if record.kind != "shm":
         return True
-    with turn:
+    with fork_lock:
         try:
             fd = shm_open(posix_name(record.name), os.O_RDONLY, mode=0)
         except PermissionError:  # nobody but its owner can unlink it
@@ -278,7 +278,7 @@ def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
             look.drop()
             return None
         try:
-            with turn:
+            with fork_lock:
                 return function()
         finally:
             look.drop()
@@ -299,7 +299,7 @@ def clear_void(kind: str, name: str) -> bool:
     """Remove the companion of an object that is gone; return whether there is none any more."""
     with Finding(kind, name) as found, lifetime.alone(found.path, required=True):
         try:
-            with turn:
+            with fork_lock:
                 found.open(writable=False)
                 joined = found.join()
         except FileNotFoundError:

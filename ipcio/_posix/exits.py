@@ -16,7 +16,7 @@ import contextlib
 import gc
 import sys
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import forks
 from ipcio._typing import TYPE_CHECKING
 
@@ -54,14 +54,14 @@ def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
     if phase == "start" and sys.is_finalizing():
         gc.callbacks.remove(_interpreter_ends)
         # No other thread runs any more.  A daemon thread in the middle of a call keeps the lock.
-        lock: Any = turn
+        lock: Any = fork_lock
         if not lock.acquire(blocking=False):
             lock._at_fork_reinit()
             lock.acquire()
         try:
             _end()
         finally:
-            turn.release()
+            fork_lock.release()
 
 
 # -- workers -------------------------------------------------------------------

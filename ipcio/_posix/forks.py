@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _this = object()
 def notice() -> None:
     """Do what is to be done in a forked process."""
     global _this  # noqa: PLW0603 -- there is one process
-    with turn:
+    with fork_lock:
         _this = object()
         for function in in_child:
             function()

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 
-from ipcio._forklock import Halfway, turn
+from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, objects, shm
 
@@ -77,7 +77,7 @@ class Growing:
     def _move_over(self, old: objects.Finding, new: objects.Making) -> bool:
         """Do so, if what is there now lets us; False: look again."""
         try:
-            with turn:
+            with fork_lock:
                 old.open(writable=False)
                 if not old.join():
                     return False

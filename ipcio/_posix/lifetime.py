@@ -38,7 +38,7 @@ from _thread import get_ident
 from itertools import repeat
 from weakref import ref
 
-from ipcio._forklock import Halfway, clear_away, turn
+from ipcio._forklock import Halfway, clear_away, fork_lock
 from ipcio._posix import exits, flocks, forks
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
@@ -185,7 +185,7 @@ class Share:
 
     def retire(self) -> None:
         """Give up the lock but not the handle's descriptor, which is the caller's again: the object persists."""
-        with turn:
+        with fork_lock:
             lock, self._lock = self._lock, -1
             del _shares[lock]
             os.close(lock)
@@ -211,7 +211,7 @@ class Share:
         A program may have closed all its descriptors, as daemons do, and their numbers may mean
         others by now.  Those are left alone.
         """
-        with turn:
+        with fork_lock:
             lock, self._lock = self._lock, -1
             if lock < 0:
                 return
@@ -402,7 +402,7 @@ def is_special(path: str) -> bool:
 def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
     """Remove the name now, also while the object is in use; `FileNotFoundError` if it was orphaned or is not there.
 
-    `ready` is that of `remove_once`.  Call it without holding `turn`: it may have to wait for other processes.
+    `ready` is that of `remove_once`.  Call it without holding `fork_lock`: it may have to wait for other processes.
     """
     for _ in attempts(path):
         with alone(path):
@@ -433,7 +433,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
                 raise
             os.unlink(path)  # not one of ours; the system says what it thinks of it
         finally:
-            with turn:
+            with fork_lock:
                 look.put_away()  # it is freed when the directory is
     return True
 
@@ -442,7 +442,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
 def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
     """Hold the lock of the directory of `path`, so that no other ipcio program removes a name there.
 
-    Call it without holding `turn`.  Any user may lock a directory that they can
+    Call it without holding `fork_lock`.  Any user may lock a directory that they can
     read.  If another process keeps it locked for two seconds, the block runs without the lock,
     and later blocks do not wait again until the directory has been free once.  If the lock is
     `required`, that is a `BlockingIOError` instead.  The block also runs without the lock

@@ -10,7 +10,7 @@ import stat
 import sys
 from _thread import get_ident
 
-from ipcio._forklock import closing, turn, unsettled
+from ipcio._forklock import closing, fork_lock, unsettled
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[F
         size = _check_part(file, info, offset=offset, size=size)
         if not info.st_size:
             _check_contents(file, fd)
-        with turn:
+        with fork_lock:
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
             del closing[fd]
             given, fd = fd, -1
             return into((mapping.pop(), given, None))
     finally:
         if fd >= 0:
-            with turn:
+            with fork_lock:
                 closing.pop(fd, None)
                 os.close(fd)
 

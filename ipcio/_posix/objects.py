@@ -16,7 +16,7 @@ import stat
 import struct
 import sys
 
-from ipcio._forklock import Halfway, halfway, put_away, turn
+from ipcio._forklock import Halfway, fork_lock, halfway, put_away
 from ipcio._names import invent_name
 from ipcio._posix import lifetime
 from ipcio._posix.abilities import NAMES_ARE_FILES
@@ -167,7 +167,7 @@ class InHand(Halfway):
         return f"a name may have {_LONGEST - more} bytes here, not {length}"
 
     def hand_over(self) -> Mapping:
-        """Under `turn`: return what is in hand, for a handle to keep."""
+        """Under `fork_lock`: return what is in hand, for a handle to keep."""
         mapping = self.memory, self.fd, self.share
         self.memory = self.share = None
         self.fd = -1
@@ -190,7 +190,7 @@ class InHand(Halfway):
 
 
 def keep_share(raw: Any, hand: InHand) -> None:
-    """Under `turn`: the share in hand is that of a semaphore now; without one the descriptor has done its duty."""
+    """Under `fork_lock`: the share in hand is that of a semaphore now; without one the descriptor has done its duty."""
     _, fd, raw.share = hand.hand_over()
     if raw.share is None and fd >= 0:
         os.close(fd)
@@ -227,7 +227,7 @@ class Making(InHand):
 
         `lives_by` is the path of the share, if it is not the object's own.  What the
         dead left under the name goes first: it may fill the place that we need.  Not under
-        `turn`, like all that follows here: it may wait for other processes.
+        `fork_lock`, like all that follows here: it may wait for other processes.
         """
         if lifetime.refused:
             lifetime.settle_refused()
@@ -235,7 +235,7 @@ class Making(InHand):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MARK
         for _ in lifetime.attempts(self.name):
-            with turn:
+            with fork_lock:
                 if self._begin(mode, lives_by or self.path):
                     break
             self.drop()
@@ -340,7 +340,7 @@ class Finding(InHand):
         check_owner(self.info, self.owner)
 
     def join(self, lives_by: str | None = None) -> bool:
-        """Take a share in it, under `turn`; False if it is gone or going: `drop` it and open again what is there now.
+        """Take a share in it, under `fork_lock`; False if it is gone or going: `drop` it and look again.
 
         An object without our mark needs none, unless `lives_by` says where its share is.
         """

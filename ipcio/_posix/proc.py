@@ -134,7 +134,7 @@ class Child:
 
     # -- what happens ----------------------------------------------------------
 
-    def turn(self, timeout: float | None) -> bool:
+    def pump(self, timeout: float | None) -> bool:
         """See `ipcio._backend.Child`."""
         self._check()
         if self._popen.returncode is None:

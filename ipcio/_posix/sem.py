@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache, partial
 from itertools import repeat, starmap
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import kinds, lifetime, objects, undo
 from ipcio._typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ def create(
             new.begin(perm | _READ_WRITE)
             os.write(new.fd, _fresh(value))
             new.appear()
-            with turn:
+            with fork_lock:
                 handle = _finish(new, perm, persist=persist, into=into)
                 if handle is not None:
                     return handle
@@ -108,7 +108,7 @@ def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Han
     """See `ipcio._backend.SemBackend`."""
     for attempt, _ in enumerate(lifetime.attempts(name)):
         with objects.Finding(name, _path(name), owner) as found:
-            with turn:
+            with fork_lock:
                 handle = _attach(found, again=attempt < _ENOUGH, into=into)
                 if handle is not None:
                     return handle

@@ -13,7 +13,7 @@ import struct
 from functools import partial
 from itertools import repeat, starmap
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import companions, lifetime, objects, undo
 from ipcio._posix.sem import STEP, PosixSemaphore
 from ipcio._typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[
     with companions.Making(_KIND, name) as new:
         new.announce()
         text = companions.posix_name(name)
-        with turn:
+        with fork_lock:
             if perm == _PERM:
                 raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # noqa: FBT003 -- do not unlink
             else:
@@ -107,7 +107,7 @@ def _create_undo(
 
 def _attach(found: companions.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:
     """Open what there is; None: look again."""
-    with turn:
+    with fork_lock:
         try:
             found.open(writable=True)
         except FileNotFoundError:

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import lifetime, objects
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
@@ -57,11 +57,11 @@ def create(
     with Making(name, _path(name)) as new:
         new.begin(perm)
         allocate(new.fd, size, reserve=reserve)
-        with turn:
+        with fork_lock:
             new.memory = map_descriptor(new.fd, size, writable=True)
         new.appear()
         new.settle(perm, persist=persist)
-        with turn:
+        with fork_lock:
             return into(new.hand_over())
 
 
@@ -69,7 +69,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
     """See `ipcio._backend.ShmBackend`."""
     for _ in lifetime.attempts(name):
         with objects.Finding(name, _path(name), owner) as found:
-            with turn:
+            with fork_lock:
                 found.open(writable=writable)
                 if found.join():
                     refuse_semaphore(name, found.fd, found.info)
@@ -106,7 +106,7 @@ def _path(name: str) -> str:
 def allocate(fd: int, size: int, *, reserve: bool) -> None:
     """Give the object its size, with memory behind every byte if `reserve`.
 
-    Not under `turn`, for it may take seconds.  Piece by piece: signal handlers run in between, and
+    Not under `fork_lock`, for it may take seconds.  Piece by piece: signal handlers run in between, and
     a signal that comes within a piece makes no more than that piece begin anew.
     """
     if size > sys.maxsize:  # more than a file offset can say

@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import companions, lifetime, objects
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
@@ -91,7 +91,7 @@ def _create(
     with companions.Making(_KIND, name) as new:
         new.announce(size)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-        with turn:
+        with fork_lock:
             fd = new.make(companions.shm_open, companions.posix_name(name), flags, perm)
             try:
                 new.memory = _fill(fd, size, perm)
@@ -102,7 +102,7 @@ def _create(
             new.memory[:size] = content
         new.show(inode)
         new.settle(0o600, persist=persist)
-        with turn:
+        with fork_lock:
             return into(_mapping(new))
 
 
@@ -129,7 +129,7 @@ def _mapping(hand: InHand) -> Mapping:
 
 def _attach(found: companions.Finding, *, writable: bool, into: Callable[[Mapping], Handle]) -> Handle | None:
     """Map what there is; None: look again."""
-    with turn:
+    with fork_lock:
         try:
             found.open(writable=False)
         except FileNotFoundError:

@@ -24,7 +24,7 @@ from operator import itemgetter
 from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
-from ipcio._forklock import RLock, turn
+from ipcio._forklock import RLock, fork_lock
 from ipcio._posix.exits import at_the_end
 from ipcio._typing import TYPE_CHECKING
 
@@ -99,7 +99,7 @@ class Pipe:
         self._fds: list[int] = []  # the child's end, while it is open here, and ours
         inherited.add(self)
         ends = starmap(os.pipe, ((),))
-        with turn:  # a fork in another thread finds both ends in the list, or none
+        with fork_lock:  # a fork in another thread finds both ends in the list, or none
             self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
         self._known = os.fstat(self._fds[0])
 
@@ -122,12 +122,12 @@ class Pipe:
 
     def let_go(self) -> None:
         """Close the child's end; it has its own copy."""
-        with turn:
+        with fork_lock:
             _close(self._fds, 1)
 
     def close(self) -> None:
         """Close both ends."""
-        with turn:
+        with fork_lock:
             self.close_copies()
 
     def close_end(self, fd: int) -> None:

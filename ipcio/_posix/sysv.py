@@ -14,7 +14,7 @@ import time
 from ctypes import byref, c_int, c_size_t
 from itertools import repeat, starmap
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._posix import libc
 from ipcio._posix.forks import in_child, notice, page
 from ipcio._typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ class UndoSemaphore:
         self._name = name
         self._take = number, _TAKE, _ONE
         self._try = number, _TRY, _ONE
-        with turn:
+        with fork_lock:
             held = self._held = _held.setdefault(number, Held())
             held.handles += 1
         self._trying = starmap(libc.semop_at_once, repeat(self._try))
@@ -175,7 +175,7 @@ class UndoSemaphore:
         self._giving_back = starmap(libc.semop_at_once, repeat((number, _GIVE_BACK, _ONE)))
 
     def __del__(self) -> None:
-        with turn:
+        with fork_lock:
             held = self._held
             held.handles -= 1
             # Of what is held a later handle must know, if there can be one.

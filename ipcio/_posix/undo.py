@@ -28,7 +28,7 @@ import stat
 import struct
 import sys
 
-from ipcio._forklock import Halfway, turn
+from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import check_name
 from ipcio._posix import lifetime
 from ipcio._posix.objects import RECORD, keep_share, semaphore_path, semaphore_paths
@@ -214,7 +214,7 @@ def create(
                 except BaseException:
                     os.fchmod(new.fd, mode | lifetime.MARK)
                     raise
-            with turn:
+            with fork_lock:
                 return into(_permits(number, new))
 
 
@@ -261,7 +261,7 @@ def _make(new: Making, key: int, value: int, perm: int) -> int:
 
 
 def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
-    """Join the semaphore whose record was found, under `turn`; None if it is gone or going: look again.
+    """Join the semaphore whose record was found, under `fork_lock`; None if it is gone or going: look again.
 
     A record without a set is one of the dead, buried by somebody who was killed over it
     or has just been joined by others who will find out, too; unless the set was removed
@@ -318,7 +318,7 @@ def _open_persistent(found: Finding) -> Record | None:
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
         lifetime.make_readable(found.path, info)
-    with turn:
+    with fork_lock:
         found.open(writable=False)
     record = read(found.fd, found.info)
     if record is None or record.name != found.name or not lifetime.names(record.anchor(found.path), found.info):

@@ -36,7 +36,7 @@ from contextlib import suppress
 from functools import partial
 from operator import index, methodcaller
 
-from ipcio._forklock import turn
+from ipcio._forklock import fork_lock
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
@@ -242,7 +242,7 @@ def request(kind: int, start: int, length: int, /) -> tuple[int, int, int]:
 def ask(fd: int, command: int, request: tuple[int, int, int], /) -> None:  # noqa: ARG001 -- there is one command
     """See `ipcio._backend.LockBackend`."""
     kind, start, stop = request
-    with turn:
+    with fork_lock:
         handle = _handle_of(fd)
         if kind != UNLOCK and not win32.access_of(handle) & _ACCESS[kind]:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as POSIX has it
@@ -278,7 +278,7 @@ def conflict(fd: int, request: tuple[int, int, int], /) -> Conflict | None:
     asked for.  Where we share ourselves, it cannot be tried.
     """
     kind, start, stop = request
-    with turn:
+    with fork_lock:
         handle = _handle_of(fd)
         file = _find(fd, handle)
         missing = file.gaps(start, stop) if file else [(start, stop)]

@@ -28,7 +28,7 @@ _PREFIX = "\\\\?\\"
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
-    """See `ipcio._backend.MmapBackend`.  Not under `turn`: there is no fork that would wait for it."""
+    """See `ipcio._backend.MmapBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
     fd = _open_descriptor(file, writable=writable)
     try:
         memory = _map_part(file, fd, writable=writable, offset=offset, size=size)

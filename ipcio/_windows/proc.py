@@ -84,7 +84,7 @@ class Child:
 
     # -- what happens ----------------------------------------------------------
 
-    def turn(self, timeout: float | None) -> bool:
+    def pump(self, timeout: float | None) -> bool:
         """See `ipcio._backend.Child`."""
         if self._popen.returncode is None and not self._serve(timeout):
             return False

@@ -81,7 +81,7 @@ def attach(
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[Mapping], Handle],
 ) -> Handle:
-    """See `ipcio._backend.ShmBackend`.  Not under `turn`: there is no fork that would wait for it."""
+    """See `ipcio._backend.ShmBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
