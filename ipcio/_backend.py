@@ -20,18 +20,18 @@ __all__ = [
     "Child",
     "Conflict",
     "Entry",
-    "FileMapping",
     "Growing",
     "GrowingBackend",
-    "Holder",
     "InventoryBackend",
     "LitterBackend",
     "LockBackend",
+    "MappedFile",
     "Mapping",
     "MmapBackend",
+    "OpenSemaphore",
     "Owner",
-    "Permits",
     "ProcBackend",
+    "ProcessInfo",
     "RawSemaphore",
     "SemBackend",
     "Share",
@@ -58,7 +58,7 @@ class Share(Protocol):
         """
         ...
 
-    def give_up(self, close: Callable[[int], None] = ..., /) -> None:
+    def release(self, close: Callable[[int], None] = ..., /) -> None:
         """Let go of the name and `close` the descriptor, once; the last one to do so removes the name."""
         ...
 
@@ -105,7 +105,7 @@ class ShmBackend(Protocol):
         ...
 
 
-FileMapping: TypeAlias = "tuple[mmap.mmap | None, int, None]"
+MappedFile: TypeAlias = "tuple[mmap.mmap | None, int, None]"
 """The same of a file, whose memory is a map everywhere, and which has no share in a name."""
 
 
@@ -113,7 +113,7 @@ class MmapBackend(Protocol):
     """Files mapped into memory; `into` is as in `ShmBackend`."""
 
     def open(
-        self, file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]
+        self, file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]
     ) -> Handle:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
         ...
@@ -153,7 +153,7 @@ class RawSemaphore(Protocol):
         ...
 
 
-Permits: TypeAlias = "tuple[RawSemaphore, Callable[[int], None], Callable[[], int], bool]"
+OpenSemaphore: TypeAlias = "tuple[RawSemaphore, Callable[[int], None], Callable[[], int], bool]"
 """What a back end opened, for the handle.
 
 The semaphore; how to give several permits (`OverflowError` past the maximum, and
@@ -197,7 +197,14 @@ class SemBackend(Protocol):
     """Named semaphores; `into` is as in `ShmBackend`."""
 
     def create(
-        self, name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+        self,
+        name: str,
+        value: int,
+        *,
+        perm: int,
+        persist: bool,
+        crash_safe: bool,
+        into: Callable[[OpenSemaphore], Handle],
     ) -> Handle:
         """Make one exclusively; it appears under its name complete or not at all.
 
@@ -206,7 +213,7 @@ class SemBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
+    def attach(self, name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
         """Open the semaphore that lives under the name, of either kind; `owner` as for shared memory."""
         ...
 
@@ -350,7 +357,7 @@ class ProcBackend(Protocol):
         ...
 
 
-class Holder(TypedDict):
+class ProcessInfo(TypedDict):
     """A process that has an object open or mapped."""
 
     pid: int
@@ -376,7 +383,7 @@ class Entry(TypedDict):
     age: float | None
     """Seconds since it was made; a write through a file descriptor may make it younger."""
     state: Literal["live", "orphan", "persistent", "foreign"]
-    holders: list[Holder]
+    holders: list[ProcessInfo]
 
 
 class InventoryBackend(Protocol):

@@ -122,7 +122,7 @@ class Halfway:
     __slots__ = ("fd", "hurry", "memory", "thread")
 
     def __init__(self) -> None:
-        self.hurry = False  # whether `drop` has another thread close what is large
+        self.hurry = False  # whether `roll_back` has another thread close what is large
         self.fd = -1
         self.memory: mmap.mmap | None = None
         self.thread = 0
@@ -144,7 +144,7 @@ class Halfway:
         fd, self.fd = self.fd, -1
         return memory, fd
 
-    def drop(self) -> None:
+    def roll_back(self) -> None:
         """Close what is in hand.  Not under `fork_lock`: it may be large."""
         try:
             with fork_lock:
@@ -178,7 +178,7 @@ class Halfway:
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
             if self.fd >= 0:
-                self.drop()
+                self.roll_back()
         finally:
             halfway.discard(self)
 

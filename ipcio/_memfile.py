@@ -489,7 +489,7 @@ class MemoryFile(_RawBinaryFile):
                             close(lent)
                     finally:
                         if share is not None:  # which owns the descriptor
-                            share.give_up(close)
+                            share.release(close)
                         elif fd >= 0:
                             is_ours = True
                             try:

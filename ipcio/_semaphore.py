@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-    from ipcio._backend import Permits, RawSemaphore
+    from ipcio._backend import OpenSemaphore, RawSemaphore
 
 __all__ = ["Semaphore"]
 
@@ -119,7 +119,7 @@ class Semaphore:
     @classmethod
     def _over(
         cls,
-        permits: Permits,
+        permits: OpenSemaphore,
         name: str,
         again: Callable[[str], Semaphore],
         created: bool,  # noqa: FBT001 -- as in MemoryFile
@@ -275,7 +275,7 @@ class Semaphore:
             self._waiting = self._trying = starmap(refuse, _NOTHING)
             share, raw.share = raw.share, None
             if share is not None:
-                share.give_up()
+                share.release()
 
     def _refused(self, error: ValueError | OSError) -> Exception:
         """What `release` should have said."""

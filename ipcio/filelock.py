@@ -113,7 +113,7 @@ _REFUSALS = (
     NotImplementedError,
 )
 
-# Finding the process in the way begins so many seconds before the time is up, and may end so
+# ExistingObject the process in the way begins so many seconds before the time is up, and may end so
 # many after it where fewer were left.
 _SEARCH_BEFORE, _SEARCH_AFTER = 0.05, 0.03
 

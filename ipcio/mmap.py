@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any, Literal
 
-    from ipcio._backend import FileMapping, MmapBackend
+    from ipcio._backend import MappedFile, MmapBackend
 
 __all__ = ["open", "pagesize"]
 
@@ -104,7 +104,7 @@ def open(
     prepare()
     absolute = None if isinstance(file, int) else os.path.abspath(file)
 
-    def handle(mapping: FileMapping) -> MemoryFile:
+    def handle(mapping: MappedFile) -> MemoryFile:
         memory, fd, _ = mapping
 
         def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:

@@ -34,14 +34,14 @@ class Protocol:
     """
 
     def create(self):
-        if (yield "access") and not (yield from self.bury_dead()):
+        if (yield "access") and not (yield from self.free_name()):
             return EXISTS, 0
         fd = yield "tmpfile"
         ino = (yield "fstat", fd)[0]
         lock = yield "reopen", fd
         yield from self.make(fd, lock)
         while not (yield "link", fd):
-            if not (yield from self.bury_dead()):
+            if not (yield from self.free_name()):
                 yield from self.close((fd, lock), ino)
                 return EXISTS, 0
         return MADE, (fd, lock)
@@ -164,7 +164,7 @@ class Protocol:
     def means(self, ino):
         return (yield "lstat") == ino
 
-    def bury_dead(self):
+    def free_name(self):
         while True:
             fd = yield "open"
             if not fd:

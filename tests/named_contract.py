@@ -93,7 +93,7 @@ class Named:
         """Change the object behind `handle` visibly."""
         raise NotImplementedError
 
-    def is_marked(self, handle) -> bool:
+    def is_managed(self, handle) -> bool:
         """Whether somebody did."""
         raise NotImplementedError
 
@@ -127,17 +127,17 @@ class Named:
         return len(name.encode("utf-16-le")) // 2 if lacks("posix") else len(os.fsencode(name))
 
     def same(self, one, other) -> bool:
-        assert not self.is_marked(one)
-        assert not self.is_marked(other)
+        assert not self.is_managed(one)
+        assert not self.is_managed(other)
         self.mark(one)
-        return self.is_marked(other)
+        return self.is_managed(other)
 
     def assert_free(self, name) -> None:
         """Nobody is there: attach says so, and create makes a new one."""
         assert not self.lives(name)
         with closing(self.make(name)) as h:
             assert h.created
-            assert not self.is_marked(h)
+            assert not self.is_managed(h)
 
 
 class NameContract(Named):
@@ -227,7 +227,7 @@ class NameContract(Named):
             other.run(f"h = {self.attach_code(name)}")
             self.mark(h)
             with closing(self.module.attach(name)) as again:
-                assert self.is_marked(again)
+                assert self.is_managed(again)
             other.run("h.close()")
         self.assert_free(name)
 
@@ -400,7 +400,7 @@ class NameContract(Named):
                 self.module.unlink(name)
             assert self.same(old, too)
             with closing(self.make(name)) as new:
-                assert not self.is_marked(new)
+                assert not self.is_managed(new)
 
     def test_unlink_of_what_the_dead_left_finds_nothing(self, name, peer):
         peer(f"h = {self.make_code(name)}").kill()
@@ -417,12 +417,12 @@ class NameContract(Named):
             self.mark(h)
         for _ in range(2):
             with closing(self.module.attach(name)) as h:
-                assert self.is_marked(h)
+                assert self.is_managed(h)
         with pytest.raises(FileExistsError):
             self.make(name)
         with closing(self.make(name, exist_ok=True)) as h:
             assert not h.created
-            assert self.is_marked(h)
+            assert self.is_managed(h)
         self.module.unlink(name)
         self.assert_free(name)
 
@@ -432,7 +432,7 @@ class NameContract(Named):
             other = peer(f"h = {self.make_code(name, persist=True, perm=0o644)}")
             getattr(other, end)()
             with closing(self.module.attach(name)) as h:
-                assert not self.is_marked(h)
+                assert not self.is_managed(h)
             if FILES:
                 assert os.stat(self.path(name)).st_mode & 0o777 == 0o644
             self.module.unlink(name)
@@ -620,10 +620,10 @@ class NameContract(Named):
             assert h.created
             self.mark(h)
             with closing(pickle.loads(pickle.dumps(h))) as copy:
-                assert self.is_marked(copy)
+                assert self.is_managed(copy)
                 with closing(self.make(name, exist_ok=True, owner=me)) as again:
                     assert not again.created
-                    assert self.is_marked(again)
+                    assert self.is_managed(again)
         self.foreign(name)
         if not OPENED or self.module is shm:
             self.module.attach(name, owner=me).close()
@@ -1102,7 +1102,7 @@ class LifetimeContract(Named):
             os.unlink(self.path(name))
             assert not self.lives(name)
             with closing(self.make(name)) as new:
-                assert not self.is_marked(new)
+                assert not self.is_managed(new)
                 h.close()
                 assert self.lives(name)
 

@@ -353,8 +353,10 @@ def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(
     other.run("s = sem.attach('kept'); sem.unlink('kept'); assert s.dec(0); s.close(); h.close()")
     assert other.ask("look(), sets()") == ([("shm", "kept", kept)], 0)
     # What is left of a writer that is killed while it replaces a segment.
-    other.run("with objects.Making('x', '/dev/shm/.ipcio-' + 16 * '0') as new: new.begin(0o600); new.appear()")
-    other.run("new.keep(0o600); new.share.retire()")
+    other.run(
+        "with objects.NewObject('x', '/dev/shm/.ipcio-' + 16 * '0') as new: new.create_unnamed(0o600); new.publish()"
+    )
+    other.run("new.mark_persistent(0o600); new.share.unlock_and_disown()")
     assert other.ask("[kind for kind, *_ in litter.collect()]") == ["shm"]
     other.run("shm.unlink('kept')")
     assert other.ask("entries()") == []

@@ -456,7 +456,7 @@ def test_gc_leaves_what_is_about_to_replace_another_as_it_is(name, workers):
     assert until("rename", *replacer.begin("replace", 20), replacer) is None
     (hidden,) = [entry for entry in os.listdir(objects.DIRECTORY) if entry.startswith(".ipcio-")]
     with pytest.raises(BlockingIOError):
-        growing.make_mortal(f"{objects.DIRECTORY}/{hidden}")
+        growing.clear_persistent(f"{objects.DIRECTORY}/{hidden}")
     replacer.step()
     replacer.kill()
     workers[0] = Worker(name, workers[1:])

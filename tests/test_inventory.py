@@ -271,7 +271,7 @@ def test_another_user_is_told_what_anybody_may_know(name, peer):
 @pytest.mark.needs("files", "fork")
 def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
     """As in a container, whose list has no locks that were taken outside, or by who has ended."""
-    monkeypatch.setattr(inventory.flocks, "locked", set)
+    monkeypatch.setattr(inventory.flocks, "locked", dict)
     with shm.create(name, 10):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:

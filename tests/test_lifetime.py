@@ -33,7 +33,7 @@ class TestSharedMemory(LifetimeContract):
     def mark(self, handle):
         handle.getbuffer()[0] = 7
 
-    def is_marked(self, handle):
+    def is_managed(self, handle):
         return handle.getbuffer()[0] == 7
 
     def foreign(self, name):

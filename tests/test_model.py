@@ -116,7 +116,7 @@ class NameBeforeLock(Protocol):
         lock = yield "reopen", fd
         yield "posix_fallocate", fd
         while not (yield "link", fd):
-            if not (yield from self.bury_dead()):
+            if not (yield from self.free_name()):
                 yield "close", lock
                 yield "close", fd
                 return EXISTS, 0

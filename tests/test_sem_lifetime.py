@@ -25,7 +25,7 @@ class Semaphores:
     def mark(self, handle):
         handle.inc(2)
 
-    def is_marked(self, handle):
+    def is_managed(self, handle):
         return permits_of(handle) == self.measure + 2
 
     def foreign(self, name):

@@ -18,7 +18,7 @@ it, or the machine was started anew.  Such a companion is *void* and in nobody's
 An object without a companion is a foreign one.
 
 Who removes the name of something that others hold, or a void companion, does so under the
-lock of the whole directory (`lifetime.alone`): no lock on the companion could tell two of them apart.
+lock of the whole directory (`lifetime.directory_lock`): no lock on the companion could tell two of them apart.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ else:
 __all__ = [
     "MAKING",
     "READY",
-    "Finding",
-    "Making",
+    "ExistingObject",
+    "NewObject",
     "Record",
     "clear_void",
     "exists",
@@ -200,7 +200,7 @@ def _unlink_ours(record: Record | None, info: os.stat_result) -> None:
 # -- companions --------------------------------------------------------------
 
 
-class Finding(objects.Finding):
+class ExistingObject(objects.ExistingObject):
     """What is there under a name, if only the companion's file."""
 
     __slots__ = ()
@@ -212,7 +212,7 @@ class Finding(objects.Finding):
         return _limit(self.name)
 
 
-class Making(objects.Making):
+class NewObject(objects.NewObject):
     """A new object and its companion: `announce` shows the companion, `make` makes the object, `show` tells of it."""
 
     __slots__ = ("_announced", "_kind")
@@ -227,7 +227,7 @@ class Making(objects.Making):
 
     def announce(self, size: int = 0) -> None:
         """Have the name; `FileExistsError` if anybody else has it."""
-        self.begin(0o600)
+        self.create_unnamed(0o600)
         if exists(self._kind, self.name):  # a foreign one: ours would have a companion, and the dead are gone
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._appear(MAKING, size)
@@ -235,7 +235,7 @@ class Making(objects.Making):
     def _appear(self, state: int, size: int) -> None:
         os.write(self.fd, _RECORD.pack(_MAGIC, state, size, 0, self._kind.encode(), os.fsencode(self.name)))
         self._announced = True
-        self.appear()
+        self.publish()
 
     def make(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what the function gives that makes the object, exclusively."""
@@ -250,16 +250,16 @@ class Making(objects.Making):
         os.pwrite(self.fd, _INODE.pack(inode), _INODE_AT)
         os.pwrite(self.fd, _STATE.pack(READY), _STATE_AT)
 
-    def drop(self) -> None:
+    def roll_back(self) -> None:
         """Give everything back, the object as well."""
         announced, self._announced = self._announced, False
         if announced:
-            with contextlib.suppress(OSError), lifetime.alone(self.path, required=True):
-                if lifetime.names(self.path, self.info):
+            with contextlib.suppress(OSError), lifetime.directory_lock(self.path, required=True):
+                if lifetime.path_means(self.path, self.info):
                     info = os.fstat(self.fd)
                     _unlink_ours(read(self.fd, info), info)
                     os.unlink(self.path)
-        super().drop()
+        super().roll_back()
 
 
 def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
@@ -270,23 +270,23 @@ def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
     """
     if not exists(kind, name):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    with Making(kind, name) as look:
+    with NewObject(kind, name) as look:
         try:
-            look.begin(0o600)
+            look.create_unnamed(0o600)
             look._appear(FOREIGN, 0)
         except FileExistsError:
-            look.drop()
+            look.roll_back()
             return None
         try:
             with fork_lock:
                 return function()
         finally:
-            look.drop()
+            look.roll_back()
 
 
 def retrying(kind: str, name: str, create: Callable[[], T]) -> T:
     """Return what `create` gives, which may find a void companion in its way."""
-    for _ in lifetime.attempts(name):
+    for _ in lifetime.retry_while_busy(name):
         try:
             return create()
         except FileExistsError:
@@ -297,7 +297,7 @@ def retrying(kind: str, name: str, create: Callable[[], T]) -> T:
 
 def clear_void(kind: str, name: str) -> bool:
     """Remove the companion of an object that is gone; return whether there is none any more."""
-    with Finding(kind, name) as found, lifetime.alone(found.path, required=True):
+    with ExistingObject(kind, name) as found, lifetime.directory_lock(found.path, required=True):
         try:
             with fork_lock:
                 found.open(writable=False)
@@ -305,21 +305,21 @@ def clear_void(kind: str, name: str) -> bool:
         except FileNotFoundError:
             return not exists(kind, name)
         if not joined:
-            found.drop()
+            found.roll_back()
             return True
         try:
             record = read(found.fd, found.info)
             if record is None or record.state != READY or exists(kind, name):
                 return False
-            if lifetime.names(found.path, found.info):
+            if lifetime.path_means(found.path, found.info):
                 os.unlink(found.path)
             return True
         finally:
-            found.drop()
+            found.roll_back()
 
 
 def remove_once(kind: str, name: str) -> bool:
-    """Make one attempt to remove the name, which must be `lifetime.alone`, whichever program made the object.
+    """Make one attempt to remove the name, under `lifetime.directory_lock`, whichever program made the object.
 
     False: another process is in mid-step, try again.
     """
@@ -347,12 +347,14 @@ def remove_once(kind: str, name: str) -> bool:
     return True
 
 
-def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
+def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
     """If this is the companion of the dead, remove the object first."""
     record = read(fd, info)
-    if record is not None and lifetime.names(places.path_of(record.kind, record.name, os.path.dirname(beside)), info):
+    if record is not None and lifetime.path_means(
+        places.path_of(record.kind, record.name, os.path.dirname(beside)), info
+    ):
         _unlink_ours(record, info)
     return False
 
 
-lifetime.last_rites.append(_last_rites)
+lifetime.before_removal.append(_before_removal)

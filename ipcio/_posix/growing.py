@@ -16,7 +16,7 @@ from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, objects, shm
 
-__all__ = ["Growing", "make_mortal"]
+__all__ = ["Growing", "clear_persistent"]
 
 _HIDDEN = re.compile(r"\.ipcio-[0-9a-f]{16}")  # what `invent_name` invents, behind a dot
 
@@ -31,13 +31,13 @@ class Growing:
         self._replace = replace
         # To replace takes a name to rename.
         path = f"{objects.DIRECTORY}/.{invent_name()}" if replace else self._path
-        with objects.InHand(name, self._path), contextlib.suppress(FileNotFoundError):
+        with objects.OpenObject(name, self._path), contextlib.suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
-        with shm.Making(name, path) as new:
-            new.begin(perm)
+        with shm.NewObject(name, path) as new:
+            new.create_unnamed(perm)
             if size:
                 shm.allocate(new.fd, size, reserve=True)
-        self._new: objects.Making | None = new
+        self._new: objects.NewObject | None = new
         self.fd = new.fd
 
     def show(self) -> None:
@@ -48,13 +48,13 @@ class Growing:
             if size:
                 shm.allocate(new.fd, size, reserve=True)  # behind what was skipped, too
             else:
-                new.keep(self._perm)  # before it appears: without that mark, an empty one counts as damaged
-            new.appear()
+                new.mark_persistent(self._perm)  # before it appears: without that mark, an empty one counts as damaged
+            new.publish()
             if self._replace:
-                # From here on a kill loses neither segment; see `make_mortal`.
-                new.keep(self._perm)
+                # From here on a kill loses neither segment; see `clear_persistent`.
+                new.mark_persistent(self._perm)
                 self._move(new)
-            new.settle(self._perm, persist=True)
+            new.finish(self._perm, persist=True)
             self._new = None
             new.close()
 
@@ -62,19 +62,19 @@ class Growing:
         """See `ipcio._backend.Growing`."""
         new, self._new = self._new, None
         if new is not None:
-            new.drop()
+            new.roll_back()
 
-    def _move(self, new: objects.Making) -> None:
+    def _move(self, new: objects.NewObject) -> None:
         """Give the object, which has a hidden name, that of another one."""
-        for _ in lifetime.attempts(self.name):
-            with objects.Finding(self.name, self._path) as old:
-                with lifetime.alone(self._path):
+        for _ in lifetime.retry_while_busy(self.name):
+            with objects.ExistingObject(self.name, self._path) as old:
+                with lifetime.directory_lock(self._path):
                     moved = self._move_over(old, new)
-                old.drop()
+                old.roll_back()
                 if moved:
                     return
 
-    def _move_over(self, old: objects.Finding, new: objects.Making) -> bool:
+    def _move_over(self, old: objects.ExistingObject, new: objects.NewObject) -> bool:
         """Do so, if what is there now lets us; False: look again."""
         try:
             with fork_lock:
@@ -95,7 +95,7 @@ class Growing:
         return True
 
 
-def make_mortal(path: str) -> bool:
+def clear_persistent(path: str) -> bool:
     """If `path` is the hidden name of a segment that its writer was killed over, have it live by its shares.
 
     Return whether it is one.  The form of the name says so: the mark of a persistent object may be lost.
@@ -111,10 +111,10 @@ def make_mortal(path: str) -> bool:
         # Who is about to rename it has a share until that is done.  So if there is none, this is
         # not the name any more, or never will be another.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not lifetime.names(path, info):
+        if not lifetime.path_means(path, info):
             return False
         if info.st_nlink > 1:  # it had got its name, and was to lose this one
             os.unlink(path)
             return False
-        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.PERSISTENT | lifetime.MANAGED)
         return True

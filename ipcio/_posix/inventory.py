@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from ipcio._backend import Entry, Holder
+    from ipcio._backend import Entry, ProcessInfo
 
 __all__ = ["directory", "identify", "survey"]
 
 _COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
 _LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl has the bit above for itself
-_TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.Making`
+_TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.NewObject`
 _LOOKS = 3  # at the list of locks
 _PAUSE = 0.01  # seconds before an object is called an orphan; its last holder needs microseconds to remove it
 
@@ -61,7 +61,7 @@ class Found(NamedTuple):
         """Whether it goes with its last holder; what has no name but a hidden one always does."""
         if self.record is not None and not self.record.persists:
             return True
-        return lifetime.is_marked(self.info) or self.is_hidden
+        return lifetime.is_managed(self.info) or self.is_hidden
 
 
 def directory() -> str:
@@ -116,7 +116,7 @@ def _record(path: str, info: os.stat_result, name: str | None) -> undo.Record | 
         os.close(fd)
     if record is None or name not in {None, record.name}:
         return None
-    made = lifetime.names(record.anchor(path), info)
+    made = lifetime.path_means(record.anchor(path), info)
     return record if made or _TEMPORARY.fullmatch(os.path.basename(path)) else None
 
 
@@ -198,13 +198,13 @@ def _object_is_there(found: Found) -> bool:
     return found.is_undo or companions.exists(found.kind, found.name)
 
 
-def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
+def _entry(found: Found, *, held: bool, holders: list[ProcessInfo]) -> Entry:
     info = found.info
     state: Literal["live", "orphan", "persistent", "foreign"]
     if found.lives_by_shares:
         state = "live" if held else "orphan"
     else:
-        state = "persistent" if found.is_undo or _is_kept(found) else "foreign"
+        state = "persistent" if found.is_undo or _is_persistent(found) else "foreign"
     return {
         "kind": found.kind,
         "name": os.path.basename(found.path) if found.is_hidden else found.name,
@@ -219,15 +219,15 @@ def _entry(found: Found, *, held: bool, holders: list[Holder]) -> Entry:
     }
 
 
-def _is_kept(found: Found) -> bool:
-    if found.info.st_mode & lifetime.KEEP:
+def _is_persistent(found: Found) -> bool:
+    if found.info.st_mode & lifetime.PERSISTENT:
         return True
     try:
         fd = os.open(found.path, lifetime.PROBE)
     except OSError:
         return False
     try:
-        return lifetime.is_kept(fd, os.fstat(fd)) and os.path.samestat(os.fstat(fd), found.info)
+        return lifetime.is_persistent(fd, os.fstat(fd)) and os.path.samestat(os.fstat(fd), found.info)
     finally:
         os.close(fd)
 
@@ -275,7 +275,7 @@ def _perm(found: Found) -> str | None:
 
                 return f"{found.info.st_mode & 0o711 | sysv.perm_of(number) & 0o066:04o}"
     if NAMES_ARE_FILES or found.is_undo:
-        return f"{found.info.st_mode & 0o777 & ~lifetime.KEEP:04o}"
+        return f"{found.info.st_mode & 0o777 & ~lifetime.PERSISTENT:04o}"
     if found.kind != "shm":
         return None
     from ipcio._posix import companions
@@ -348,12 +348,12 @@ def _tried(wanted: set[str]) -> Iterator[str]:
             os.close(fd)
 
 
-def _search(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[Holder]], set[str]]:
+def _search(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[ProcessInfo]], set[str]]:
     """Who has these files open or mapped; and for which that are not known as locked a descriptor has a lock.
 
     In a container, the list of locks has none whose taker has ended, as after a fork.
     """
-    holders: dict[str, list[Holder]] = {}
+    holders: dict[str, list[ProcessInfo]] = {}
     sharing: set[str] = set()
     root = os.path.realpath(directory()) + "/"
     for pid in _processes() if wanted else ():
@@ -365,7 +365,7 @@ def _search(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[Holder]]
                     sharing.add(key)
         has.update(wanted.intersection(_mapped(pid, os.fsencode(root))))
         if has:
-            holder: Holder = {"pid": pid, "command": describe(pid)}
+            holder: ProcessInfo = {"pid": pid, "command": describe(pid)}
             for key in has:
                 holders.setdefault(key, []).append(holder)
     return holders, sharing

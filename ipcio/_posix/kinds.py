@@ -39,7 +39,7 @@ def is_semaphore(name: str, fd: int, info: os.stat_result, *, surely: bool) -> b
     data = os.pread(fd, objects.SEMAPHORE, 0)
     if data.endswith(_SIGN):
         return True
-    if surely or lifetime.is_marked(info) or lifetime.is_kept(fd, info):
+    if surely or lifetime.is_managed(info) or lifetime.is_persistent(fd, info):
         return False
     return len(data) == objects.SEMAPHORE and _USED.unpack_from(data)[2] == _SHARED
 

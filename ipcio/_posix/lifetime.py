@@ -14,7 +14,7 @@ because a mapping keeps its description, and with it the lock, until the last vi
 memory is gone.  The lock is never converted or released explicitly, because a forked
 process has the same description; `fork(2)` in C does not run Python's hooks, so neither
 process can know of the other.  The description is only closed, and the question whether
-that was the last share is asked through another one (`Share.give_up`).
+that was the last share is asked through another one (`Share.release`).
 
 Every function here takes the step from "looked" to "done" under a lock on the
 object itself; what may happen before the lock is had is looked at again afterwards,
@@ -22,7 +22,7 @@ and described there.
 
 An explicit removal takes the name of an object that is in use.  No lock on the object
 keeps another removal out, so it also holds an exclusive lock on the directory from its
-look at the name to its ``unlink`` (`alone`).
+look at the name to its ``unlink`` (`directory_lock`).
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "KEEP",
-    "MARK",
+    "MANAGED",
+    "PERSISTENT",
     "PROBE",
     "Share",
-    "alone",
-    "attempts",
-    "bury_dead",
-    "is_kept",
-    "is_marked",
+    "before_removal",
+    "directory_lock",
+    "free_name",
+    "is_managed",
+    "is_persistent",
     "is_special",
-    "keep",
-    "last_rites",
     "make_readable",
-    "names",
+    "mark_persistent",
+    "path_means",
     "refused",
     "remove",
     "remove_once",
+    "retry_while_busy",
     "settle_refused",
 ]
 
@@ -73,8 +73,8 @@ __all__ = [
 # has no mark; bits that any file system lets anybody set serve for the second.  The first
 # decides what is removed, and only a chmod takes it away.  The second is for lists alone:
 # the kernel drops it when another user writes, and where the directory gives files a group
-# that their owner is not in.  `keep` therefore sets a flag as well, which stays.
-MARK, KEEP = (stat.S_ISVTX, stat.S_ISGID) if NAMES_ARE_FILES else (0, stat.S_IXUSR)
+# that their owner is not in.  `mark_persistent` therefore sets a flag as well, which stays.
+MANAGED, PERSISTENT = (stat.S_ISVTX, stat.S_ISGID) if NAMES_ARE_FILES else (0, stat.S_IXUSR)
 
 # <linux/fs.h>: only the owner can set the flag of what a backup is to leave out.  Of memory
 # the kernel keeps it since Linux 6.0; elsewhere the calls fail.
@@ -155,7 +155,7 @@ class Share:
         try:
             dead = _lock(lock, _EXCLUSIVE)  # outside, for a sandbox may forbid that, too
             try:
-                if dead and _bury(self._path, lock):
+                if dead and _remove_locked(self._path, lock):
                     return False
             except PermissionError:  # dead, and its owner's to remove
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
@@ -183,7 +183,7 @@ class Share:
         self._fd = fd
         self._lock = lock
 
-    def retire(self) -> None:
+    def unlock_and_disown(self) -> None:
         """Give up the lock but not the handle's descriptor, which is the caller's again: the object persists."""
         with fork_lock:
             lock, self._lock = self._lock, -1
@@ -191,7 +191,7 @@ class Share:
             os.close(lock)
 
     def owns(self, fd: int) -> bool:
-        """Whether `fd` is closed by `give_up`: after `take` or `join`, even one that Ctrl-C has cut short."""
+        """Whether `fd` is closed by `release`: after `take` or `join`, even one that Ctrl-C has cut short."""
         return self._lock >= 0 and self._fd == fd
 
     def open_again(self, fd: int) -> int:
@@ -205,7 +205,7 @@ class Share:
             return None
         return child.DupFd(child.duplicate_for_child(self._lock))
 
-    def give_up(self, close: Callable[[int], None] = os.close) -> None:
+    def release(self, close: Callable[[int], None] = os.close) -> None:
         """Give up the lock and the descriptors, the handle's by `close`, once; the last share takes the name with it.
 
         A program may have closed all its descriptors, as daemons do, and their numbers may mean
@@ -233,8 +233,8 @@ class Share:
                         # No lock of ours is on the handle's description.  So it can ask; but a forked process
                         # has it, too, and two that ask by one description do not exclude each other.
                         if min(lock, fd) >= 0 and self._taker is forks.this_process():
-                            self._bury_by(fd)
-                        elif not _bury_afresh(self._path):
+                            self._remove_by(fd)
+                        elif not _remove_if_orphan_at(self._path):
                             _note_refused(self._path)
                     finally:
                         if fd >= 0:
@@ -249,15 +249,15 @@ class Share:
         if lock >= 0:
             _shares.pop(lock, None)
             os.close(lock)
-            _bury_afresh(self._path)
+            _remove_if_orphan_at(self._path)
 
-    def _bury_by(self, fd: int) -> None:
+    def _remove_by(self, fd: int) -> None:
         if not _lock(fd, _EXCLUSIVE):
             _note_refused(self._path)
             return
         buried = False
         try:
-            buried = _bury(self._path, fd, self._info)
+            buried = _remove_locked(self._path, fd, self._info)
         except PermissionError:  # dead, and its owner's to remove
             pass
         finally:
@@ -275,7 +275,7 @@ class Share:
         if self._lock < 0:
             return
         try:
-            self.give_up()
+            self.release()
         except Exception:  # noqa: BLE001, S110 -- nobody could catch it
             pass
 
@@ -288,7 +288,7 @@ refused: dict[str, float] = {}
 forks.in_child.append(refused.clear)
 
 
-def _bury_afresh(path: str) -> bool:
+def _remove_if_orphan_at(path: str) -> bool:
     """Ask through a fresh description whether nobody holds the object under `path`; False if another share is left."""
     with Halfway() as look:
         try:
@@ -296,7 +296,7 @@ def _bury_afresh(path: str) -> bool:
         except OSError as error:
             return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
         try:
-            return bury(path, look.fd) or not is_marked(os.fstat(look.fd))
+            return remove_if_orphan(path, look.fd) or not is_managed(os.fstat(look.fd))
         except PermissionError:  # dead, and its owner's to remove
             return True
 
@@ -316,32 +316,32 @@ def settle_refused(wait: float = _MOMENT) -> None:
     for path, when in list(refused.items()):
         if when <= latest:
             refused.pop(path, None)
-            _bury_afresh(path)
+            _remove_if_orphan_at(path)
 
 
 def _living() -> list[Share]:
     return [share for known in list(_shares.values()) if (share := known())]
 
 
-def _give_up_all() -> None:
+def _release_all() -> None:
     # What is still open when the process ends.
     for share in _living():
         with contextlib.suppress(OSError):
-            share.give_up()
+            share.release()
     settle_refused(0)
 
 
-exits.at_the_end(_give_up_all)
+exits.at_the_end(_release_all)
 
 
-def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], dict[str, bool]] = flocks.locked) -> bool:
+def free_name(path: str, *, patient: bool = True, locked: Callable[[], dict[str, bool]] = flocks.locked) -> bool:
     """Remove what the dead left under `path`; return whether the name is free now.
 
     Raises `PermissionError` for an orphaned object of another user, and `BlockingIOError` if
     another process keeps an exclusive lock on it: at once if not `patient`.  `locked` gives
     the kernel's list of locks for an object of another user that may not be opened.
     """
-    for _ in attempts(path, patient=patient):
+    for _ in retry_while_busy(path, patient=patient):
         with Halfway() as look:
             try:
                 look.open_file(path, PROBE)
@@ -355,21 +355,21 @@ def bury_dead(path: str, *, patient: bool = True, locked: Callable[[], dict[str,
                 if error.errno in _NOT_OURS:
                     return False
                 raise
-            if _lives(path, look.fd) if patient else _is_held(path, look.fd, locked):
+            if _is_held(path, look.fd) if patient else _looks_held(path, look.fd, locked):
                 return False
     raise AssertionError("unreachable")
 
 
-def _is_held(path: str, fd: int, locked: Callable[[], dict[str, bool]]) -> bool:
+def _looks_held(path: str, fd: int, locked: Callable[[], dict[str, bool]]) -> bool:
     """Whether the object found under `path` is in use; if not, look again what is there.
 
     Nothing is locked that another process could meet with: a share of ours, if only for
     a moment, had an object look alive whose last holder has just closed it.
     """
-    if bury(path, fd):
+    if remove_if_orphan(path, fd):
         return False
     info = os.fstat(fd)
-    if is_marked(info):
+    if is_managed(info):
         try:
             kept_out = locked().get(flocks.key_of(info), False)
         except OSError:
@@ -379,16 +379,16 @@ def _is_held(path: str, fd: int, locked: Callable[[], dict[str, bool]]) -> bool:
     return True
 
 
-def _lives(path: str, fd: int) -> bool:
+def _is_held(path: str, fd: int) -> bool:
     """Whether the object found under `path` is to be left alone; if not, look again what is there."""
-    if not is_marked(os.fstat(fd)):
+    if not is_managed(os.fstat(fd)):
         return True
-    if bury(path, fd) or not _lock(fd, _SHARED):  # no lock to be had: another process is burying it
+    if remove_if_orphan(path, fd) or not _lock(fd, _SHARED):  # no lock to be had: another process is burying it
         return False
     # There are shares beside ours.  But ours may have kept the last closer from the
     # exclusive lock just now, so it is on us to try again.  And the others may be of
     # those who look, as we do, at an object that somebody has buried meanwhile.
-    return not bury(path, fd) and names(path, os.fstat(fd))
+    return not remove_if_orphan(path, fd) and path_means(path, os.fstat(fd))
 
 
 def is_special(path: str) -> bool:
@@ -404,14 +404,14 @@ def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None
 
     `ready` is that of `remove_once`.  Call it without holding `fork_lock`: it may have to wait for other processes.
     """
-    for _ in attempts(path):
-        with alone(path):
+    for _ in retry_while_busy(path):
+        with directory_lock(path):
             if remove_once(path, ready):
                 return
 
 
 def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> bool:
-    """Make one attempt at `remove`, which must be `alone`; False: another process is in mid-step, try again.
+    """Make one attempt at `remove`, under `directory_lock`; False: another process is in mid-step, try again.
 
     A lock on the object keeps its reapers away meanwhile; between their look at the
     name and their ``unlink`` it would otherwise change hands.  `ready` is called with the
@@ -421,10 +421,10 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
         try:
             look.open_file(path, PROBE)
             # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-            if is_marked(os.fstat(look.fd)) and (bury(path, look.fd) or not _lock(look.fd, _SHARED)):
+            if is_managed(os.fstat(look.fd)) and (remove_if_orphan(path, look.fd) or not _lock(look.fd, _SHARED)):
                 return False
             info = os.fstat(look.fd)
-            if not names(path, info) or (ready is not None and not ready(look.fd, info)):
+            if not path_means(path, info) or (ready is not None and not ready(look.fd, info)):
                 return False
             os.unlink(path)
         except OSError as error:
@@ -439,7 +439,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
 
 
 @contextlib.contextmanager
-def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
+def directory_lock(path: str, *, required: bool = False) -> Generator[None, None, None]:
     """Hold the lock of the directory of `path`, so that no other ipcio program removes a name there.
 
     Call it without holding `fork_lock`.  Any user may lock a directory that they can
@@ -453,7 +453,7 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
     locked = False
     give_up = 0.0
     me = get_ident(), directory
-    if me in _alone:  # a signal handler, or the garbage collector, calls in such a block
+    if me in _locked_directories:  # a signal handler, or the garbage collector, calls in such a block
         yield
         return
     with Halfway() as door:
@@ -472,10 +472,10 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
         if required and _kept_out:
             raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
         try:
-            _alone.add(me)
+            _locked_directories.add(me)
             yield
         finally:
-            _alone.discard(me)
+            _locked_directories.discard(me)
             try:
                 if locked:
                     # Closing is not enough: a child that another thread is just starting has a copy.
@@ -484,11 +484,11 @@ def alone(path: str, *, required: bool = False) -> Generator[None, None, None]:
                 clear_away()  # what was removed may be large
 
 
-_alone: set[tuple[int, str]] = set()  # threads, and the directories that they are `alone` in
+_locked_directories: set[tuple[int, str]] = set()  # threads, and the directories that they have locked
 
 
 def _forget_other_threads() -> None:
-    _alone.intersection_update([key for key in _alone if key[0] == get_ident()])
+    _locked_directories.intersection_update([key for key in _locked_directories if key[0] == get_ident()])
 
 
 forks.in_child.append(_forget_other_threads)
@@ -496,7 +496,7 @@ forks.in_child.append(_forget_other_threads)
 _kept_out = False  # whether the last wait was in vain, and the directory has not been free since
 
 
-def attempts(name: str, *, patient: bool = True) -> Iterator[None]:
+def retry_while_busy(name: str, *, patient: bool = True) -> Iterator[None]:
     """Loop while another process is in mid-step; give up on one that keeps us out on purpose.
 
     If not `patient`, there are as many as we need ourselves where no other process is about.
@@ -524,29 +524,29 @@ def _locked_out(path: str) -> BlockingIOError:
 
 if NAMES_ARE_FILES:
 
-    def is_marked(info: os.stat_result) -> bool:
+    def is_managed(info: os.stat_result) -> bool:
         """Whether an object lives under our rules."""
-        return bool(info.st_mode & MARK) and stat.S_ISREG(info.st_mode)
+        return bool(info.st_mode & MANAGED) and stat.S_ISREG(info.st_mode)
 
 else:
 
-    def is_marked(info: os.stat_result) -> bool:
+    def is_managed(info: os.stat_result) -> bool:
         """Whether an object lives under our rules."""
-        return not info.st_mode & KEEP and stat.S_ISREG(info.st_mode)
+        return not info.st_mode & PERSISTENT and stat.S_ISREG(info.st_mode)
 
 
-def keep(fd: int, perm: int) -> None:
+def mark_persistent(fd: int, perm: int) -> None:
     """Have the object open as `fd` persist, with these permissions."""
     if NAMES_ARE_FILES:
         with contextlib.suppress(OSError):
             fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(_NO_DUMP))
-    os.fchmod(fd, perm | KEEP)
+    os.fchmod(fd, perm | PERSISTENT)
 
 
-def is_kept(fd: int, info: os.stat_result) -> bool:
+def is_persistent(fd: int, info: os.stat_result) -> bool:
     """Whether the object open as `fd`, which has not the other mark, was made by ipcio to persist."""
-    if info.st_mode & KEEP or not NAMES_ARE_FILES:
-        return bool(info.st_mode & KEEP)
+    if info.st_mode & PERSISTENT or not NAMES_ARE_FILES:
+        return bool(info.st_mode & PERSISTENT)
     try:
         flags: int = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
     except OSError:
@@ -554,11 +554,11 @@ def is_kept(fd: int, info: os.stat_result) -> bool:
     return bool(flags & _NO_DUMP)
 
 
-last_rites: list[Callable[[str, int, os.stat_result], bool]] = []
+before_removal: list[Callable[[str, int, os.stat_result], bool]] = []
 """Other parts of the orphaned object that was found under a path and is open; True: its names are gone, too."""
 
 
-def bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
+def remove_if_orphan(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     """If nobody holds the object that `path` meant when `fd` was opened, remove the name; return whether.
 
     The exclusive lock stays with `fd`: nobody can join until it is closed, and who
@@ -566,19 +566,19 @@ def bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     left alone (only where a name changed hands can one get here).  `known` is what was
     known of the object before, if anything.
     """
-    return _lock(fd, _EXCLUSIVE) and _bury(path, fd, known)
+    return _lock(fd, _EXCLUSIVE) and _remove_locked(path, fd, known)
 
 
-def _bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
+def _remove_locked(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     """Do so under the exclusive lock."""
     there = known and _there(path, known)  # tells all in one call, as a rule
     info = there or os.fstat(fd)
-    if not is_marked(info):
+    if not is_managed(info):
         return False
-    for rite in last_rites:
+    for rite in before_removal:
         if rite(path, fd, info):
             return True
-    if there or names(path, info):
+    if there or path_means(path, info):
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -586,7 +586,7 @@ def _bury(path: str, fd: int, known: os.stat_result | None = None) -> bool:
     return True
 
 
-def names(path: str, info: os.stat_result) -> bool:
+def path_means(path: str, info: os.stat_result) -> bool:
     """Whether `path` means the object that `info` is of."""
     return _there(path, info) is not None
 
@@ -625,7 +625,7 @@ def _unlock_dead(path: str, locked: Callable[[], dict[str, bool]]) -> bool:
         return not os.path.lexists(path)
     except PermissionError:
         return False
-    if alive or not is_marked(info):
+    if alive or not is_managed(info):
         return False
     if not ours:
         raise PermissionError(

@@ -45,19 +45,19 @@ def _remove(path: str, entry: str, locked: Callable[[], dict[str, bool]]) -> inv
     if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
         return None
     try:
-        if not lifetime.is_marked(info) and not _make_mortal(path, entry):
+        if not lifetime.is_managed(info) and not _clear_persistent(path, entry):
             return None
         found = inventory.identify(path, info)
     except PermissionError:  # only its owner and root can know whether it is to go
         return None
-    return found if lifetime.bury_dead(path, patient=False, locked=locked) else None
+    return found if lifetime.free_name(path, patient=False, locked=locked) else None
 
 
-def _make_mortal(path: str, entry: str) -> bool:
+def _clear_persistent(path: str, entry: str) -> bool:
     """Whether this is the hidden name of something that was to persist, over which somebody was killed."""
     if entry.startswith(undo.ANCHOR):
-        return undo.make_mortal(path)
+        return undo.clear_persistent(path)
     try:
-        return NAMES_ARE_FILES and growing.make_mortal(path)
+        return NAMES_ARE_FILES and growing.clear_persistent(path)
     except BlockingIOError:  # it is being written
         return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from ipcio._backend import FileMapping
+    from ipcio._backend import MappedFile
 
     Handle = TypeVar("Handle")
 
@@ -35,7 +35,7 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
     return mmap.mmap(fd, size, access=access, offset=offset)
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
     """See `ipcio._backend.MmapBackend`.
 
     The file may be on a network, and opening it may take any time.

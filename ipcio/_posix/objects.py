@@ -32,9 +32,9 @@ __all__ = [
     "DIRECTORY",
     "RECORD",
     "SEMAPHORE",
-    "Finding",
-    "InHand",
-    "Making",
+    "ExistingObject",
+    "NewObject",
+    "OpenObject",
     "check_owner",
     "check_regular",
     "directory",
@@ -107,7 +107,7 @@ _NAMELESS = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
-class InHand(Halfway):
+class OpenObject(Halfway):
     """What a call has opened so far; a ``with`` block gives it back if the call fails.
 
     The block also puts the name that the caller knows into an `OSError`.
@@ -130,7 +130,7 @@ class InHand(Halfway):
         # After what a signal handler raised, the caller does not wait until gigabytes are freed.
         self.hurry = not isinstance(error, OSError) or error.errno is None
         try:
-            self.drop()
+            self.roll_back()
         finally:
             halfway.discard(self)
         if isinstance(error, OSError) and error.errno is not None:
@@ -178,7 +178,7 @@ class InHand(Halfway):
         share, self.share = self.share, None
         if share is not None and share.owns(self.fd):
             self.fd = -1
-            share.give_up(put_away)
+            share.release(put_away)
         super().put_away()
 
     def lose(self) -> None:
@@ -189,14 +189,14 @@ class InHand(Halfway):
         super().lose()
 
 
-def keep_share(raw: Any, hand: InHand) -> None:
+def keep_share(raw: Any, hand: OpenObject) -> None:
     """Under `fork_lock`: the share in hand is that of a semaphore now; without one the descriptor has done its duty."""
     _, fd, raw.share = hand.hand_over()
     if raw.share is None and fd >= 0:
         os.close(fd)
 
 
-class Making(InHand):
+class NewObject(OpenObject):
     """A new object: first without a name, then `link` shows it complete.
 
     So nobody ever sees half of it, and a kill at any point leaves nothing, or a
@@ -222,7 +222,7 @@ class Making(InHand):
             return "/proc is missing, through which a new object gets its name"
         return reason
 
-    def begin(self, perm: int, *, lives_by: str | None = None) -> None:
+    def create_unnamed(self, perm: int, *, lives_by: str | None = None) -> None:
         """Have an empty object open as `fd`, with its mode and the first share.
 
         `lives_by` is the path of the share, if it is not the object's own.  What the
@@ -233,20 +233,20 @@ class Making(InHand):
             lifetime.settle_refused()
         if os.path.lexists(self.path) and not self._bury(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        mode = perm | lifetime.MARK
-        for _ in lifetime.attempts(self.name):
+        mode = perm | lifetime.MANAGED
+        for _ in lifetime.retry_while_busy(self.name):
             with fork_lock:
-                if self._begin(mode, lives_by or self.path):
+                if self._create_unnamed(mode, lives_by or self.path):
                     break
-            self.drop()
+            self.roll_back()
         self._perm = perm
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)
 
     def _bury(self, path: str) -> bool:
-        return lifetime.bury_dead(path)
+        return lifetime.free_name(path)
 
-    def _begin(self, mode: int, lives_by: str) -> bool:
+    def _create_unnamed(self, mode: int, lives_by: str) -> bool:
         if _has_tmpfile():
             self.fd = os.open(DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)  # for the share, it is opened once more
             self._source = f"/proc/self/fd/{self.fd}"
@@ -255,14 +255,14 @@ class Making(InHand):
             # may also find it now, before it is locked.
             self._source = self._temporary = f"{os.path.dirname(lives_by)}/.{invent_name()}"
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MARK)
+            self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MANAGED)
         self.info = os.fstat(self.fd)
         if not self.info.st_mode & stat.S_IRUSR:  # the umask
-            os.fchmod(self.fd, 0o600 | lifetime.MARK)
+            os.fchmod(self.fd, 0o600 | lifetime.MANAGED)
             self.info = os.fstat(self.fd)
         self.share = lifetime.Share(lives_by)
         return self.share.take(self.fd, self._source, self.info) and (
-            not self._temporary or lifetime.names(self._temporary, self.info)
+            not self._temporary or lifetime.path_means(self._temporary, self.info)
         )
 
     def link(self, path: str) -> None:
@@ -277,44 +277,44 @@ class Making(InHand):
                 if not self._bury(path):
                     raise
 
-    def appear(self) -> None:
+    def publish(self) -> None:
         """Give the object its name; from here on it is there for others."""
         self.link(self.path)
         if self._temporary:
             os.unlink(self._temporary)
 
-    def keep(self, perm: int) -> None:
+    def mark_persistent(self, perm: int) -> None:
         """Have the object persist; the first share still says that somebody is at it."""
         self._kept = True
-        lifetime.keep(self.fd, perm)
+        lifetime.mark_persistent(self.fd, perm)
 
-    def settle(self, perm: int, *, persist: bool) -> None:
+    def finish(self, perm: int, *, persist: bool) -> None:
         """Last of all: have a persistent object persist, and the permissions be what they are to be."""
         if persist:
-            self.keep(perm)
+            self.mark_persistent(perm)
             assert self.share is not None
-            self.share.retire()
+            self.share.unlock_and_disown()
             self.share = None
         elif perm != self._perm:
-            os.fchmod(self.fd, perm | lifetime.MARK)
+            os.fchmod(self.fd, perm | lifetime.MANAGED)
 
     def close(self) -> None:
         """Close the descriptor, which has done its duty."""
-        super().drop()
+        super().roll_back()
 
-    def drop(self) -> None:
+    def roll_back(self) -> None:
         """Give everything back, the name as well."""
         with contextlib.suppress(OSError):
             if self._temporary:
                 os.unlink(self._temporary)
         if self._kept:
-            with contextlib.suppress(OSError), lifetime.alone(self.path):
-                if lifetime.names(self.path, self.info):
+            with contextlib.suppress(OSError), lifetime.directory_lock(self.path):
+                if lifetime.path_means(self.path, self.info):
                     os.unlink(self.path)
-        super().drop()
+        super().roll_back()
 
 
-class Finding(InHand):
+class ExistingObject(OpenObject):
     """What is there under a name: opened, then joined.
 
     An object of another user than `owner` (None: any user) is not even locked.
@@ -340,11 +340,11 @@ class Finding(InHand):
         check_owner(self.info, self.owner)
 
     def join(self, lives_by: str | None = None) -> bool:
-        """Take a share in it, under `fork_lock`; False if it is gone or going: `drop` it and look again.
+        """Take a share in it, under `fork_lock`; False if it is gone or going: `roll_back` it and look again.
 
         An object without our mark needs none, unless `lives_by` says where its share is.
         """
-        if lives_by is None and not lifetime.is_marked(self.info):
+        if lives_by is None and not lifetime.is_managed(self.info):
             return True
         self.share = lifetime.Share(lives_by or self.path)
         return self.share.join(self.fd, self.info)
@@ -360,7 +360,7 @@ def may_be_semaphore(path: str) -> bool:
 
 def is_empty(fd: int, info: os.stat_result) -> bool:
     """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
-    return not info.st_size and stat.S_ISREG(info.st_mode) and lifetime.is_kept(fd, info)
+    return not info.st_size and stat.S_ISREG(info.st_mode) and lifetime.is_persistent(fd, info)
 
 
 def check_owner(info: os.stat_result, owner: int | None) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._backend import Permits, Share
+    from ipcio._backend import OpenSemaphore, Share
 
     Handle = TypeVar("Handle")
 
@@ -59,7 +59,7 @@ class PosixSemaphore(SemLock):
     share: Share | None
 
 
-class Making(objects.Making):
+class NewObject(objects.NewObject):
     """A new semaphore, or the record of one."""
 
     __slots__ = ()
@@ -73,57 +73,59 @@ class Making(objects.Making):
 
 
 def create(
-    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[OpenSemaphore], Handle]
 ) -> Handle:
     """See `ipcio._backend.SemBackend`."""
-    making = partial(Making, name, _path(name))
+    making = partial(NewObject, name, _path(name))
     if crash_safe:
         undo.check_interpreter()
         return undo.create(making, _fresh(0), value, perm=perm, persist=persist, into=into)
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
-    for _ in lifetime.attempts(name):
+    for _ in lifetime.retry_while_busy(name):
         with making() as new:
             # Opening it by its name takes both permissions; what is too much goes right after.
-            new.begin(perm | _READ_WRITE)
+            new.create_unnamed(perm | _READ_WRITE)
             os.write(new.fd, _fresh(value))
-            new.appear()
+            new.publish()
             with fork_lock:
                 handle = _finish(new, perm, persist=persist, into=into)
                 if handle is not None:
                     return handle
-            new.drop()  # unlinked already: as if we had come later
+            new.roll_back()  # unlinked already: as if we had come later
     raise AssertionError("unreachable")
 
 
-def _finish(new: objects.Making, perm: int, *, persist: bool, into: Callable[[Permits], Handle]) -> Handle | None:
+def _finish(
+    new: objects.NewObject, perm: int, *, persist: bool, into: Callable[[OpenSemaphore], Handle]
+) -> Handle | None:
     raw = _open(new.name, new.path, new.info)
     if raw is None:
         return None
-    new.settle(perm, persist=persist)
+    new.finish(perm, persist=persist)
     return into(_permits(raw, new))
 
 
-def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
+def attach(name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
     """See `ipcio._backend.SemBackend`."""
-    for attempt, _ in enumerate(lifetime.attempts(name)):
-        with objects.Finding(name, _path(name), owner) as found:
+    for attempt, _ in enumerate(lifetime.retry_while_busy(name)):
+        with objects.ExistingObject(name, _path(name), owner) as found:
             with fork_lock:
                 handle = _attach(found, again=attempt < _ENOUGH, into=into)
                 if handle is not None:
                     return handle
-            found.drop()
+            found.roll_back()
     raise AssertionError("unreachable")
 
 
-def _attach(found: objects.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:
+def _attach(found: objects.ExistingObject, *, again: bool, into: Callable[[OpenSemaphore], Handle]) -> Handle | None:
     """Open what there is; None: look again."""
     record = _open_either(found)
     permits = _attach_plain(found) if record is None else undo.attach(found, record, again=again)
     return None if permits is None else into(permits)
 
 
-def _attach_plain(found: objects.Finding) -> Permits | None:
+def _attach_plain(found: objects.ExistingObject) -> OpenSemaphore | None:
     if not found.join():
         return None
     objects.check_regular(found.info, "a semaphore")
@@ -132,7 +134,7 @@ def _attach_plain(found: objects.Finding) -> Permits | None:
     return None if raw is None else _permits(raw, found)
 
 
-def _open_either(found: objects.Finding) -> undo.Record | None:
+def _open_either(found: objects.ExistingObject) -> undo.Record | None:
     """Open a semaphore to read and write; return the record of a crash-safe one, which others may only read."""
     try:
         found.open(writable=True)
@@ -150,8 +152,8 @@ def _open_either(found: objects.Finding) -> undo.Record | None:
 
 def unlink(name: str) -> None:
     """See `ipcio._backend.SemBackend`."""
-    for _ in lifetime.attempts(name):
-        with objects.Finding(name, _path(name)) as found, lifetime.alone(found.path):
+    for _ in lifetime.retry_while_busy(name):
+        with objects.ExistingObject(name, _path(name)) as found, lifetime.directory_lock(found.path):
             if undo.unlink(found, partial(lifetime.remove_once, found.path, partial(kinds.refuse_other, name))):
                 return
 
@@ -173,7 +175,7 @@ def _fresh(value: int) -> bytes:
     return new if objects.semaphore_prefix() else kinds.sign(new)
 
 
-def _check(found: objects.Finding) -> None:
+def _check(found: objects.ExistingObject) -> None:
     """Refuse a file that cannot be a semaphore, in as far as that can be seen."""
     size = found.info.st_size
     if size != objects.SEMAPHORE:
@@ -199,13 +201,13 @@ def _open(name: str, path: str, info: os.stat_result) -> PosixSemaphore | None:
             handle = libc.open_semaphore(os.fsencode(f"/{name}"))
             raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
     except FileNotFoundError:
-        if lifetime.names(path, info):
+        if lifetime.path_means(path, info):
             raise OSError(errno.ENOSYS, "this C library keeps semaphores under other names than glibc") from None
         return None
-    return raw if lifetime.names(path, info) else None
+    return raw if lifetime.path_means(path, info) else None
 
 
-def _permits(raw: PosixSemaphore, hand: objects.InHand) -> Permits:
+def _permits(raw: PosixSemaphore, hand: objects.OpenObject) -> OpenSemaphore:
     objects.keep_share(raw, hand)
     return raw, partial(_post, raw), raw._get_value, False
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._backend import Permits
-    from ipcio._posix.objects import InHand
+    from ipcio._backend import OpenSemaphore
+    from ipcio._posix.objects import OpenObject
 
     Handle = TypeVar("Handle")
 
@@ -38,7 +38,7 @@ _ENOUGH = 10  # looks at a record without a set
 
 
 def create(
-    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[Permits], Handle]
+    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[OpenSemaphore], Handle]
 ) -> Handle:
     """See `ipcio._backend.SemBackend`.  What the umask takes of `perm` cannot be given."""
     if crash_safe:
@@ -49,31 +49,31 @@ def create(
     return companions.retrying(_KIND, name, lambda: make(name, value, perm, persist=persist, into=into))
 
 
-def attach(name: str, *, owner: int | None = None, into: Callable[[Permits], Handle]) -> Handle:
+def attach(name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
     """See `ipcio._backend.SemBackend`.
 
     A companion vouches for the owner of its object.  Of a foreign semaphore the system does not
     say whose it is, so with an `owner` that is a `PermissionError`.
     """
-    for attempt, _ in enumerate(lifetime.attempts(name)):
-        with companions.Finding(_KIND, name, owner) as found:
+    for attempt, _ in enumerate(lifetime.retry_while_busy(name)):
+        with companions.ExistingObject(_KIND, name, owner) as found:
             handle = _attach(found, again=attempt < _ENOUGH, into=into)
             if handle is not None:
                 return handle
-            found.drop()
+            found.roll_back()
     raise AssertionError("unreachable")
 
 
 def unlink(name: str) -> None:
     """See `ipcio._backend.SemBackend`."""
-    for _ in lifetime.attempts(name):
-        with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
+    for _ in lifetime.retry_while_busy(name):
+        with companions.ExistingObject(_KIND, name) as found, lifetime.directory_lock(found.path, required=True):
             if undo.unlink(found, partial(companions.remove_once, _KIND, name)):
                 return
 
 
-def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[Permits], Handle]) -> Handle:
-    with companions.Making(_KIND, name) as new:
+def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[OpenSemaphore], Handle]) -> Handle:
+    with companions.NewObject(_KIND, name) as new:
         new.announce()
         text = companions.posix_name(name)
         with fork_lock:
@@ -85,7 +85,7 @@ def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[
                 handle = new.make(libc.create_semaphore, text.encode(), perm, value)
                 raw = PosixSemaphore._rebuild(handle, _COUNTING, _MAXIMUM, None)
             new.show()
-            new.settle(_PERM, persist=persist)
+            new.finish(_PERM, persist=persist)
             return into(_permits(raw, new))
 
 
@@ -95,17 +95,17 @@ def _create_undo(
     perm: int,  # noqa: ARG001 -- see below
     *,
     persist: bool,
-    into: Callable[[Permits], Handle],
+    into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
-    with companions.Finding(_KIND, name) as old:
-        if lifetime.bury_dead(old.path) and companions.exists(_KIND, name):  # a foreign one
+    with companions.ExistingObject(_KIND, name) as old:
+        if lifetime.free_name(old.path) and companions.exists(_KIND, name):  # a foreign one
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     # Nobody but its user can find the record, let alone the set.
-    making = partial(objects.Making, name, old.path)
+    making = partial(objects.NewObject, name, old.path)
     return undo.create(making, _BLANK, value, perm=_PERM, persist=persist, into=into)
 
 
-def _attach(found: companions.Finding, *, again: bool, into: Callable[[Permits], Handle]) -> Handle | None:
+def _attach(found: companions.ExistingObject, *, again: bool, into: Callable[[OpenSemaphore], Handle]) -> Handle | None:
     """Open what there is; None: look again."""
     with fork_lock:
         try:
@@ -118,7 +118,7 @@ def _attach(found: companions.Finding, *, again: bool, into: Callable[[Permits],
     return companions.open_foreign(_KIND, found.name, lambda: into(_permits(_open_foreign(found), found)))
 
 
-def _found(found: companions.Finding, *, again: bool) -> Permits | None:
+def _found(found: companions.ExistingObject, *, again: bool) -> OpenSemaphore | None:
     """Open what a file was found for; None: look again."""
     record = undo.read(found.fd, found.info)
     if record is not None:
@@ -129,10 +129,10 @@ def _found(found: companions.Finding, *, again: bool) -> Permits | None:
     if companion is None or companion.state != companions.READY:
         return None
     raw = _open(found.name)
-    return _permits(raw, found) if lifetime.names(found.path, found.info) else None
+    return _permits(raw, found) if lifetime.path_means(found.path, found.info) else None
 
 
-def _open_foreign(found: companions.Finding) -> PosixSemaphore:
+def _open_foreign(found: companions.ExistingObject) -> PosixSemaphore:
     if found.owner is not None:
         text = "this system does not say whose a semaphore is that ipcio did not make as this user (owner=)"
         raise PermissionError(errno.EPERM, text)
@@ -143,7 +143,7 @@ def _open(name: str) -> PosixSemaphore:
     return PosixSemaphore._rebuild(0, _COUNTING, _MAXIMUM, companions.posix_name(name))
 
 
-def _permits(raw: PosixSemaphore, hand: InHand) -> Permits:
+def _permits(raw: PosixSemaphore, hand: OpenObject) -> OpenSemaphore:
     objects.keep_share(raw, hand)
     return raw, partial(_post, raw), partial(_value, raw), False
 

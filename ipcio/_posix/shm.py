@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["Making", "allocate", "attach", "create", "refuse_semaphore", "unlink"]
+__all__ = ["NewObject", "allocate", "attach", "create", "refuse_semaphore", "unlink"]
 
 _PIECE = 1 << 20  # bytes; a fraction of a millisecond
 
 
-class Making(objects.Making):
+class NewObject(objects.NewObject):
     """A new segment."""
 
     __slots__ = ()
@@ -54,21 +54,21 @@ def create(
 
     The object is complete -- sized, locked, mapped -- when it gets its name.
     """
-    with Making(name, _path(name)) as new:
-        new.begin(perm)
+    with NewObject(name, _path(name)) as new:
+        new.create_unnamed(perm)
         allocate(new.fd, size, reserve=reserve)
         with fork_lock:
             new.memory = map_descriptor(new.fd, size, writable=True)
-        new.appear()
-        new.settle(perm, persist=persist)
+        new.publish()
+        new.finish(perm, persist=persist)
         with fork_lock:
             return into(new.hand_over())
 
 
 def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
     """See `ipcio._backend.ShmBackend`."""
-    for _ in lifetime.attempts(name):
-        with objects.Finding(name, _path(name), owner) as found:
+    for _ in lifetime.retry_while_busy(name):
+        with objects.ExistingObject(name, _path(name), owner) as found:
             with fork_lock:
                 found.open(writable=writable)
                 if found.join():
@@ -80,13 +80,13 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
                         except ValueError:
                             raise OSError(errno.EINVAL, "another process is cutting the object short") from None
                     return into(found.hand_over())
-            found.drop()
+            found.roll_back()
     raise AssertionError("unreachable")
 
 
 def unlink(name: str) -> None:
     """See `ipcio._backend.ShmBackend`."""
-    with objects.InHand(name, _path(name)) as named:
+    with objects.OpenObject(name, _path(name)) as named:
         lifetime.remove(named.path, partial(refuse_semaphore, name))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from ipcio._backend import Mapping
-    from ipcio._posix.objects import InHand
+    from ipcio._posix.objects import OpenObject
 
     Handle = TypeVar("Handle")
 
@@ -60,19 +60,19 @@ def create_filled(name: str, content: memoryview[int], *, perm: int) -> None:
 
 def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]) -> Handle:
     """See `ipcio._backend.ShmBackend`."""
-    for _ in lifetime.attempts(name):
-        with companions.Finding(_KIND, name, owner) as found:
+    for _ in lifetime.retry_while_busy(name):
+        with companions.ExistingObject(_KIND, name, owner) as found:
             handle = _attach(found, writable=writable, into=into)
             if handle is not None:
                 return handle
-            found.drop()
+            found.roll_back()
     raise AssertionError("unreachable")
 
 
 def unlink(name: str) -> None:
     """See `ipcio._backend.ShmBackend`."""
-    for _ in lifetime.attempts(name):
-        with companions.Finding(_KIND, name) as found, lifetime.alone(found.path, required=True):
+    for _ in lifetime.retry_while_busy(name):
+        with companions.ExistingObject(_KIND, name) as found, lifetime.directory_lock(found.path, required=True):
             if companions.remove_once(_KIND, name):
                 return
 
@@ -88,7 +88,7 @@ def _create(
 ) -> Handle:
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-    with companions.Making(_KIND, name) as new:
+    with companions.NewObject(_KIND, name) as new:
         new.announce(size)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         with fork_lock:
@@ -101,7 +101,7 @@ def _create(
         if content is not None:
             new.memory[:size] = content
         new.show(inode)
-        new.settle(0o600, persist=persist)
+        new.finish(0o600, persist=persist)
         with fork_lock:
             return into(_mapping(new))
 
@@ -119,7 +119,7 @@ def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
         raise
 
 
-def _mapping(hand: InHand) -> Mapping:
+def _mapping(hand: OpenObject) -> Mapping:
     """Hand over the memory and the share that keeps it; without one the companion's descriptor has done its duty."""
     memory, fd, share = hand.hand_over()
     if share is None and fd >= 0:
@@ -127,7 +127,7 @@ def _mapping(hand: InHand) -> Mapping:
     return memory, -1, share
 
 
-def _attach(found: companions.Finding, *, writable: bool, into: Callable[[Mapping], Handle]) -> Handle | None:
+def _attach(found: companions.ExistingObject, *, writable: bool, into: Callable[[Mapping], Handle]) -> Handle | None:
     """Map what there is; None: look again."""
     with fork_lock:
         try:
@@ -139,7 +139,7 @@ def _attach(found: companions.Finding, *, writable: bool, into: Callable[[Mappin
     return companions.open_foreign(_KIND, found.name, lambda: into(_attach_foreign(found, writable=writable)))
 
 
-def _found(found: companions.Finding, *, writable: bool) -> bool:
+def _found(found: companions.ExistingObject, *, writable: bool) -> bool:
     """Map what a companion was found of; False: look again."""
     if not found.join():
         return False
@@ -150,19 +150,19 @@ def _found(found: companions.Finding, *, writable: bool) -> bool:
     try:
         info = os.fstat(fd)
         objects.check_owner(info, found.owner)
-        if not lifetime.names(found.path, found.info):
+        if not lifetime.path_means(found.path, found.info):
             return False
         if companions.is_the_object(info, record):
             found.memory = _map(fd, record.size, writable=writable)
             return True
-        found.drop()  # the companion is void, and this is a foreign object
+        found.roll_back()  # the companion is void, and this is a foreign object
         found.memory = _map(fd, info.st_size, writable=writable)
         return True
     finally:
         os.close(fd)
 
 
-def _attach_foreign(found: companions.Finding, *, writable: bool) -> Mapping:
+def _attach_foreign(found: companions.ExistingObject, *, writable: bool) -> Mapping:
     fd = _open(found.name, writable=writable)
     try:
         info = os.fstat(fd)

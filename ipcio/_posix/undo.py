@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._backend import Permits
-    from ipcio._posix.objects import Finding, InHand, Making
+    from ipcio._backend import OpenSemaphore
+    from ipcio._posix.objects import ExistingObject, NewObject, OpenObject
 
     Handle = TypeVar("Handle")
 
@@ -64,9 +64,9 @@ __all__ = [
     "Record",
     "attach",
     "check_interpreter",
+    "clear_persistent",
     "create",
     "is_sealed",
-    "make_mortal",
     "read",
     "set_of",
     "unlink",
@@ -108,7 +108,7 @@ class Record(NamedTuple):
     def names(self, beside: str, info: os.stat_result) -> list[str]:
         """The paths of that kind that mean the record, which `info` is of."""
         paths = semaphore_paths(self.name, os.path.dirname(beside))
-        return [path for path in paths if lifetime.names(path, info)]
+        return [path for path in paths if lifetime.path_means(path, info)]
 
 
 def _anchor(key: int, beside: str) -> str:
@@ -178,13 +178,13 @@ def check_interpreter() -> None:
 
 
 def create(
-    making: Callable[[], Making],
+    making: Callable[[], NewObject],
     blank: bytes,
     value: int,
     *,
     perm: int,
     persist: bool,
-    into: Callable[[Permits], Handle],
+    into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
     """Make the set and the record, exclusively, after `check_interpreter`.
 
@@ -198,27 +198,27 @@ def create(
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
         with making() as new:
             mode = _mode_for(perm)
-            new.begin(mode, lives_by=_anchor(key, new.path))
+            new.create_unnamed(mode, lives_by=_anchor(key, new.path))
             # Sealed before it has a name: from then on every process that finds it believes it.
             os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(new.name)))
             _seal(new.fd, _NO_ID)
             try:
                 number = _make(new, key, value, perm)
             except _KeyTakenError:
-                new.drop()
+                new.roll_back()
                 continue
-            new.appear()
+            new.publish()
             if persist:
                 try:
-                    lifetime.keep(new.fd, mode)
+                    lifetime.mark_persistent(new.fd, mode)
                 except BaseException:
-                    os.fchmod(new.fd, mode | lifetime.MARK)
+                    os.fchmod(new.fd, mode | lifetime.MANAGED)
                     raise
             with fork_lock:
                 return into(_permits(number, new))
 
 
-def _permits(number: int, hand: InHand) -> Permits:
+def _permits(number: int, hand: OpenObject) -> OpenSemaphore:
     from ipcio._posix import sysv
 
     raw = sysv.UndoSemaphore(number, hand.name, None)
@@ -235,7 +235,7 @@ class _KeyTakenError(Exception):
     pass
 
 
-def _make(new: Making, key: int, value: int, perm: int) -> int:
+def _make(new: NewObject, key: int, value: int, perm: int) -> int:
     from ipcio._posix import sysv
 
     anchor = _anchor(key, new.path)
@@ -260,7 +260,7 @@ def _make(new: Making, key: int, value: int, perm: int) -> int:
     return number
 
 
-def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
+def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemaphore | None:
     """Join the semaphore whose record was found, under `fork_lock`; None if it is gone or going: look again.
 
     A record without a set is one of the dead, buried by somebody who was killed over it
@@ -271,8 +271,8 @@ def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
     from ipcio._posix import sysv
 
     anchor = record.anchor(found.path)
-    if record.name != found.name or not lifetime.names(anchor, found.info):
-        if lifetime.names(found.path, found.info):
+    if record.name != found.name or not lifetime.path_means(anchor, found.info):
+        if lifetime.path_means(found.path, found.info):
             raise OSError(errno.EINVAL, "not a semaphore: a copy of the file of a crash-safe one, or a link to it")
         return None
     sysv.check_access(record.key)
@@ -280,54 +280,54 @@ def attach(found: Finding, record: Record, *, again: bool) -> Permits | None:
         return None
     number = set_of(record, found.info)
     if number is None:
-        if again or not lifetime.names(anchor, found.info):
+        if again or not lifetime.path_means(anchor, found.info):
             return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
     return _permits(number, found)
 
 
-def unlink(found: Finding, remove: Callable[[], bool]) -> bool:
+def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:
     """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares.
 
     `remove` makes one attempt, as `lifetime.remove_once` does; return what it returns.  The
-    caller is `lifetime.alone`, so the record found here is the one that loses its name.
+    caller holds `lifetime.directory_lock`, so the record found here is the one that loses its name.
     """
     persistent = _open_persistent(found)
     removed = remove()
     if persistent is not None:
         if removed:
-            # Killed before this, we leave an anchor that persists: see `make_mortal`.
+            # Killed before this, we leave an anchor that persists: see `clear_persistent`.
             _mark(found.fd, found.info)
-            lifetime.bury(persistent.anchor(found.path), found.fd)
-        found.drop()
+            lifetime.remove_if_orphan(persistent.anchor(found.path), found.fd)
+        found.roll_back()
     return removed
 
 
 def _mark(fd: int, info: os.stat_result) -> None:
     """Have the record live by its shares."""
-    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.KEEP | lifetime.MARK)
+    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.PERSISTENT | lifetime.MANAGED)
 
 
-def _open_persistent(found: Finding) -> Record | None:
+def _open_persistent(found: ExistingObject) -> Record | None:
     """If a persistent record is there, open it and return it."""
     try:
         info = os.lstat(found.path)
     except FileNotFoundError:
         return None
-    if not is_sealed(info) or lifetime.is_marked(info):
+    if not is_sealed(info) or lifetime.is_managed(info):
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
         lifetime.make_readable(found.path, info)
     with fork_lock:
         found.open(writable=False)
     record = read(found.fd, found.info)
-    if record is None or record.name != found.name or not lifetime.names(record.anchor(found.path), found.info):
-        found.drop()
+    if record is None or record.name != found.name or not lifetime.path_means(record.anchor(found.path), found.info):
+        found.roll_back()
         return None
     return record
 
 
-def make_mortal(path: str) -> bool:
+def clear_persistent(path: str) -> bool:
     """If `path` is the anchor of a record that has lost its mark, have it live by its shares; return whether it is one.
 
     A persistent one without a name is one: the process that removed the name was killed before
@@ -346,11 +346,11 @@ def make_mortal(path: str) -> bool:
         return True
 
 
-def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
+def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
     """If this is a dead record, remove its set, then its names, the anchor last."""
     record = read(fd, info)
     # A copy of a record has no part in the set.
-    if record is None or not lifetime.names(record.anchor(beside), info):
+    if record is None or not lifetime.path_means(record.anchor(beside), info):
         return False
     number = set_of(record, info)
     if number is not None:
@@ -358,9 +358,9 @@ def _last_rites(beside: str, fd: int, info: os.stat_result) -> bool:
 
         sysv.remove(number)
     for path in *record.names(beside, info), record.anchor(beside):
-        if lifetime.names(path, info):
+        if lifetime.path_means(path, info):
             os.unlink(path)
     return True
 
 
-lifetime.last_rites.append(_last_rites)
+lifetime.before_removal.append(_before_removal)

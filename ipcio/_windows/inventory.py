@@ -38,7 +38,7 @@ def survey() -> list[Entry]:
         found: set[tuple[Literal["shm", "sem"], str]] = {
             (_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)
         }
-        mine.give_up()
+        mine.release()
     entries = [_entry(kind, name) for kind, name in found]
     entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
     return entries

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from ipcio._backend import FileMapping
+    from ipcio._backend import MappedFile
 
     Handle = TypeVar("Handle")
 
@@ -27,7 +27,7 @@ _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_D
 _PREFIX = "\\\\?\\"
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[FileMapping], Handle]) -> Handle:
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
     """See `ipcio._backend.MmapBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
     fd = _open_descriptor(file, writable=writable)
     try:

@@ -63,7 +63,7 @@ def _is_taken(name: str) -> bool:
     with Handles() as mine:
         found = mine.call(win32.OpenSemaphore, win32.SYNCHRONIZE, False, name)  # noqa: FBT003
         number = ctypes.get_last_error()
-        mine.give_up()
+        mine.release()
     return bool(found) or number != win32.ERROR_FILE_NOT_FOUND
 
 
@@ -151,7 +151,7 @@ class Handles:
         """Call what takes the last one over, and more; return what it makes of it."""
         return next(map(function, map(self._handles.pop, (-1,)), *zip(more)))
 
-    def give_up(self, _: object = None) -> None:
+    def release(self, _: object = None) -> None:
         """Close them, once; there is no descriptor."""
         if len(getattr(self, "_handles", ())) > 1:  # none, if Ctrl-C came before
             deque(map(self._close, iter(self._handles.pop, None)), 0)
@@ -169,6 +169,6 @@ class Handles:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is not None:
-            self.give_up()
+            self.release()
 
-    __del__ = give_up
+    __del__ = release

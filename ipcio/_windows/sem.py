@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from ipcio._backend import Permits, Share
+    from ipcio._backend import OpenSemaphore, Share
 
     Handle = TypeVar("Handle")
 
@@ -96,7 +96,7 @@ def create(
     perm: int,  # noqa: ARG001 -- see below
     persist: bool,
     crash_safe: bool,
-    into: Callable[[Permits], Handle],
+    into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
     """See `ipcio._backend.SemBackend`.
 
@@ -117,7 +117,7 @@ def attach(
     name: str,
     *,
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
-    into: Callable[[Permits], Handle],
+    into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
     """See `ipcio._backend.SemBackend`."""
     objects.check_length(name, _LONGEST)
@@ -133,7 +133,7 @@ def unlink(name: str) -> None:
         raise objects.cannot_unlink(name)
 
 
-def _permits(mine: objects.Handles, handle: int) -> Permits:
+def _permits(mine: objects.Handles, handle: int) -> OpenSemaphore:
     raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
     raw.share = mine  # empty by now
     return raw, partial(_post, raw, handle), partial(_value, raw, handle), False

@@ -98,7 +98,7 @@ def attach(
                 win32.ReleaseSemaphore(mine, 1, None)
             unused = objects.value_of(slack or mine or 0) - 1
             if unused < 0:  # in the making
-                share.give_up()
+                share.release()
                 objects.be_patient(start, name)
                 continue
             memory = _map(section, name, writable=writable)
@@ -114,7 +114,7 @@ def unlink(name: str) -> None:
 def _close(mapping: Mapping) -> None:
     share = mapping[2]
     if share is not None:
-        share.give_up()
+        share.release()
 
 
 def _slack_of(name: str) -> str:

@@ -172,7 +172,7 @@ class Work:
 
         left = {path for path in paths() if not names_of(path).isdisjoint(self.names + self.private_names)}
         # What a killed `create` had not yet given its name is hidden; it waits for `gc`, which would bury it so.
-        left = {path for path in left if "/.ipcio-undo-" not in path or not lifetime.bury_dead(path)}
+        left = {path for path in left if "/.ipcio-undo-" not in path or not lifetime.free_name(path)}
         assert not left, f"names left: {sorted(left)}"
 
 
