@@ -17,7 +17,7 @@ from ipcio import mmap, shm
 
 np = pytest.importorskip("numpy")
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 QUOTE = np.dtype([("metal", "S8"), ("price", "<f8"), ("volume", "<i4")], align=True)
 # Their threads are of no use here, and forking would warn of them.
 ENVIRONMENT = {

@@ -17,7 +17,7 @@ import pytest
 import ipcio
 from ipcio import filelock, mmap, proc, sem, shm, strfile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 EXAMPLES = ROOT / "docs" / "examples"
 MODULES = sorted((ROOT / "ipcio").rglob("*.py"))
@@ -126,7 +126,7 @@ def test_every_public_name_is_in_the_reference():
 
 def test_every_example_is_tested_and_shown():
     examples = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"}
-    code = "".join(test.read_text(encoding="utf-8") for test in ROOT.glob("tests/test_*.py"))
+    code = "".join(test.read_text(encoding="utf-8") for test in ROOT.glob("tests/**/test_*.py"))
     shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert {name for name in examples if f'"{name}"' in code} == examples
     assert {name for name in examples if f"examples/{name}\n" in shown} == examples

@@ -147,7 +147,7 @@ def test_what_is_left_out_of_that_suite_needs_directories(tests):
 
 
 def test_the_package_tells_fsspec_of_the_class():
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     name, value = re.search(r'^\[project.entry-points."fsspec.specs"\]\n(\w+) = "(.+)"', project, re.MULTILINE).groups()
     assert name == "shm"
     assert importlib.metadata.EntryPoint(name, value, "fsspec.specs").load() is SharedMemoryFileSystem

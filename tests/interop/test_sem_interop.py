@@ -29,7 +29,7 @@ from leftovers_linux import semaphore_name
 
 from ipcio._posix import objects
 
-HERE = os.path.dirname(__file__)
+SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 SHM = "/dev/shm"
 
 # -- the others: programs that speak the language of sem_peer.c ----------------
@@ -142,7 +142,7 @@ def c_program(tmp_path_factory):
     if compiler is None:
         pytest.skip("no C compiler")
     path = tmp_path_factory.mktemp("c") / "sem_peer"
-    subprocess.run([compiler, "-Wall", "-Werror", "-pthread", "-o", path, f"{HERE}/sem_peer.c"], check=True)
+    subprocess.run([compiler, "-Wall", "-Werror", "-pthread", "-o", path, f"{SUPPORT}/sem_peer.c"], check=True)
     return [path]
 
 

@@ -19,7 +19,7 @@ from peers import Peer, PeerError
 fcntl = pytest.importorskip("fcntl")
 pytestmark = [pytest.mark.needs("fork", "witness"), pytest.mark.usefixtures("root")]
 
-LESSER = os.path.join(os.path.dirname(__file__), "lesser")
+LESSER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "as_macos")
 KINDS = {
     "shm": ("shm.create({!r}, 5000{})", "shm.attach({!r})", "shm.unlink({!r})"),
     "sem": ("sem.create({!r}, 3{})", "sem.attach({!r})", "sem.unlink({!r})"),

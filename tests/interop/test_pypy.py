@@ -53,7 +53,7 @@ if PYPY is not None and subprocess.run([PYPY, "-c", LOOK], check=False).returnco
 
     def test_a_program_of_each_module_runs_on_pypy(name):
         """What the program has not closed goes when it ends."""
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         done = subprocess.run(
             [PYPY, "-c", PROGRAM, name],
             env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},

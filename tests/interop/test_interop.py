@@ -17,7 +17,7 @@ from named_contract import FILES, is_free
 
 from ipcio import shm
 
-HERE = os.path.dirname(__file__)
+SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 
 
 def there(name):
@@ -35,7 +35,7 @@ def program(tmp_path_factory):
     if compiler is None:
         pytest.skip("no C compiler")
     path = tmp_path_factory.mktemp("c") / "peer"
-    subprocess.run([compiler, "-Wall", "-o", path, f"{HERE}/peer.c", "-lrt"], check=True)
+    subprocess.run([compiler, "-Wall", "-o", path, f"{SUPPORT}/peer.c", "-lrt"], check=True)
     return path
 
 

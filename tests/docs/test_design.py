@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 RACES = re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", DESIGN, re.MULTILINE)
 
 
 def test_every_race_names_tests_that_exist():
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     defined = set(re.findall(r"^ *def (test_\w+)\(", code, re.MULTILINE))
     assert [int(number) for number, _ in RACES] == list(range(1, len(RACES) + 1))
     for number, forced in RACES:

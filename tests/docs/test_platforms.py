@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "platforms.md"
 
 if not PAGE.exists():
@@ -26,7 +26,9 @@ LINES = [(f"{system}: {title}", text) for system in ("Windows", "macOS") for tit
 
 def functions(file):
     return {
-        node.name for node in ast.walk(ast.parse((TESTS / file).read_text(encoding="utf-8"))) if hasattr(node, "name")
+        node.name
+        for node in ast.walk(ast.parse(next(TESTS.rglob(file)).read_text(encoding="utf-8")))
+        if hasattr(node, "name")
     }
 
 

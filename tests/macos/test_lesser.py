@@ -22,7 +22,7 @@ from ipcio._posix import filelock, spawn
 from ipcio._posix import mmap as mapping
 from ipcio._posix import proc as backend
 
-LESSER = os.path.join(os.path.dirname(__file__), "lesser")
+LESSER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "as_macos")
 
 
 class OtherError(Exception):

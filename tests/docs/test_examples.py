@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from children import KILL
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 DEADLINE = 30  # seconds until a silent program is a failed test
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pages
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Pipes of `subprocess` and the `buf` of `shared_memory` may be None, say their types, and the pages leave that

@@ -16,7 +16,7 @@ from command import DEADLINE, ENVIRONMENT
 
 from ipcio import sem, shm
 
-PAGES = Path(__file__).parents[1] / "docs" / "moving"
+PAGES = Path(__file__).parents[2] / "docs" / "moving"
 
 
 def programs(page, language, **names):

@@ -11,7 +11,7 @@ import pytest
 
 from ipcio import shm
 
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def output(example):

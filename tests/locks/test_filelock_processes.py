@@ -32,7 +32,7 @@ try:
 except ImportError:  # there are no classic locks, then
     fcntl = None
 
-HERE = os.path.dirname(__file__)
+SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 NOBODY = 65534
 DEADLINE = 30  # seconds until what does not happen is a failed test
 
@@ -794,7 +794,7 @@ def c_program(tmp_path_factory):
     if compiler is None:
         pytest.skip("no C compiler")
     path = tmp_path_factory.mktemp("c") / "lock_peer"
-    subprocess.run([compiler, "-Wall", "-Werror", "-o", path, f"{HERE}/lock_peer.c"], check=True)
+    subprocess.run([compiler, "-Wall", "-Werror", "-o", path, f"{SUPPORT}/lock_peer.c"], check=True)
     return path
 
 
