@@ -144,7 +144,7 @@ class RawSemaphore(Protocol):
         """Give a permit."""
         ...
 
-    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
+    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:
         """Take a permit, at once or, if `block`, within `timeout` seconds (None: for ever); return whether."""
         ...
 
@@ -350,7 +350,7 @@ class ProcBackend(Protocol):
         streams: Sequence[int | None],
         cwd: Any,
         env: Any,
-        start_new_session: bool,  # noqa: FBT001
+        start_new_session: bool,
         /,
     ) -> Child:
         """Start it; the streams are what `subprocess.Popen` takes."""

@@ -117,7 +117,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         more = {"mode": info.st_mode & 0o777, "uid": info.st_uid, "gid": info.st_gid, "ino": info.st_ino}
         return {**known, **more, "created": info.st_ctime, "mtime": info.st_mtime}
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:  # noqa: FBT001, FBT002 -- as fsspec has it
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List the segments that live, whoever made them; those of others with their size alone."""
         found: list[dict[str, Any]] = []
         if self._strip_protocol(path):
@@ -154,7 +154,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         path: str,
         mode: str = "rb",
         block_size: Any = None,  # noqa: ARG002
-        autocommit: bool = True,  # noqa: FBT001, FBT002
+        autocommit: bool = True,
         cache_options: Any = None,  # noqa: ARG002
         **_: Any,
     ) -> Any:
@@ -188,7 +188,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         with self._open(path, "xb" if mode == "create" else "wb") as f:
             f.write(value)
 
-    def touch(self, path: str, truncate: bool = True, **_: Any) -> None:  # noqa: FBT001, FBT002 -- as fsspec has it
+    def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
         """Make an empty segment; with `truncate`, in place of one that is there, which otherwise stays as it is."""
         if truncate:
             self.pipe_file(path, b"")
@@ -219,7 +219,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         name = self._strip_protocol(path)
         return has_magic(name) and not self._is_there(name)
 
-    def _expand(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:  # noqa: FBT001
+    def _expand(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:
         """The names of segments that `path`, a name, a pattern or a list of them, stands for."""
         return [name for name in self.expand_path(path, recursive=recursive, maxdepth=maxdepth) if name]
 
@@ -227,7 +227,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self,
         path1: Any,
         path2: Any,
-        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        recursive: bool = False,
         maxdepth: int | None = None,
         on_error: str | None = None,
         **_: Any,
@@ -269,7 +269,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self,
         path1: Any,
         path2: Any,
-        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        recursive: bool = False,
         maxdepth: int | None = None,
         **_: Any,
     ) -> None:
@@ -284,7 +284,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self,
         rpath: Any,
         lpath: Any,
-        recursive: bool = False,  # noqa: FBT001, FBT002 -- as fsspec has it
+        recursive: bool = False,
         callback: Any = DEFAULT_CALLBACK,
         maxdepth: int | None = None,
         **options: Any,
@@ -316,7 +316,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     _rm = rm_file
 
-    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:  # noqa: FBT001, FBT002 -- as fsspec has it
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
         """Remove names.
 
         What a pattern matches is removed only if it is a persistent segment of ipcio that belongs
@@ -326,7 +326,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         for name in self._removable(path, recursive, maxdepth):
             self.rm_file(name)
 
-    def _removable(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:  # noqa: FBT001
+    def _removable(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:
         """The names that are to be removed."""
         names: dict[str, None] = {}
         paths: list[Any] = path if isinstance(path, list) else [path]
@@ -354,13 +354,13 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
                         found.add(entry["name"])
         return found
 
-    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:  # noqa: ARG002, FBT001, FBT002 -- as fsspec has it
+    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:  # noqa: ARG002 -- as fsspec has it
         """Always fail: the one directory is there."""
         if not self._strip_protocol(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         raise NotADirectoryError(errno.ENOTDIR, _FLAT, path)
 
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:  # noqa: FBT001, FBT002 -- as fsspec has it
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Fail as `mkdir`, unless that the one directory is there is all right."""
         if self._strip_protocol(path) or not exist_ok:
             self.mkdir(path)

@@ -123,7 +123,7 @@ class MemoryFile(_RawBinaryFile):
         fd: int = -1,
         base: int = 0,
         share: Share | None = None,
-        created: bool = False,  # noqa: FBT001, FBT002
+        created: bool = False,
     ) -> None:
         self._face = None
         self._fd = fd

@@ -138,7 +138,7 @@ class CursorFile(MemoryFile):
         self._cursor_seek(self._left)
         self._be(direct)
 
-    def _be(self, direct: bool, /) -> None:  # noqa: FBT001
+    def _be(self, direct: bool, /) -> None:
         """From now on be the fast handle, or the one that looks at everything."""
         kind: Any = DirectFile if direct else CursorFile
         self.__class__ = kind
@@ -162,7 +162,7 @@ class CursorFile(MemoryFile):
         self._cursor = self._lines_begun = None
         self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
         self._cursor_readline = self._cursor_write = _closed
-        self._be(False)  # noqa: FBT003
+        self._be(False)
 
 
 class DirectFile(CursorFile):
@@ -300,9 +300,9 @@ class LockedFile(CursorFile):
         super()._begin(*arguments)
         with fork_lock:
             handle_locks.add(self._lock)
-        self._be(True)  # noqa: FBT003
+        self._be(True)
 
-    def _be(self, direct: bool, /) -> None:  # noqa: FBT001
+    def _be(self, direct: bool, /) -> None:
         cursor: Any = self._cursor if direct else None
         reader = None if self._mode == "wb" else cursor
         self._quick_tell = getattr(cursor, "tell", None)

@@ -44,7 +44,7 @@ def run_to_end(
     command: Any,
     data: Any,
     timeout: float | None,
-    check: bool,  # noqa: FBT001
+    check: bool,
     options: dict[str, Any],
 ) -> Completed[Any]:
     """Start the child, pass everything on, wait, and return what it did."""

@@ -122,7 +122,7 @@ class Semaphore:
         permits: OpenSemaphore,
         name: str,
         again: Callable[[str], Semaphore],
-        created: bool,  # noqa: FBT001 -- as in MemoryFile
+        created: bool,
     ) -> Semaphore:
         self: Semaphore = cls.__new__(cls)
         raw, self._post, self._value, self._undo = permits
@@ -193,7 +193,7 @@ class Semaphore:
 
     # -- threading's words -----------------------------------------------
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- threading's
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Do as `dec`; ``acquire(False)`` tries, and takes no timeout."""
         if timeout is None:
             for got in self._waiting if blocking else self._trying:

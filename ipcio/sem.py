@@ -138,7 +138,7 @@ def create(
             perm=perm,
             persist=bool(persist),
             crash_safe=bool(undo),
-            into=lambda permits: Semaphore._over(permits, wanted, _again(owner_of_new(owner)), True),  # noqa: FBT003
+            into=lambda permits: Semaphore._over(permits, wanted, _again(owner_of_new(owner)), True),
         )
 
     with explained(_KIND, name):
@@ -191,7 +191,7 @@ def _join(name: str, owner: int | None) -> Semaphore:
     return _backend.attach(
         name,
         owner=owner,
-        into=lambda permits: Semaphore._over(permits, name, _again(owner), False),  # noqa: FBT003
+        into=lambda permits: Semaphore._over(permits, name, _again(owner), False),
     )
 
 

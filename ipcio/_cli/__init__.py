@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _flush() -> None:
-    print(end="", flush=True)  # noqa: T201
+    print(end="", flush=True)
 
 
 def _forget_output() -> None:

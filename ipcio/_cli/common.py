@@ -100,4 +100,4 @@ def complain(error: Exception) -> None:
         reason = error.strerror or reason
         # The text of an error that ipcio explains names the object already.
         where = "" if error.filename is None or repr(error.filename) in reason else f": {error.filename!r}"
-    print(f"ipcio: {reason if reason.isprintable() else ascii(reason)}{where}", file=sys.stderr)  # noqa: T201
+    print(f"ipcio: {reason if reason.isprintable() else ascii(reason)}{where}", file=sys.stderr)

@@ -38,11 +38,11 @@ def _run(_: argparse.Namespace) -> None:
     nothing = True
     for kind, name, size in litter.collect(_skipped):
         nothing = False
-        print(kind, shown(name), *([] if size is None else [size, "bytes"]))  # noqa: T201
+        print(kind, shown(name), *([] if size is None else [size, "bytes"]))
     if nothing:
         note("nothing was left behind")
 
 
 def _skipped(name: str, reason: str) -> None:
     if sys.stderr is not None:
-        print(f"ipcio: skipped {shown(name)}: {reason}", file=sys.stderr)  # noqa: T201
+        print(f"ipcio: skipped {shown(name)}: {reason}", file=sys.stderr)

@@ -62,16 +62,16 @@ def _run(arguments: argparse.Namespace) -> None:
     entries = survey()
     if arguments.json:
         json.dump(entries, sys.stdout, indent=2)
-        print()  # noqa: T201
+        print()
     elif entries:
         width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-        print(*_table(entries, width), sep="\n")  # noqa: T201
+        print(*_table(entries, width), sep="\n")
     else:
         table.note("no shared memory and no semaphores")
 
 
 def _watch(survey: Callable[[], list[Entry]], period: float) -> None:
-    print(end=_CLEAR)  # noqa: T201
+    print(end=_CLEAR)
     try:
         while True:
             entries = survey()
@@ -79,10 +79,10 @@ def _watch(survey: Callable[[], list[Entry]], period: float) -> None:
             lines = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}", *_table(entries, width)]
             # Overwritten rather than cleared before, which would flicker.
             page = f"{_REST_OF_LINE}\n".join(_page(lines, width, height))
-            print(_HOME + page, end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)  # noqa: T201
+            print(_HOME + page, end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)
             time.sleep(period)
     finally:
-        print(flush=True)  # noqa: T201 -- the shell's prompt gets a line of its own
+        print(flush=True)
 
 
 def _page(lines: list[str], width: int, height: int) -> list[str]:

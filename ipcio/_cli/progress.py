@@ -48,10 +48,10 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._shown:
             self._show("")
-            print(end="\r", file=sys.stderr, flush=True)  # noqa: T201
+            print(end="\r", file=sys.stderr, flush=True)
 
     def _show(self, line: str) -> None:
-        print(f"\r{line:{self._shown}}", end="", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"\r{line:{self._shown}}", end="", file=sys.stderr, flush=True)
         self._shown = len(line)
 
     def _line(self, seconds: float, room: int) -> str:

@@ -90,4 +90,4 @@ def _dec(arguments: argparse.Namespace) -> int:
 def _print_value(arguments: argparse.Namespace) -> None:
     from ipcio import sem
 
-    print(sem.attach(arguments.name).value)  # noqa: T201
+    print(sem.attach(arguments.name).value)

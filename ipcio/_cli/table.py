@@ -26,7 +26,7 @@ def shown(text: str) -> str:
 def note(text: str) -> None:
     """Tell who sits there; a script that finds nothing to do need not hear of it."""
     if sys.stderr is not None and sys.stderr.isatty():
-        print(f"ipcio: {text}", file=sys.stderr)  # noqa: T201
+        print(f"ipcio: {text}", file=sys.stderr)
 
 
 def lines(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:

@@ -24,7 +24,7 @@ def occupy() -> None:
 
 def inherit(fd: int) -> None:
     """Have the command inherit a file."""
-    os.set_inheritable(fd, True)  # noqa: FBT003
+    os.set_inheritable(fd, True)
 
 
 def become(command: list[str]) -> NoReturn:

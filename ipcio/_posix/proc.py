@@ -93,7 +93,7 @@ class Child:
         streams: Sequence[int | None],
         cwd: Any,
         env: Mapping[Any, Any] | None,
-        start_new_session: bool,  # noqa: FBT001
+        start_new_session: bool,
     ) -> None:
         self._watched: _Poll | None = None
         self._watched_as: os.stat_result | None = None  # what its descriptor is

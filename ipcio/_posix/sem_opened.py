@@ -78,7 +78,7 @@ def _create(name: str, value: int, perm: int, *, persist: bool, into: Callable[[
         text = companions.posix_name(name)
         with fork_lock:
             if perm == _PERM:
-                raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # noqa: FBT003 -- do not unlink
+                raw = new.make(PosixSemaphore, _COUNTING, value, _MAXIMUM, text, False)  # False: do not unlink
             else:
                 from ipcio._posix import libc
 

@@ -62,7 +62,7 @@ def start(
     streams: Sequence[int | None],
     cwd: Any,
     env: Mapping[Any, Any] | None,
-    start_new_session: bool,  # noqa: FBT001
+    start_new_session: bool,
 ) -> tuple[Popen, list[Pipe | None]]:
     """Start a child whose streams are what `subprocess` takes; return it, and a pipe for each that is to be one."""
     pipes = [Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)]

@@ -182,7 +182,7 @@ class UndoSemaphore:
             if not held.handles and (not held or libc.semctl(self._number, 0, libc.GETVAL) < 0):
                 _held.pop(self._number, None)
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as SemLock
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take a permit, within `timeout` seconds; return whether it was got."""
         if not page[0]:  # forked, and its parent's count is not its own
             notice()

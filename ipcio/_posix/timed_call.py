@@ -113,4 +113,4 @@ def _prepare_signal() -> None:
     if present.handler not in {None, SIG_IGN}:
         raise NoTimer("SIGURG has a handler")
     _libc.signal(_SIGNAL, _NOTHING)
-    siginterrupt(_SIGNAL, True)  # noqa: FBT003
+    siginterrupt(_SIGNAL, True)

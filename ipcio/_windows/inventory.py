@@ -65,12 +65,12 @@ def _names(mine: objects.Handles) -> Iterator[tuple[str, str]]:
     place, length = ctypes.c_ulong(), ctypes.c_ulong()
     memory = ctypes.create_string_buffer(_ROOM)
     found = win32.OBJECT_DIRECTORY_INFORMATION.from_buffer(memory)
-    for restart in chain((True,), repeat(False)):  # noqa: FBT003
+    for restart in chain((True,), repeat(False)):
         status = win32.NtQueryDirectoryObject(
             directory,
             memory,
             _ROOM,
-            True,  # noqa: FBT003
+            True,
             restart,
             ctypes.byref(place),
             ctypes.byref(length),

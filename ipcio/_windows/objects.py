@@ -61,7 +61,7 @@ def _failure(name: str) -> OSError:
 def _is_taken(name: str) -> bool:
     """Whether there is an object, of whatever kind, that we may not use."""
     with Handles() as mine:
-        found = mine.call(win32.OpenSemaphore, win32.SYNCHRONIZE, False, name)  # noqa: FBT003
+        found = mine.call(win32.OpenSemaphore, win32.SYNCHRONIZE, False, name)
         number = ctypes.get_last_error()
         mine.release()
     return bool(found) or number != win32.ERROR_FILE_NOT_FOUND
@@ -129,7 +129,7 @@ class Handles:
 
     def open(self, function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
         """Call a function that opens an existing object, and return the handle, which no child inherits."""
-        handle = self.call(function, access, False, name)  # noqa: FBT003 -- not inherited
+        handle = self.call(function, access, False, name)  # False: no child inherits it
         if handle:
             return handle
         if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
@@ -138,7 +138,7 @@ class Handles:
 
     def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
         """As `open`, but None where there is nothing of that kind."""
-        handle = self.call(function, access, False, name)  # noqa: FBT003
+        handle = self.call(function, access, False, name)
         if not handle and ctypes.get_last_error() not in {win32.ERROR_FILE_NOT_FOUND, win32.ERROR_INVALID_HANDLE}:
             raise _failure(called)
         return handle

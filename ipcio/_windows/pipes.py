@@ -36,7 +36,7 @@ _INCOMPLETE = 996
 
 _the_operation = itemgetter(0)  # of what ReadFile and WriteFile return
 _data = methodcaller("getbuffer")
-_result = methodcaller("GetOverlappedResult", False)  # noqa: FBT003 -- at once
+_result = methodcaller("GetOverlappedResult", False)  # without waiting
 
 
 class Pipe:
@@ -130,7 +130,7 @@ class Pipe:
     def written(self, sent: list[int]) -> bool:
         """Note how much the write that was under way has written; False if it still is."""
         if self._pending:
-            if self._pending[0][0].GetOverlappedResult(False)[1] == _INCOMPLETE:  # noqa: FBT003
+            if self._pending[0][0].GetOverlappedResult(False)[1] == _INCOMPLETE:
                 return False
             results = map(_result, map(_the_operation, map(self._pending.pop, (0,))))
             sent.extend(map(itemgetter(0), results))
@@ -155,4 +155,4 @@ class Pipe:
             operation = self._pending[0][0]
             operation.cancel()
             with contextlib.suppress(OSError):
-                operation.GetOverlappedResult(True)  # noqa: FBT003
+                operation.GetOverlappedResult(True)

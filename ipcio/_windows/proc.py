@@ -42,7 +42,7 @@ class Child:
         streams: Sequence[int | None],
         cwd: Any,
         env: Mapping[Any, Any] | None,
-        start_new_session: bool,  # noqa: FBT001
+        start_new_session: bool,
     ) -> None:
         self._wake = _Handles(1, win32.CreateEvent, (None,), (False,), (False,), (None,))
         self._job = _Handles(int(start_new_session), win32.CreateJobObject, (None,), (None,))
@@ -101,7 +101,7 @@ class Child:
         if happened:
             milliseconds = 0
         try:
-            first = _winapi.WaitForMultipleObjects(handles, False, milliseconds)  # noqa: FBT003
+            first = _winapi.WaitForMultipleObjects(handles, False, milliseconds)
         except InterruptedError:  # Ctrl-C; its handler has run, and did not raise
             return True
         if first == _winapi.WAIT_TIMEOUT:
@@ -354,7 +354,7 @@ class _Popen(subprocess.Popen[bytes]):
         """Wait until it has."""
         while not self.has_exited():
             with contextlib.suppress(InterruptedError):
-                _winapi.WaitForMultipleObjects([self.handle], False, _winapi.INFINITE)  # noqa: FBT003
+                _winapi.WaitForMultipleObjects([self.handle], False, _winapi.INFINITE)
 
     def close(self) -> None:
         """Let go of the process, which has been reaped."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None, /) -> WindowsSemaphore: ...
         def __enter__(self) -> bool: ...
         def __exit__(self, *_: object) -> None: ...
-        def acquire(self, block: bool = ..., timeout: float | None = ..., /) -> bool: ...  # noqa: FBT001
+        def acquire(self, block: bool = ..., timeout: float | None = ..., /) -> bool: ...
         def release(self) -> None: ...
 
 else:
@@ -64,7 +64,7 @@ class WindowsSemaphore(SemLock):
             except InterruptedError:
                 pass
 
-    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:  # noqa: FBT001, FBT002
+    def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:
         """Take a permit, within `timeout` seconds; return whether it was got."""
         if not block or timeout == 0:
             try:

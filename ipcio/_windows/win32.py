@@ -57,7 +57,7 @@ FILE_MAP_READ = 0x0004
 INVALID_HANDLE_VALUE = wintypes.HANDLE(-1).value
 
 
-class MEMORY_BASIC_INFORMATION(ctypes.Structure):  # noqa: N801 -- its name in Windows
+class MEMORY_BASIC_INFORMATION(ctypes.Structure):
     """What `VirtualQuery` tells of pages that are alike."""
 
     _fields_ = (
@@ -111,7 +111,7 @@ ReleaseSemaphore = _declare(
 )
 
 
-class SEMAPHORE_BASIC_INFORMATION(ctypes.Structure):  # noqa: N801
+class SEMAPHORE_BASIC_INFORMATION(ctypes.Structure):
     """What `NtQuerySemaphore` tells."""
 
     _fields_ = (("CurrentCount", wintypes.ULONG), ("MaximumCount", wintypes.ULONG))
@@ -134,13 +134,13 @@ DIRECTORY_QUERY = 0x0001
 STATUS_NO_MORE_ENTRIES = -0x7FFFFFE6
 
 
-class UNICODE_STRING(ctypes.Structure):  # noqa: N801
+class UNICODE_STRING(ctypes.Structure):
     """A text that need not end with NUL; the lengths are in bytes."""
 
     _fields_ = (("Length", wintypes.USHORT), ("MaximumLength", wintypes.USHORT), ("Buffer", ctypes.c_void_p))
 
 
-class OBJECT_ATTRIBUTES(ctypes.Structure):  # noqa: N801
+class OBJECT_ATTRIBUTES(ctypes.Structure):
     """What to open."""
 
     _fields_ = (
@@ -153,7 +153,7 @@ class OBJECT_ATTRIBUTES(ctypes.Structure):  # noqa: N801
     )
 
 
-class OBJECT_DIRECTORY_INFORMATION(ctypes.Structure):  # noqa: N801
+class OBJECT_DIRECTORY_INFORMATION(ctypes.Structure):
     """One entry."""
 
     _fields_ = (("Name", UNICODE_STRING), ("TypeName", UNICODE_STRING))
@@ -268,7 +268,7 @@ JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK = 0x1000
 JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
 
 
-class JOBOBJECT_EXTENDED_LIMIT_INFORMATION(ctypes.Structure):  # noqa: N801
+class JOBOBJECT_EXTENDED_LIMIT_INFORMATION(ctypes.Structure):
     """What a job does to its processes; the parts of the original are in line here."""
 
     _fields_ = (
