@@ -113,6 +113,25 @@ def peer():
         started.pop().stop()
 
 
+@pytest.fixture
+def apart(peer):
+    """Start peers in namespaces of their own; see `namespaces`, whose functions they know.  All ends with them."""
+
+    def start(limit="", shm="size=1m"):
+        other = peer(
+            "from namespaces import *",
+            "from children import Forked, leave_dead",
+            "from command import run as command",
+            "from ipcio._posix import libc",
+        )
+        other.run(f"go_apart({shm!r}, {limit!r})")
+        assert not shm or other.ask("entries()") == []
+        assert other.ask("sets()") == 0
+        return other
+
+    return start
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out what the machine, or this user, is unable to do: ``@pytest.mark.able(probe=...)``, ``root``.
 

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import encodings.ascii
 import errno
-import functools
 import gc
 import io
 import os
@@ -22,62 +21,13 @@ import struct
 import sys
 import tempfile
 
-from abilities import lacks
 from children import Event, Forked, leave_dead
+from namespaces import NEWNS, NEWPID, READ_ONLY, REMOUNT, SHM, c_call, can_go_apart, go_apart, mount
 
 from campaign.parts import Unable, part
 from ipcio import filelock, mmap, proc, sem, shm, strfile
 
-NEWNS, NEWIPC, NEWUSER, NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
-READ_ONLY, REMOUNT, PRIVATE = 0x1, 0x20, 0x40000 | 0x4000  # MS_RDONLY, MS_REMOUNT, MS_PRIVATE | MS_REC
-SHM = "/dev/shm"
 NAME = "it"  # a short one will do where nobody else is
-
-
-# -- how a process enters a world of its own -------------------------------------------------
-
-
-@functools.cache
-def _libc():
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result, what):
-    if result:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
-
-
-def mount(target, options="", flags=0):
-    """Mount a tmpfs."""
-    _checked(_libc().mount(b"tmpfs", target.encode(), b"tmpfs", flags, options.encode() or None), f"mount {target}")
-
-
-def go_apart(options="size=1m,mode=1777"):
-    """Take namespaces with a ``/dev/shm`` and System V semaphores of our own."""
-    user, group = os.geteuid(), os.getegid()
-    _checked(_libc().unshare(NEWNS | NEWIPC | (NEWUSER if user else 0)), "unshare")
-    if user:
-        for file, line in [("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")]:
-            with open(f"/proc/self/{file}", "w") as out:
-                out.write(line)
-    _checked(_libc().mount(None, b"/", None, PRIVATE, None), "mount /")
-    mount(SHM, options)
-
-
-@functools.cache
-def can_go_apart():
-    """Many a container says no, and every ordinary user where users may have no namespaces."""
-    if lacks("fork") or lacks("files") or lacks("proc"):
-        return False
-    return Forked(_succeeds, go_apart).result()
-
-
-def _succeeds(function):
-    try:
-        function()
-    except OSError:
-        return False
-    return True
 
 
 # -- every operation ---------------------------------------------------------------------------
@@ -407,7 +357,7 @@ def no_dev_shm(_):
     with open("/dev/null", "wb"):
         pass
     yield
-    _checked(_libc().umount(b"/dev"), "umount /dev")
+    c_call("umount", b"/dev")
 
 
 @world({safe_semaphore: {errno.ENOSPC, errno.EINVAL}, persistent_safe_semaphore: {errno.ENOSPC, errno.EINVAL}})
@@ -460,8 +410,8 @@ def refuse(call, number):
     program += code.pack(0x06, 0, 0, 0x7FFF0000)  # SECCOMP_RET_ALLOW
     buffer = ctypes.create_string_buffer(program)
     filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer)))
-    _checked(_libc().prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    _checked(_libc().prctl(22, 2, filters, 0, 0), "PR_SET_SECCOMP")
+    c_call("prctl", 38, 1, 0, 0, 0)
+    c_call("prctl", 22, 2, filters, 0, 0)
 
 
 SEMGET = {"x86_64": 64, "aarch64": 190}.get(platform.machine(), 190)
@@ -514,13 +464,13 @@ def a_pid_namespace_for_each_holder(rng):
 
 
 def _hold_apart(place, own_proc, ready, die):
-    _checked(_libc().unshare(NEWPID | NEWNS), "unshare")
+    c_call("unshare", NEWPID | NEWNS)
     with Event() as holding:
 
         def hold():
             assert os.getpid() == 1
             if own_proc:
-                _checked(_libc().mount(b"proc", b"/proc", b"proc", 0, None), "mount /proc")
+                c_call("mount", b"proc", b"/proc", b"proc", 0, None)
             kept = shm.attach(NAME), sem.attach(NAME), open(PATH, "r+b")
             assert kept[1].dec(5)
             filelock.lock(kept[2], "rw", place, 1, timeout=5)

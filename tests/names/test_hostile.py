@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 from named_contract import NOBODY, SOMEBODY
+from namespaces import can_go_apart
 from peers import PeerError
-from test_sem_faults import apart, can_mount  # noqa: F401 -- a fixture
 
 from ipcio import sem, shm
 from ipcio._inventory import survey
@@ -283,8 +283,8 @@ def test_a_persistent_object_stays_one_when_another_user_writes_to_it(name, peer
 
 @pytest.mark.root
 @pytest.mark.needs("users", "guests", "undo")
-@pytest.mark.able(probe=can_mount)
-def test_the_group_of_the_directory_may_use_what_is_given_to_the_group(apart):  # noqa: F811
+@pytest.mark.able(probe=can_go_apart)
+def test_the_group_of_the_directory_may_use_what_is_given_to_the_group(apart):
     """A crash-safe semaphore as well as memory, also if its maker is not in the group."""
     other = apart(shm="size=1m,mode=3777,gid=4242")
     other.run(f"""
@@ -336,8 +336,8 @@ def test_a_segment_that_is_cut_while_it_is_attached_is_an_error(name, monkeypatc
 
 @pytest.mark.root
 @pytest.mark.needs("users", "guests", "undo")
-@pytest.mark.able(probe=can_mount)
-def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(apart):  # noqa: F811
+@pytest.mark.able(probe=can_go_apart)
+def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(apart):
     """As Kubernetes makes it with ``fsGroup``, for a user who is not in the group."""
     other = apart(shm="size=1m,mode=3777,gid=4242")
     other.run(
