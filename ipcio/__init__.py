@@ -3,13 +3,13 @@
 The public modules mirror LuaIPC's, one by one:
 
 ``ipcio.shm``
-    named shared memory, alive exactly as long as somebody holds it
+    named shared memory that lasts exactly as long as a process holds it
 ``ipcio.sem``
     named semaphores, crash-safe ones too
 ``ipcio.filelock``
     locks on ranges of a file's bytes
 ``ipcio.proc``
-    child processes whose output arrives, all of it
+    child processes, all of whose output is delivered
 ``ipcio.mmap``
     memory-mapped files
 ``ipcio.strfile``
@@ -18,26 +18,11 @@ The public modules mirror LuaIPC's, one by one:
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
 a semaphore as :class:`Semaphore`, a child as :class:`Process` and its end as
 :class:`ExitStatus`.  Importing ``ipcio`` itself costs next to nothing: a module is loaded
-when it is first asked for (:pep:`562`).
+when it is first used (:pep:`562`).
 
-How the package is layered, imports running downwards only::
-
-    _cli                    the command ``ipcio``
-    _fsspec                 shared memory under URLs, for libraries that use fsspec
-    _segment_writer                segments whose size nobody knows before their end
-    _inventory              what named objects there are, and who has them
-    shm  sem  mmap  filelock  proc  strfile     what calls mean: arguments, modes, who may do what
-    _stdio                   what the streams of a child may be
-    _memfile_fast  _memfile           the one file face that memory gets
-    _semaphore                  the handle of a semaphore
-    _process                    the handle of a child process
-    _run                        a child process from its start to its end in one call
-    _streams                    what flows between a process and its child
-    _buffering                    what Python's file objects keep to themselves
-    _posix/  _windows/          system calls; one module per public module in each
-    _handover                   handles among the arguments of a child that multiprocessing starts
-    _names  _timeouts  _forklock    small shared rules
-    _typing                         what annotations need at run time, without `typing`
+The package has floors, and imports run downwards only: the command, the public modules, the
+handles, a back end for each kind of system, and a few rules that all share.  The page
+``docs/design.md`` draws the floors, with a line for each module.
 """
 
 from __future__ import annotations
@@ -76,7 +61,7 @@ def __getattr__(name: str) -> object:
     if name in {"ExitStatus", "Process"}:
         return getattr(import_module("ipcio._process"), name)
     if name in __all__:
-        return import_module(f"ipcio.{name}")  # which binds itself here, once and for all
+        return import_module(f"ipcio.{name}")  # which binds itself here, so this runs once for each
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

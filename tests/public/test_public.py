@@ -29,6 +29,7 @@ MODULES = sorted(
 PUBLIC = [module for module in MODULES if "._" not in module]
 BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.", "ipcio._windows."))]
 NAMES_OF_OTHERS = {"ipcio._windows.win32"}  # a copy of the system's own: nothing to document, nothing to hide
+OTHER_BACK_END = {"_posix": "ipcio._windows", "_windows": "ipcio._posix"}
 FOREIGN = "ipcio._posix." if sys.platform == "win32" else "ipcio._windows."
 ABILITIES = {"ipcio._posix.timed_call": "deadlines"}  # that an import needs
 LIBRARIES = {"ipcio._fsspec": "fsspec"}  # that an import needs, too
@@ -66,117 +67,6 @@ SIGNATURES = {
     "ipcio.mmap.open": "(path, mode='r', offset=0, size=0, *, reserve=False)",
     "ipcio.strfile.open": "(data)",
 }
-
-# The layers, from the top: a module imports from below its own line only, and what
-# is written behind it from its own.  What only type checkers import does not count.
-LAYERS = [
-    {
-        "ipcio.__main__": {"ipcio._cli"},
-        "ipcio._cli": {
-            "ipcio._cli.cat",
-            "ipcio._cli.common",
-            "ipcio._cli.completion",
-            "ipcio._cli.demo",
-            "ipcio._cli.gc",
-            "ipcio._cli.lock",
-            "ipcio._cli.ls",
-            "ipcio._cli.put",
-            "ipcio._cli.rm",
-            "ipcio._cli.sem",
-        },
-    },
-    {
-        "ipcio._cli.cat": {"ipcio._cli.completion", "ipcio._cli.progress"},
-        "ipcio._cli.demo": set(),
-        "ipcio._cli.gc": {"ipcio._cli.table"},
-        "ipcio._cli.lock": set(),
-        "ipcio._cli.ls": {"ipcio._cli.table"},
-        "ipcio._cli.put": {"ipcio._cli.completion", "ipcio._cli.progress"},
-        "ipcio._cli.rm": {"ipcio._cli.completion"},
-        "ipcio._cli.sem": {"ipcio._cli.completion"},
-        "ipcio._cli.completion": set(),
-        "ipcio._cli.progress": set(),
-        "ipcio._cli.table": set(),
-    },
-    {"ipcio._cli.common": set()},
-    {"ipcio._demo": set()},
-    {
-        "ipcio._fsspec": {"ipcio._segment_writer", "ipcio._inventory"},
-        "ipcio._segment_writer": set(),
-        "ipcio._inventory": set(),
-    },
-    {"ipcio": set()},
-    {
-        "ipcio.shm": set(),
-        "ipcio.sem": set(),
-        "ipcio.mmap": set(),
-        "ipcio.filelock": set(),
-        "ipcio.proc": set(),
-        "ipcio.strfile": set(),
-    },
-    {"ipcio._stdio": set(), "ipcio._run": set()},
-    {
-        "ipcio._memfile_fast": {"ipcio._buffering", "ipcio._memfile"},
-        "ipcio._memfile": {"ipcio._buffering"},
-        "ipcio._semaphore": set(),
-        "ipcio._process": set(),
-        "ipcio._streams": set(),
-        "ipcio._buffering": set(),
-    },
-    {
-        "ipcio._posix.shm": {"ipcio._posix.kinds"},
-        "ipcio._posix.sem": {"ipcio._posix.kinds", "ipcio._posix.undo"},
-        "ipcio._posix.kinds": {"ipcio._posix.undo"},
-        "ipcio._posix.litter": {"ipcio._posix.growing", "ipcio._posix.inventory", "ipcio._posix.undo"},
-        "ipcio._posix.inventory": {"ipcio._posix.companions", "ipcio._posix.kinds", "ipcio._posix.undo"},
-        "ipcio._posix.shm_opened": {"ipcio._posix.companions"},
-        "ipcio._posix.sem_opened": {"ipcio._posix.companions", "ipcio._posix.sem", "ipcio._posix.undo"},
-        "ipcio._posix.companions": {"ipcio._posix.sem"},
-        "ipcio._posix.undo": set(),
-        "ipcio._posix.command": set(),
-        "ipcio._posix.growing": {"ipcio._posix.shm"},
-        "ipcio._posix.growing_opened": {"ipcio._posix.shm_opened"},
-        "ipcio._windows.shm": set(),
-        "ipcio._windows.sem": set(),
-        "ipcio._windows.growing": set(),
-        "ipcio._windows.litter": set(),
-        "ipcio._windows.inventory": set(),
-        "ipcio._windows.command": set(),
-    },
-    {
-        "ipcio._posix.objects": {"ipcio._posix.lifetime"},
-        "ipcio._posix.lifetime": set(),
-        "ipcio._windows.objects": set(),
-    },
-    {
-        "ipcio._posix.mmap": set(),
-        "ipcio._posix.filelock": {"ipcio._posix.timed_call", "ipcio._posix.owners"},
-        "ipcio._posix.owners": {"ipcio._posix.flocks", "ipcio._posix.libc"},
-        "ipcio._posix.timed_call": set(),
-        "ipcio._posix.spawn": {"ipcio._posix.exits"},
-        "ipcio._posix.proc": {"ipcio._posix.spawn"},
-        "ipcio._posix.sysv": {"ipcio._posix.forks", "ipcio._posix.libc"},
-        "ipcio._posix.libc": set(),
-        "ipcio._posix.exits": {"ipcio._posix.forks"},
-        "ipcio._posix.forks": set(),
-        "ipcio._posix.places": set(),
-        "ipcio._posix.abilities": set(),
-        "ipcio._posix.flocks": set(),
-        "ipcio._windows.mmap": {"ipcio._windows.win32"},
-        "ipcio._windows.filelock": {"ipcio._windows.win32"},
-        "ipcio._windows.proc": {"ipcio._windows.pipes", "ipcio._windows.win32"},
-        "ipcio._windows.pipes": set(),
-        "ipcio._windows.win32": set(),
-    },
-    {
-        "ipcio._names": {"ipcio._timeouts"},
-        "ipcio._timeouts": set(),
-        "ipcio._forklock": set(),
-        "ipcio._handover": set(),
-        "ipcio._backend": set(),
-    },
-    {"ipcio._typing": set()},
-]
 
 
 @pytest.mark.parametrize("module", PUBLIC)
@@ -418,26 +308,39 @@ def imports(path, module):
     return found
 
 
+def layers():
+    """Return the line of each module on the page that tells the layers, counted from the top."""
+    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    picture = re.search(r"^## Layers$.*?^```text$(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
+    found = {}
+    for number, line in enumerate(picture.splitlines()):
+        if line.startswith("  "):
+            # "  _posix/shm sem     their meaning": the folder is that of all modules on the line.
+            folder, names = re.fullmatch(r"  (\w+/)?(\w+(?: \w+)*) {2,}\S.*", line).groups(default="")
+            for name in names.split():
+                path = f"ipcio/{folder}{name}".removesuffix("/__init__")
+                assert path not in found, f"docs/design.md, 'Layers': {path} stands there twice"
+                found[path.replace("/", ".")] = number
+    return found
+
+
+LAYERS = layers()
+
+
 @pytest.mark.parametrize("module", ["ipcio", *MODULES])
 def test_imports_run_downwards_only(module):
-    """A new module belongs into LAYERS above, and into the docstring of the package."""
-    layer = next(number for number, modules in enumerate(LAYERS) if module in modules)
-    allowed = LAYERS[layer][module].union(*LAYERS[layer + 1 :])
-    assert imports(source(module), module) <= allowed
+    if module not in LAYERS:
+        pytest.fail(
+            f"docs/design.md, 'Layers': {module} has no line. "
+            "Write one below every module that imports it and above every module that it imports."
+        )
+    others = imports(source(module), module)
+    too_high = {other for other in others if LAYERS.get(other, len(LAYERS)) <= LAYERS[module]}
+    assert not too_high, f"docs/design.md, 'Layers': {module} imports what does not stand below it"
+    here, _, _ = module.removeprefix("ipcio.").partition(".")
+    assert not {other for other in others if other.startswith(OTHER_BACK_END.get(here, "-"))}
 
 
-def test_the_layers_name_what_is_there():
-    """And what stands behind a module is imported by it: no leave is left over."""
-    assert sorted(module for layer in LAYERS for module in layer) == sorted(["ipcio", *MODULES])
-    assert not {
-        f"{module}: {beside}"
-        for layer in LAYERS
-        for module, besides in layer.items()
-        for beside in besides - imports(source(module), module)
-    }
-
-
-def test_the_layers_are_documented():
-    for module in MODULES:
-        word = module.split(".")[1]
-        assert word in ipcio.__doc__ or word in {"__main__", "_demo", "_backend"}, word
+def test_the_layers_name_nothing_that_is_gone():
+    gone = LAYERS.keys() - {"ipcio", *MODULES}
+    assert not gone, "docs/design.md, 'Layers': these modules do not exist any more"
