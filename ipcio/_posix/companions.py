@@ -18,7 +18,7 @@ it, or the machine was started anew.  Such a companion is *void* and in nobody's
 An object without a companion is a foreign one.
 
 Who removes the name of something that others hold, or a void companion, does so under the
-lock of the whole directory (`lifetime.directory_lock`): no lock on the companion could tell two of them apart.
+lock of the whole directory (`removal.directory_lock`): no lock on the companion could tell two of them apart.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import struct
 import time
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime, objects, places
+from ipcio._posix import lifetime, objects, places, removal
 from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
@@ -254,7 +254,7 @@ class NewObject(objects.NewObject):
         """Give everything back, the object as well."""
         announced, self._announced = self._announced, False
         if announced:
-            with contextlib.suppress(OSError), lifetime.directory_lock(self.path, required=True):
+            with contextlib.suppress(OSError), removal.directory_lock(self.path, required=True):
                 if lifetime.path_means(self.path, self.info):
                     info = os.fstat(self.fd)
                     _unlink_ours(read(self.fd, info), info)
@@ -297,7 +297,7 @@ def retrying(kind: str, name: str, create: Callable[[], T]) -> T:
 
 def clear_void(kind: str, name: str) -> bool:
     """Remove the companion of an object that is gone; return whether there is none any more."""
-    with ExistingObject(kind, name) as found, lifetime.directory_lock(found.path, required=True):
+    with ExistingObject(kind, name) as found, removal.directory_lock(found.path, required=True):
         try:
             with fork_lock:
                 found.open(writable=False)
@@ -319,7 +319,7 @@ def clear_void(kind: str, name: str) -> bool:
 
 
 def remove_once(kind: str, name: str) -> bool:
-    """Make one attempt to remove the name, under `lifetime.directory_lock`, whichever program made the object.
+    """Make one attempt to remove the name, under `removal.directory_lock`, whichever program made the object.
 
     False: another process is in mid-step, try again.
     """
@@ -338,7 +338,7 @@ def remove_once(kind: str, name: str) -> bool:
         return True
 
     try:
-        if not lifetime.remove_once(places.path_of(kind, name), ready):
+        if not removal.remove_once(places.path_of(kind, name), ready):
             return False
     except FileNotFoundError:
         unlink_object(kind, name)

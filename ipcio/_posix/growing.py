@@ -14,7 +14,7 @@ import stat
 
 from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import invent_name
-from ipcio._posix import lifetime, objects, shm
+from ipcio._posix import lifetime, objects, removal, shm
 
 __all__ = ["Growing", "clear_persistent"]
 
@@ -68,7 +68,7 @@ class Growing:
         """Give the object, which has a hidden name, that of another one."""
         for _ in lifetime.retry_while_busy(self.name):
             with objects.ExistingObject(self.name, self._path) as old:
-                with lifetime.directory_lock(self._path):
+                with removal.directory_lock(self._path):
                     moved = self._move_over(old, new)
                 old.roll_back()
                 if moved:

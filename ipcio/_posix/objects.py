@@ -18,7 +18,7 @@ import sys
 
 from ipcio._forklock import Halfway, fork_lock, halfway, put_away
 from ipcio._names import invent_name
-from ipcio._posix import lifetime
+from ipcio._posix import lifetime, removal, shares
 from ipcio._posix.abilities import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -121,7 +121,7 @@ class OpenObject(Halfway):
         self.memory = None
         self.name = name  # as the caller spells it
         self.path = path
-        self.share: lifetime.Share | None = None
+        self.share: shares.Share | None = None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None:
@@ -229,8 +229,8 @@ class NewObject(OpenObject):
         dead left under the name goes first: it may fill the place that we need.  Not under
         `fork_lock`, like all that follows here: it may wait for other processes.
         """
-        if lifetime.refused:
-            lifetime.settle_refused()
+        if shares.to_recheck:
+            shares.recheck()
         if os.path.lexists(self.path) and not self._bury(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | lifetime.MANAGED
@@ -260,7 +260,7 @@ class NewObject(OpenObject):
         if not self.info.st_mode & stat.S_IRUSR:  # the umask
             os.fchmod(self.fd, 0o600 | lifetime.MANAGED)
             self.info = os.fstat(self.fd)
-        self.share = lifetime.Share(lives_by)
+        self.share = shares.Share(lives_by)
         return self.share.take(self.fd, self._source, self.info) and (
             not self._temporary or lifetime.path_means(self._temporary, self.info)
         )
@@ -308,7 +308,7 @@ class NewObject(OpenObject):
             if self._temporary:
                 os.unlink(self._temporary)
         if self._kept:
-            with contextlib.suppress(OSError), lifetime.directory_lock(self.path):
+            with contextlib.suppress(OSError), removal.directory_lock(self.path):
                 if lifetime.path_means(self.path, self.info):
                     os.unlink(self.path)
         super().roll_back()
@@ -346,7 +346,7 @@ class ExistingObject(OpenObject):
         """
         if lives_by is None and not lifetime.is_managed(self.info):
             return True
-        self.share = lifetime.Share(lives_by or self.path)
+        self.share = shares.Share(lives_by or self.path)
         return self.share.join(self.fd, self.info)
 
 

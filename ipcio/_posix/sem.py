@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import kinds, lifetime, objects, undo
+from ipcio._posix import kinds, lifetime, objects, removal, undo
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def _open_either(found: objects.ExistingObject) -> undo.Record | None:
 def unlink(name: str) -> None:
     """See `ipcio._backend.SemBackend`."""
     for _ in lifetime.retry_while_busy(name):
-        with objects.ExistingObject(name, _path(name)) as found, lifetime.directory_lock(found.path):
-            if undo.unlink(found, partial(lifetime.remove_once, found.path, partial(kinds.refuse_other, name))):
+        with objects.ExistingObject(name, _path(name)) as found, removal.directory_lock(found.path):
+            if undo.unlink(found, partial(removal.remove_once, found.path, partial(kinds.refuse_other, name))):
                 return
 
 

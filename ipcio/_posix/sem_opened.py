@@ -14,7 +14,7 @@ from functools import partial
 from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import companions, lifetime, objects, undo
+from ipcio._posix import companions, lifetime, objects, removal, undo
 from ipcio._posix.sem import STEP, PosixSemaphore
 from ipcio._typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ def attach(name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore
 def unlink(name: str) -> None:
     """See `ipcio._backend.SemBackend`."""
     for _ in lifetime.retry_while_busy(name):
-        with companions.ExistingObject(_KIND, name) as found, lifetime.directory_lock(found.path, required=True):
+        with companions.ExistingObject(_KIND, name) as found, removal.directory_lock(found.path, required=True):
             if undo.unlink(found, partial(companions.remove_once, _KIND, name)):
                 return
 

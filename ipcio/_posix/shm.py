@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime, objects
+from ipcio._posix import lifetime, objects, removal
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
 def unlink(name: str) -> None:
     """See `ipcio._backend.ShmBackend`."""
     with objects.OpenObject(name, _path(name)) as named:
-        lifetime.remove(named.path, partial(refuse_semaphore, name))
+        removal.remove(named.path, partial(refuse_semaphore, name))
 
 
 def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:

@@ -13,7 +13,7 @@ import os
 import sys
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import companions, lifetime, objects
+from ipcio._posix import companions, lifetime, objects, removal
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
 def unlink(name: str) -> None:
     """See `ipcio._backend.ShmBackend`."""
     for _ in lifetime.retry_while_busy(name):
-        with companions.ExistingObject(_KIND, name) as found, lifetime.directory_lock(found.path, required=True):
+        with companions.ExistingObject(_KIND, name) as found, removal.directory_lock(found.path, required=True):
             if companions.remove_once(_KIND, name):
                 return
 

@@ -289,8 +289,8 @@ def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemapho
 def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:
     """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares.
 
-    `remove` makes one attempt, as `lifetime.remove_once` does; return what it returns.  The
-    caller holds `lifetime.directory_lock`, so the record found here is the one that loses its name.
+    `remove` makes one attempt, as `removal.remove_once` does; return what it returns.  The
+    caller holds `removal.directory_lock`, so the record found here is the one that loses its name.
     """
     persistent = _open_persistent(found)
     removed = remove()

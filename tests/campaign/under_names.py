@@ -327,7 +327,7 @@ CALLS = {
 
 def attack_names(rng, place, name):
     """Put something there, use the name in every way in some order, and see that nobody else came to harm."""
-    lifetime._PATIENCE = 0.02
+    lifetime.PATIENCE = 0.02
     scene = Scene(rng, place, name)
     counts = {"faults": 1, "calls": 0}
     with contextlib.ExitStack() as last:

@@ -158,7 +158,7 @@ def test_waiting_for_what_another_program_keeps_locked_holds_up_nothing(what, mo
     name = orphaned(module, unique(), 1)
     before = _descriptors()
     path = f"/dev/shm/{name}" if module is shm else f"/dev/shm/sem.{name}"
-    monkeypatch.setattr("ipcio._posix.lifetime._PATIENCE", 0.01)
+    monkeypatch.setattr("ipcio._posix.lifetime.PATIENCE", 0.01)
     with kept_locked(path), StandingStill(monkeypatch, time, "sleep", lambda: call(name)) as still:
         with Forked(_descriptors) as forked:
             assert forked.result() == before + 1  # our own

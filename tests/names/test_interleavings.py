@@ -522,14 +522,14 @@ def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
     from ipcio._posix import lifetime, litter
 
     asked = []
-    lock = lifetime._lock
+    lock = lifetime.try_lock
 
     def note(fd, kind):
         asked.append(kind)
         return lock(fd, kind)
 
     with shm.create(name, 10), sem.create(name, 1, undo=True):
-        monkeypatch.setattr(lifetime, "_lock", note)
+        monkeypatch.setattr(lifetime, "try_lock", note)
         assert name not in [found[1] for found in litter.collect()]
         monkeypatch.undo()
     assert asked

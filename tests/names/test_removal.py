@@ -16,7 +16,7 @@ from ipcio import _segment_writer, sem, shm
 from ipcio._forklock import fork_lock
 
 fcntl = pytest.importorskip("fcntl")
-lifetime = pytest.importorskip("ipcio._posix.lifetime")
+removal = pytest.importorskip("ipcio._posix.removal")
 
 assert place  # a fixture
 pytestmark = [pytest.mark.needs("fork", "files"), pytest.mark.usefixtures("place")]
@@ -50,9 +50,9 @@ def pauses(monkeypatch):
         action = None
 
     slept = Slept()
-    monkeypatch.setattr(lifetime, "_kept_out", False)
+    monkeypatch.setattr(removal, "_kept_out", False)
     stand_in = type("time", (), {"monotonic": lambda: clock[0], "sleep": sleep})
-    monkeypatch.setattr(lifetime, "time", stand_in)
+    monkeypatch.setattr(removal, "time", stand_in)
     return slept
 
 

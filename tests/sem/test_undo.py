@@ -714,7 +714,7 @@ def test_a_reaper_killed_between_the_set_and_the_names_is_nobodys_trouble(name, 
     """Not even of one who looked while it was at work, and could join what it left."""
     key, reaper = dead_and_locked(name)
     sysv.remove(sysv.find(key, os.geteuid()))
-    real = lifetime._lock
+    real = lifetime.try_lock
 
     def lock(fd, kind):
         nonlocal reaper
@@ -724,7 +724,7 @@ def test_a_reaper_killed_between_the_set_and_the_names_is_nobodys_trouble(name, 
             reaper = -1
         return got
 
-    monkeypatch.setattr(lifetime, "_lock", lock)
+    monkeypatch.setattr(lifetime, "try_lock", lock)
     if call == "attach":
         with pytest.raises(FileNotFoundError):
             sem.attach(name)
@@ -738,7 +738,7 @@ def test_a_reaper_killed_between_the_set_and_the_names_is_nobodys_trouble(name, 
 @pytest.mark.gc
 def test_gc_goes_past_what_another_program_keeps_locked(unique, monkeypatch):
     names = sorted(unique() for _ in range(3))
-    monkeypatch.setattr(lifetime, "_PATIENCE", 0.01)
+    monkeypatch.setattr(lifetime, "PATIENCE", 0.01)
     _, locked = dead_and_locked(names[0])
     try:
         for name in names[1:]:

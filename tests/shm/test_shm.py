@@ -298,7 +298,7 @@ def test_an_object_that_is_locked_against_us_is_an_error_and_not_a_wait_for_ever
 
     from ipcio._posix import lifetime
 
-    monkeypatch.setattr(lifetime, "_PATIENCE", 0.1)
+    monkeypatch.setattr(lifetime, "PATIENCE", 0.1)
     fd = os.open(path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     os.ftruncate(fd, 100)
     os.fchmod(fd, 0o1600)

@@ -188,8 +188,8 @@ def watch_calls(handler, put=setattr) -> None:
     The modules get stand-ins for `os` and the like; nobody else does.  ``call()``
     makes the real one.  `put` is how a module is changed: ``monkeypatch.setattr``.
     """
-    if "ipcio._posix.lifetime" in sys.modules:  # calls about what others did before would be in the way
-        sys.modules["ipcio._posix.lifetime"].refused.clear()
+    if "ipcio._posix.shares" in sys.modules:  # calls about what others did before would be in the way
+        sys.modules["ipcio._posix.shares"].to_recheck.clear()
     known = {}
     for module, names in CALLS.items():
         stand_in = types.ModuleType(module.__name__)
