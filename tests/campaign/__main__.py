@@ -8,7 +8,7 @@ import sys
 
 # As for pytest: what helps tests is found by its bare name.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.extend(os.path.join(sys.path[0], folder) for folder in ("support", "contracts", "names"))
+sys.path.extend(os.path.join(sys.path[0], folder) for folder in ("support", "contracts"))
 
 from campaign import runner
 

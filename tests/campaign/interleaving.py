@@ -11,8 +11,7 @@ import os
 from contextlib import ExitStack
 
 from model import Search
-from test_interleavings import Schedule, Worker, explains, place_of_its_own, there
-from test_model import WALKS, replay
+from schedules import WALKS, Schedule, Worker, explains, place_of_its_own, replay, there
 
 from campaign.parts import Unable, new_name, part
 from ipcio import shm

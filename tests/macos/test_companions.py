@@ -406,3 +406,30 @@ def test_permissions_are_what_is_left_by_the_umask(name, peer, module, perm):
     a = peer("os.umask(0o002)", f"h = {module}.create({name!r}, 1, perm={perm})")
     assert stat.S_IMODE(os.stat(f"/dev/shm/{entry}").st_mode) == perm
     a.run("h.close()")
+
+
+def test_companions_are_listed_in_place_of_objects(name, peer):
+    n = name
+    a = peer(f"n = {n!r}; h = shm.create(n, 5000, perm=0o640), sem.create(n, 3), sem.create(n + 'u', 4, undo=True)")
+    a.run("kept = shm.create(n + 'p', 10, persist=True)")
+    b = peer("from ipcio._posix import inventory")
+
+    def look():
+        shown = "e['kind'], e['name'], e['size'], e['value'], e['undo'], e['perm'], e['state'], e['holders']"
+        return b.ask(f"[({shown}) for e in inventory.survey()]")
+
+    told = [
+        ("shm", n, 5000, None, False, "0640", "live", []),
+        ("shm", n + "p", 10, None, False, "0600", "persistent", []),
+        ("sem", n, None, None, False, None, "live", []),
+        ("sem", n + "u", None, 4, True, "0600", "live", []),
+    ]
+    assert look() == told
+    os.unlink(f"/dev/shm/{n}p")  # by a foreign program: what stands for it is void
+    assert look() == [told[0], *told[2:]]
+    a.kill()
+    assert look() == [(*entry[:6], "orphan", []) for entry in told if entry[6] == "live"]
+    b.run("from ipcio._posix import litter")
+    assert set(b.ask("list(litter.collect())")) == {("sem", n + "u", None), ("sem", n, None), ("shm", n, 5000)}
+    assert look() == []
+    b.run(f"shm.create({n + 'p'!r}, 1).close()")

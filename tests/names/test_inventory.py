@@ -19,9 +19,6 @@ from ipcio import sem, shm
 if sys.platform == "win32":
     from ipcio._windows import inventory
 else:
-    from test_companions import name as lesser_name  # noqa: F401 -- fixtures
-    from test_companions import root as lesser_root  # noqa: F401
-
     from ipcio._posix import inventory
 
 HERE = os.getpid()
@@ -364,35 +361,3 @@ def test_a_survey_leaves_all_times_and_modes(name):
         for old, new in zip(before, after, strict=True):
             assert (old.st_mode, old.st_mtime_ns, old.st_ctime_ns) == (new.st_mode, new.st_mtime_ns, new.st_ctime_ns)
             assert stat.S_IMODE(new.st_mode) == 0o1600
-
-
-# -- where named objects are no files ----------------------------------------
-
-
-@pytest.mark.needs("fork", "witness")
-@pytest.mark.usefixtures("lesser_root")
-def test_companions_are_listed_in_place_of_objects(lesser_name, peer):
-    n = lesser_name
-    a = peer(f"n = {n!r}; h = shm.create(n, 5000, perm=0o640), sem.create(n, 3), sem.create(n + 'u', 4, undo=True)")
-    a.run("kept = shm.create(n + 'p', 10, persist=True)")
-    b = peer("from ipcio._posix import inventory")
-
-    def look():
-        shown = "e['kind'], e['name'], e['size'], e['value'], e['undo'], e['perm'], e['state'], e['holders']"
-        return b.ask(f"[({shown}) for e in inventory.survey()]")
-
-    told = [
-        ("shm", n, 5000, None, False, "0640", "live", []),
-        ("shm", n + "p", 10, None, False, "0600", "persistent", []),
-        ("sem", n, None, None, False, None, "live", []),
-        ("sem", n + "u", None, 4, True, "0600", "live", []),
-    ]
-    assert look() == told
-    os.unlink(f"/dev/shm/{n}p")  # by a foreign program: what stands for it is void
-    assert look() == [told[0], *told[2:]]
-    a.kill()
-    assert look() == [(*entry[:6], "orphan", []) for entry in told if entry[6] == "live"]
-    b.run("from ipcio._posix import litter")
-    assert set(b.ask("list(litter.collect())")) == {("sem", n + "u", None), ("sem", n, None), ("shm", n, 5000)}
-    assert look() == []
-    b.run(f"shm.create({n + 'p'!r}, 1).close()")

@@ -12,9 +12,14 @@ from contextlib import ExitStack
 import pytest
 from campaigns import campaign, rounds
 from model import DONE, EXCLUSIVE, EXISTS, MADE, SHARED, Protocol, Search
-from test_interleavings import Worker, objects, place_of_its_own, there
 
 from ipcio import shm
+
+pytest.importorskip("fcntl")
+
+from schedules import WALKS, Worker, place_of_its_own, replay, there
+
+from ipcio._posix import objects
 
 # -- nothing is found --------------------------------------------------------
 
@@ -234,49 +239,6 @@ def test_a_protocol_with_one_thing_wrong_is_found_out(protocol, programs, option
 
 
 # -- the model is the code ---------------------------------------------------
-
-WALKS = [
-    (("create close attach close", "attach close create close", "create close"), {}),
-    (("create close", "attach close", "unlink create close"), {}),
-    (("create unlink create close close", "unlink attach close", "create attach close close"), {}),
-    (("create close", "attach close", "unlink attach close"), {"kills": 1}),
-]
-
-
-def replay(search, chance, workers, name):
-    """Have real processes go through an order of the model's: the same calls, the same outcomes, the same name."""
-    stops = {}
-    deaths = 0
-    for number, operation, call, outcome in search.wander(chance):
-        if call is None:
-            workers[number].kill()
-            workers[number] = Worker(name, [worker for worker in workers if worker is not workers[number]])
-            stops.pop(number, None)
-            deaths += 1
-            continue
-        kind, said = call[0], None
-        if number not in stops:
-            stops[number], said = workers[number].begin(operation, 100)
-        if kind not in {"access", "sleep"}:  # which the stand-ins do not see, or are led through below
-            expected = "open" if kind in {"tmpfile", "reopen", "open directory"} else kind
-            # Before some closes there is a look at how large the object is, and before an orphan is opened
-            # one whether it has the size of a semaphore; the model has none.
-            while (kind, stops[number]) in {("close", "fstat"), ("open", "lstat")}:
-                stops[number], said = workers[number].step()
-            assert stops[number] == expected, f"{number} {operation}: {stops[number]} {said}, the model: {call}"
-            stops[number], said = workers[number].step()
-            # An lstat right after open looks whether what cannot be opened is a device, and one before an error
-            # whether a semaphore has the name; the model has none.
-            while stops[number] == "sleep" or (stops[number] == "lstat" and (kind == "open" or outcome == "exists")):
-                stops[number], said = workers[number].step()
-        told = said[0] if said else None
-        assert told == outcome, f"{number} {operation}: {told or stops[number]}, the model: {outcome}"
-        if said:
-            del stops[number]
-    assert there(name) == bool(search.ended.path)
-    for worker in workers:
-        worker.reset()
-    return deaths
 
 
 @campaign

@@ -10,16 +10,26 @@ from contextlib import contextmanager
 
 import pytest
 from children import fork_quietly, watch_calls
-from test_interleavings import objects, place, there
 
 from ipcio import _segment_writer, sem, shm
 from ipcio._forklock import fork_lock
 
-fcntl = pytest.importorskip("fcntl")
-removal = pytest.importorskip("ipcio._posix.removal")
+pytest.importorskip("fcntl")
 
-assert place  # a fixture
+import fcntl
+
+from schedules import place_of_its_own, there
+
+from ipcio._posix import objects, removal
+
 pytestmark = [pytest.mark.needs("fork", "files"), pytest.mark.usefixtures("place")]
+
+
+@pytest.fixture
+def place():
+    with place_of_its_own():
+        yield
+
 
 KINDS = [fcntl.LOCK_EX, fcntl.LOCK_SH]
 

@@ -12,7 +12,6 @@ import random
 import signal
 import struct
 import time
-import zlib
 from contextlib import ExitStack, closing
 
 import pytest
@@ -21,6 +20,7 @@ from campaigns import FACTOR, campaign, rounds
 from children import Event, Forked, leave_dead
 from leftovers import descriptors
 from named_contract import FILES, is_free
+from stamped_lives import work
 
 from ipcio import shm
 
@@ -250,71 +250,6 @@ def test_a_held_name_is_never_absent_and_never_free(name, churn):
 
 
 # -- the campaign ------------------------------------------------------------
-
-STAMP = struct.Struct("<IHH")  # life, size, checksum: eight bytes, written at once
-
-
-def stamp(life, size):
-    return STAMP.pack(life, size, zlib.crc32(struct.pack("<IH", life, size)) & 0xFFFF)
-
-
-def check(h):
-    """An attacher sees all of a segment, either all zero still or with the stamp of this very one."""
-    content = bytes(h.getbuffer()[: STAMP.size])
-    if content == bytes(STAMP.size):
-        return None
-    life, size, _ = STAMP.unpack(content)
-    assert content == stamp(life, size), "torn, or another's bytes"
-    assert size == h.size(), "half of a segment"
-    if FILES:
-        assert size == os.fstat(h.fileno()).st_size
-    assert not any(h.getbuffer()[STAMP.size :]), "bytes of an earlier life"
-    return life
-
-
-def work(seed, names, steps, *, unlinks):
-    """Do this and that; while we hold a name, we know what others must find."""
-    chance = random.Random(seed)
-    lives = itertools.count(seed * 65536 + 1)
-    held = {name: [] for name in names}
-    before = len(descriptors())
-    for _ in range(steps):
-        name = chance.choice(names)
-        mine = held[name]
-        act = chance.random()
-        try:
-            if mine and (act < 0.4 or len(mine) > 3):
-                mine.pop(chance.randrange(len(mine))).close()
-            elif act < 0.5:
-                size = chance.randrange(STAMP.size, 9000)
-                h = shm.create(name, size, reserve=chance.random() < 0.5)
-                assert unlinks or not mine, "created although we hold it"
-                mine.append(h)
-                assert h.created
-                assert h.size() == size
-                assert not any(h.getbuffer()), "not zero"
-                h.getbuffer()[: STAMP.size] = stamp(next(lives), size)
-            elif act < 0.6:
-                h = shm.create(name, STAMP.size, exist_ok=True)
-                mine.append(h)
-                if h.created:
-                    h.getbuffer()[: STAMP.size] = stamp(next(lives), STAMP.size)
-                check(h)
-            elif act < 0.95 or not unlinks:
-                h = shm.attach(name, chance.choice(["r", "rw"]))
-                mine.append(h)
-                lives_seen = {check(other) for other in mine} - {None}  # None: not stamped yet
-                assert unlinks or len(lives_seen) <= 1, "two lives at once"
-            else:
-                shm.unlink(name)
-        except FileNotFoundError:
-            assert unlinks or not mine, "absent although we hold it"
-        except FileExistsError:
-            pass
-    for mine in held.values():
-        for h in mine:
-            h.close()
-    return len(descriptors()) - before
 
 
 @pytest.mark.needs("fork")

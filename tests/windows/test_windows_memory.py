@@ -17,7 +17,7 @@ import pytest
 from abilities import lacks
 from campaigns import campaign, rounds
 from leftovers import descriptors
-from test_processes import work
+from stamped_lives import work
 
 from ipcio import mmap, sem, shm
 
