@@ -8,35 +8,14 @@ leaves nothing behind when it raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Literal, TypeAlias
 
     from ipcio._streams import Input, Output
-
-__all__ = [
-    "Child",
-    "Conflict",
-    "Entry",
-    "Growing",
-    "GrowingBackend",
-    "InventoryBackend",
-    "LitterBackend",
-    "LockBackend",
-    "MappedFile",
-    "Mapping",
-    "MmapBackend",
-    "OpenSemaphore",
-    "Owner",
-    "ProcBackend",
-    "ProcessInfo",
-    "RawSemaphore",
-    "SemBackend",
-    "Share",
-    "ShmBackend",
-]
 
 Handle = TypeVar("Handle")
 
@@ -222,11 +201,22 @@ class SemBackend(Protocol):
         ...
 
 
-Conflict: TypeAlias = "tuple[int, int, bool, int | None]"
-"""A lock: start, length, whether exclusive, and the process (None: unknown)."""
+class Conflict(NamedTuple):
+    """A lock that a request conflicts with."""
 
-Owner: TypeAlias = "tuple[int, int]"
-"""A process and the descriptor by which it has a file open."""
+    start: int
+    length: int
+    """In bytes; 0 means to infinity."""
+    exclusive: bool
+    pid: int | None
+    """The process that has it; None where the system does not name it."""
+
+
+class Owner(NamedTuple):
+    """A process, and the descriptor by which it has a file open."""
+
+    pid: int
+    descriptor: int
 
 
 class LockBackend(Protocol):

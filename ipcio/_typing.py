@@ -1,27 +1,33 @@
-"""The little of `typing` that is needed at run time: to import `typing` itself takes as long as most of ipcio."""
+"""The parts of `typing` that are needed at run time.  Importing `typing` itself takes as long as most of ipcio."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # to a type checker a variable of that name is true
 
 if TYPE_CHECKING:
-    from typing import Generic, TypeVar, overload
+    from typing import Generic, Protocol, TypedDict, TypeVar, overload
 
     from typing_extensions import NamedTuple  # which may be generic on every version
 else:
     from collections import namedtuple
 
-    def TypeVar(name, *_, **__):  # noqa: N802
+    def TypeVar(name, *_, **__):  # noqa: N802 -- the name in typing
         """Return something to write between brackets."""
         return name
 
     class Generic:
-        """A base that takes parameters, which mean nothing."""
+        """A base class with parameters, which mean nothing."""
 
         __slots__ = ()
 
         def __class_getitem__(cls, parameters):
             return cls if cls is Generic else type(list[int])(cls, parameters)
+
+    class Protocol:
+        """A base class: only type checkers compare classes and modules with it."""
+
+    class TypedDict(dict):
+        """A base class: only type checkers know the keys."""
 
     class _Fields(type):
         def __new__(cls, name, bases, body):
@@ -38,8 +44,9 @@ else:
         """A named tuple, written as a class with annotations."""
 
     def overload(function):
-        """Nothing: only type checkers look at overloads."""
+        """Return the function: only type checkers look at overloads."""
         return function
 
 
-__all__ = ["TYPE_CHECKING", "Generic", "NamedTuple", "TypeVar", "overload"]
+# For type checkers: what was imported above is offered to other modules.
+__all__ = ["TYPE_CHECKING", "Generic", "NamedTuple", "Protocol", "TypeVar", "TypedDict", "overload"]

@@ -286,7 +286,7 @@ async def _timed_out_async(file: Any, mode: _Mode, offset: int, nbytes: int) -> 
     request = _request(_KINDS[mode], offset, nbytes)
     found = _backend.conflict(fd, request)
     owner = None
-    if found and found[3] is None:
+    if found and found.pid is None:
         start = now()
         turn = start + _SLICE
         for owner in _backend.owners(fd, found):
@@ -516,7 +516,7 @@ def _wait_until(end: float, fd: int, request: Any, seconds: float) -> None:
     # time; and since that lasts a while, the lock is tried after each step.
     owner = None
     found = _backend.conflict(fd, request)
-    if found and found[3] is None:
+    if found and found.pid is None:
         enough = min(max(end, now() + _SEARCH_AFTER), end + _SEARCH_AFTER)
         for owner in _backend.owners(fd, found):
             with contextlib.suppress(*_BUSY):

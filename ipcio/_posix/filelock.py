@@ -10,6 +10,7 @@ import struct
 import sys
 from functools import partial
 
+from ipcio._backend import Conflict
 from ipcio._posix.owners import search as owners
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
-
-    from ipcio._backend import Conflict
 
 __all__ = [
     "AT_ONCE",
@@ -126,7 +125,8 @@ def conflict(fd: int, request: bytes) -> Conflict | None:
         return None
     # A lock of an open file has no process (-1); one of a process in another pid
     # namespace has none that we could name (0).
-    return found[_START], found[_LENGTH], found[_KIND] == EXCLUDE, found[_PID] if found[_PID] > 0 else None
+    pid = found[_PID] if found[_PID] > 0 else None
+    return Conflict(found[_START], found[_LENGTH], found[_KIND] == EXCLUDE, pid)
 
 
 def describe(pid: int) -> str:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 from itertools import islice
 
+from ipcio._backend import Owner
 from ipcio._posix import flocks
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ipcio._backend import Conflict, Owner
+    from ipcio._backend import Conflict
 
 __all__ = ["search"]
 
@@ -73,10 +74,10 @@ def _descriptors() -> Iterator[Owner | None]:
             if count == _FEW:
                 many.append(pid)
                 break
-            yield pid, int(descriptor)
+            yield Owner(pid, int(descriptor))
     for pid in many:
         for descriptor in islice(_names_in(f"/proc/{pid}/fdinfo"), _FEW, None):
-            yield pid, int(descriptor)
+            yield Owner(pid, int(descriptor))
 
 
 def _processes() -> Iterator[int]:

@@ -36,6 +36,7 @@ from contextlib import suppress
 from functools import partial
 from operator import index, methodcaller
 
+from ipcio._backend import Conflict
 from ipcio._forklock import fork_lock
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Literal, TypeAlias
 
-    from ipcio._backend import Conflict, Owner
+    from ipcio._backend import Owner
 
     Piece: TypeAlias = tuple[int, int]  # the first byte, and the first one behind it
 
@@ -285,7 +286,7 @@ def conflict(fd: int, request: tuple[int, int, int], /) -> Conflict | None:
         if all(_could_lock(handle, part, kind) for part in missing):
             return None
         excluded = kind == SHARE or not all(_could_lock(handle, part, SHARE) for part in missing)
-        return start, stop - start if stop < _END else 0, excluded, None
+        return Conflict(start, stop - start if stop < _END else 0, excluded, None)
 
 
 def owners(*_: object) -> Iterator[Owner | None]:
