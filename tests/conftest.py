@@ -16,6 +16,7 @@ import turns
 from abilities import lacks
 from leftovers import children, descriptors, left_since, named, survey
 from peers import Peer
+from witnesses import compile_c
 
 _numbers = itertools.count()
 
@@ -130,6 +131,22 @@ def apart(peer):
         return other
 
     return start
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Build one of the C programs in tests/support and return its path."""
+    directory = tmp_path_factory.mktemp("c")
+    paths = {}
+
+    def path(source, *options):
+        if source not in paths:
+            paths[source] = compile_c(source, directory, *options)
+        if paths[source] is None:
+            pytest.skip("no C compiler")
+        return paths[source]
+
+    return path
 
 
 def pytest_collection_modifyitems(config, items):

@@ -14,10 +14,9 @@ from multiprocessing import resource_tracker, shared_memory
 import pytest
 from abilities import lacks
 from named_contract import FILES, is_free
+from witnesses import Witness
 
 from ipcio import shm
-
-SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 
 
 def there(name):
@@ -27,48 +26,20 @@ def there(name):
 # -- C -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory):
+@pytest.fixture
+def c_peer(compiled):
     if not FILES:
         pytest.skip(lacks("files"))
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        pytest.skip("no C compiler")
-    path = tmp_path_factory.mktemp("c") / "peer"
-    subprocess.run([compiler, "-Wall", "-o", path, f"{SUPPORT}/peer.c", "-lrt"], check=True)
-    return path
-
-
-class CPeer:
-    def __init__(self, program, *arguments):
-        self.process = subprocess.Popen(
-            [program, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.said = self.process.stdout.readline().rstrip()
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().rstrip()
-
-    def end(self):
-        self.process.communicate(timeout=30)
-
-
-@pytest.fixture
-def c_peer(program):
+    program = compiled("shm_peer.c", "-lrt")
     started = []
 
     def start(*arguments):
-        started.append(CPeer(program, *arguments))
+        started.append(Witness(program, *arguments))
         return started[-1]
 
     yield start
     for peer in started:
-        if peer.process.poll() is None:
-            peer.end()
-        peer.process.stdin.close()
-        peer.process.stdout.close()
+        peer.stop()
 
 
 def test_c_attaches_what_ipcio_made(name, c_peer):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import gc
 import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 
 import pytest
 from abilities import semaphore_file
@@ -20,6 +19,7 @@ from children import Forked
 from named_contract import FILES
 from permits import permits_of
 from waiting import blocked, until_it_waits
+from witnesses import Witness, lua
 
 from ipcio import sem
 
@@ -29,7 +29,6 @@ from leftovers_linux import semaphore_name
 
 from ipcio._posix import objects
 
-SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 SHM = "/dev/shm"
 
 # -- the others: programs that speak the language of sem_peer.c ----------------
@@ -123,69 +122,11 @@ end
 """
 
 
-@functools.cache
-def lua():
-    """A Lua that finds LuaIPC, if there is one: nothing that a Python project can install."""
-    for command in ("lua", "lua5.4", "lua5.3", "lua5.2", "lua5.1", "luajit"):
-        path = shutil.which(command)
-        if path is None:
-            continue
-        found = subprocess.run([path, "-e", 'require "ipc.sem"'], stderr=subprocess.DEVNULL, check=False)
-        if not found.returncode:
-            return path
-    return None
-
-
-@pytest.fixture(scope="session")
-def c_program(tmp_path_factory):
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        pytest.skip("no C compiler")
-    path = tmp_path_factory.mktemp("c") / "sem_peer"
-    subprocess.run([compiler, "-Wall", "-Werror", "-pthread", "-o", path, f"{SUPPORT}/sem_peer.c"], check=True)
-    return [path]
-
-
 @pytest.fixture(scope="session")
 def lua_program(tmp_path_factory):
     path = tmp_path_factory.mktemp("lua") / "sem_peer.lua"
     path.write_text(_LUA)
-    return [lua(), path]
-
-
-class Other:
-    """One of those programs, running."""
-
-    def __init__(self, program, *arguments):
-        self.process = subprocess.Popen(
-            [*program, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        self.said = self.answer()
-
-    def answer(self):
-        return self.process.stdout.readline().rstrip()
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def block(self, line):
-        """Have it wait, and wait until it does; `answer` is what comes of it."""
-        assert self.ask(line) == "waiting"
-        until_it_waits(self.process.pid)
-
-    def end(self, how="exit"):
-        """Let it end by itself, or kill it; return the status."""
-        if how == "kill":
-            self.process.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        return self.process.wait(30)
+    return [lua("ipc.sem"), path]
 
 
 class Others:
@@ -197,7 +138,7 @@ class Others:
         self.started = []
 
     def __call__(self, *arguments):
-        self.started.append(Other(self.program, *arguments))
+        self.started.append(Witness(*self.program, *arguments))
         return self.started[-1]
 
     def create(self, name, value):
@@ -212,16 +153,12 @@ class Others:
 
     def stop(self):
         for other in self.started:
-            if other.process.poll() is None:
-                other.process.kill()
-            other.process.wait()
-            if not other.process.stdin.closed:
-                other.end()
+            other.stop()
 
 
 def starting(kind, request):
     if kind == "C":
-        program = request.getfixturevalue("c_program")
+        program = [request.getfixturevalue("compiled")("sem_peer.c", "-pthread")]
     elif kind == "LuaIPC":
         program = request.getfixturevalue("lua_program")
     elif kind == "posix_ipc":
@@ -232,7 +169,9 @@ def starting(kind, request):
     return Others(kind, program)
 
 
-@pytest.fixture(params=["C", "posix_ipc", "SemLock", pytest.param("LuaIPC", marks=pytest.mark.able(probe=lua))])
+@pytest.fixture(
+    params=["C", "posix_ipc", "SemLock", pytest.param("LuaIPC", marks=pytest.mark.able(probe=partial(lua, "ipc.sem")))]
+)
 def others(request):
     found = starting(request.param, request)
     yield found
@@ -556,7 +495,7 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
         assert s.inc()
         assert permits_of(s) == 4
         assert one.ask("try") == "again"  # ours are not theirs
-        until_it_waits(two.process.pid)
+        until_it_waits(two.pid)
         assert one.ask("post") == "done"
         assert two.answer() == "done"
         assert one.ask("post") == "done"

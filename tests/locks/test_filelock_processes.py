@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import random
 import re
-import shutil
 import signal
 import struct
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ from children import KILL, Event, Forked
 from peers import PeerError
 from strangers import apart, lock, query, trylock, unlock
 from waiting import blocked, until_it_waits
+from witnesses import Witness, lua
 
 from ipcio import filelock
 
@@ -32,7 +30,6 @@ try:
 except ImportError:  # there are no classic locks, then
     fcntl = None
 
-SUPPORT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
 NOBODY = 65534
 DEADLINE = 30  # seconds until what does not happen is a failed test
 
@@ -775,29 +772,6 @@ end
 """
 
 
-@functools.cache
-def lua():
-    """A Lua that finds LuaIPC, if there is one: nothing that a Python project can install."""
-    for command in ("lua", "lua5.4", "lua5.3", "lua5.2", "lua5.1", "luajit"):
-        path = shutil.which(command)
-        if path is None:
-            continue
-        found = subprocess.run([path, "-e", 'require "ipc.filelock"'], stderr=subprocess.DEVNULL, check=False)
-        if not found.returncode:
-            return path
-    return None
-
-
-@pytest.fixture(scope="session")
-def c_program(tmp_path_factory):
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        pytest.skip("no C compiler")
-    path = tmp_path_factory.mktemp("c") / "lock_peer"
-    subprocess.run([compiler, "-Wall", "-Werror", "-o", path, f"{SUPPORT}/lock_peer.c"], check=True)
-    return path
-
-
 @pytest.fixture(scope="session")
 def lua_program(tmp_path_factory):
     path = tmp_path_factory.mktemp("lua") / "lock_peer.lua"
@@ -805,62 +779,35 @@ def lua_program(tmp_path_factory):
     return path
 
 
-class Other:
-    """One of those programs, running."""
-
-    def __init__(self, program, path, kind):
-        self.kind = kind
-        self.process = subprocess.Popen(
-            [*program, path, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.pid = self.process.pid
-        assert self.answer() == "open"
-
-    def answer(self):
-        return self.process.stdout.readline().rstrip()
-
-    def ask(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def block(self, line):
-        """Have it wait, and wait until it does; `answer` is what comes of it."""
-        assert self.ask(line) == "waiting"
-        until_it_waits(self.pid)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def end(self):
-        self.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
 @pytest.fixture
-def start(request, path):
+def start(request, path, compiled):
     """Start one of those programs on the file."""
     started = []
 
     def start(kind):
         if kind == "LuaIPC":
-            program = [lua(), request.getfixturevalue("lua_program")]
+            program = [lua("ipc.filelock"), request.getfixturevalue("lua_program")]
         else:
-            program = [request.getfixturevalue("c_program")]
-        started.append(Other(program, path, kind))
+            program = [compiled("lock_peer.c")]
+        started.append(Witness(*program, path, kind))
+        assert started[-1].said == "open"
         return started[-1]
 
     yield start
     for other in started:
-        other.end()
+        other.stop()
 
 
 of_open_files = pytest.param("open", marks=pytest.mark.needs("open file locks"))
 
 
-@pytest.fixture(params=["classic", of_open_files, pytest.param("LuaIPC", marks=pytest.mark.able(probe=lua))])
+@pytest.fixture(
+    params=[
+        "classic",
+        of_open_files,
+        pytest.param("LuaIPC", marks=pytest.mark.able(probe=partial(lua, "ipc.filelock"))),
+    ]
+)
 def other(start, request):
     return start(request.param)
 
@@ -911,7 +858,7 @@ def test_ipcio_waits_for_others(path, other, timeout, end):
         if end == "drop":
             assert other.ask("drop 10 5") == "done"
         else:
-            other.kill()
+            other.end("kill")
         assert waiting.result() is True
 
 
@@ -976,7 +923,7 @@ class Party:
         if kind != "ipcio":
             self.c = start(kind)
             self.pid = self.c.pid
-            self.kill = self.c.kill
+            self.kill = partial(self.c.end, "kill")
         else:
             self.python = peer("from ipcio import filelock", f"f = open({path!r}, 'r+')")
             self.pid = self.python.pid
