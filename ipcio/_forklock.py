@@ -35,6 +35,7 @@ from _thread import RLock as _RLock  # threading's own, without importing thread
 from _thread import get_ident, start_new_thread
 from itertools import starmap
 
+from ipcio._record import calling, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,14 +90,14 @@ else:
 
         def __enter__(self) -> bool:  # type: ignore[override]
             """Acquire the lock."""
-            for got in starmap(self.acquire, _ONCE):
+            for got in starmap(self.acquire, _ONCE):  # `ipcio._record.calling`, written out for speed
                 return got
             raise AssertionError("unreachable")
 
 
 fork_lock = RLock()
 
-_ANYTHING = ((os.sep, os.O_RDONLY),)
+_ANYTHING = os.sep, os.O_RDONLY
 
 halfway: set[Halfway] = set()
 unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
@@ -132,8 +133,7 @@ class Halfway:
         me = get_ident()
         try:
             unsettled.append(me)
-            # No signal handler runs, and raises, before the loop's first step: see `Semaphore.dec`.
-            for self.fd in starmap(os.open, ((path, flags),)):
+            for self.fd in calling(os.open, path, flags):
                 pass
         finally:
             unsettled.remove(me)
@@ -208,12 +208,12 @@ def clear_away() -> None:
             with fork_lock:
                 if not _descriptors:
                     break
-                mine.extend(starmap(_descriptors.pop, _ONCE))
+                record(mine, _descriptors.pop)
                 closing[mine[0]] = me
             if _is_large(mine[0]):
                 with fork_lock:
                     try:
-                        mine.extend(starmap(os.open, _ANYTHING))
+                        record(mine, os.open, *_ANYTHING)
                     except OSError:  # no descriptor left, say
                         pass
                     closing[mine[-1]] = me

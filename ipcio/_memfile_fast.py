@@ -30,6 +30,7 @@ from operator import index, methodcaller
 from ipcio._buffering import add_memory
 from ipcio._forklock import FREE_THREADED, RLock, fork_lock, handle_locks
 from ipcio._memfile import CLOSED, MemoryFile, writable_bytes
+from ipcio._record import call_locked, in_turn
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -249,10 +250,8 @@ class DirectFile(CursorFile):
     else:
 
         def _claim(self, count: int) -> int:
-            # No bytecode runs between the two calls.
-            steps = partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)
             start: int
-            start, _ = map(_call, steps)
+            start, _ = in_turn((partial(self._cursor_tell), partial(self._cursor_seek, count, os.SEEK_CUR)))
             return start
 
     def readline(self, *size: int | None) -> bytes:
@@ -273,7 +272,7 @@ class LockedFile(CursorFile):
 
     While nothing special has been asked of it (see `DirectFile`), each method is one call of
     the cursor's, under a lock of the handle's own.  That call and the release of the lock are
-    one step of C (`_in_one_step`): no signal handler and no finalizer runs while the lock is
+    one step of C (`call_locked`): no signal handler and no finalizer runs while the lock is
     held, so a thread that holds it never waits for anything.  Otherwise the methods of
     `CursorFile` work, under `fork_lock` and then that lock.  Nothing of the user's runs under it:
     arguments are numbers and views by then.
@@ -314,7 +313,7 @@ class LockedFile(CursorFile):
 
     def tell(self) -> int:
         try:
-            return _in_one_step(self, _TELL)  # type: ignore[no-any-return]
+            return call_locked(self, _TELL, self)  # type: ignore[no-any-return]
         except TypeError:
             pass
         with fork_lock, self._lock:
@@ -323,7 +322,7 @@ class LockedFile(CursorFile):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         offset, whence = index(offset), index(whence)
         try:
-            return _in_one_step(self, methodcaller("_quick_seek", offset, whence))  # type: ignore[no-any-return]
+            return call_locked(self, methodcaller("_quick_seek", offset, whence), self)  # type: ignore[no-any-return]
         except (TypeError, ValueError, OverflowError):
             pass
         with fork_lock, self._lock:
@@ -341,7 +340,7 @@ class LockedFile(CursorFile):
     def read(self, size: int | None = -1, /) -> bytes:
         count = -1 if size is None else min(index(size), sys.maxsize)
         try:
-            return _in_one_step(self, methodcaller("_quick_read", count))  # type: ignore[no-any-return]
+            return call_locked(self, methodcaller("_quick_read", count), self)  # type: ignore[no-any-return]
         except TypeError:
             pass
         with fork_lock, self._lock:
@@ -351,7 +350,7 @@ class LockedFile(CursorFile):
         limit = -1 if size is None else index(size)
         if limit < 0:
             try:
-                return _in_one_step(self, _READLINE)  # type: ignore[no-any-return]
+                return call_locked(self, _READLINE, self)  # type: ignore[no-any-return]
             except TypeError:
                 pass
         with fork_lock, self._lock:
@@ -368,7 +367,7 @@ class LockedFile(CursorFile):
             with memoryview(self._check_open()) as whole:
                 while (count := min(size, len(whole) - self.tell())) > 0:
                     try:
-                        end = _in_one_step(self, methodcaller("_quick_seek", count, os.SEEK_CUR))
+                        end = call_locked(self, methodcaller("_quick_seek", count, os.SEEK_CUR), self)
                     except ValueError:  # another thread was quicker; fewer are left now
                         continue
                     except TypeError:
@@ -383,7 +382,7 @@ class LockedFile(CursorFile):
     def write(self, data: Buffer, /) -> int:
         with memoryview(data) as source:
             try:
-                return _in_one_step(self, methodcaller("_quick_write", source))  # type: ignore[no-any-return]
+                return call_locked(self, methodcaller("_quick_write", source), self)  # type: ignore[no-any-return]
             except (TypeError, ValueError, BufferError):
                 pass
             with fork_lock, self._lock:
@@ -406,19 +405,6 @@ _TELL = methodcaller("_quick_tell")
 _READLINE = methodcaller("_quick_readline")
 
 
-def _in_one_step(handle: LockedFile, call: Callable[[LockedFile], Any]) -> Any:
-    """Make the call under the handle's lock, with no Python code in between, and return what it returns."""
-    steps = map(_call, (partial(call, handle), handle._release))
-    for _ in handle._acquiring:  # nothing comes between this and the next line
-        try:
-            result, _ = steps
-        except BaseException:
-            handle._lock.release()
-            raise
-        return result
-    raise AssertionError("unreachable")
-
-
 FastFile: type[CursorFile] = LockedFile if FREE_THREADED else DirectFile
 """How every handle with a cursor begins."""
 
@@ -427,8 +413,6 @@ for _kind in CursorFile, DirectFile, LockedFile:
     _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
 
 add_memory(CursorFile, DirectFile, LockedFile)
-
-_call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 def _not_readable(*_: object) -> NoReturn:

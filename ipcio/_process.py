@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import sys
 from _thread import get_ident
-from collections import deque
 from contextlib import nullcontext, suppress
 from functools import partial
 from io import UnsupportedOperation
 from itertools import islice, repeat
 
 from ipcio._forklock import RLock
+from ipcio._record import exhaust, record
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
@@ -223,7 +223,8 @@ class Process(Generic[_Piece]):
             else:
                 held: list[bool] = []
                 try:
-                    held.extend(self._acquire(min(_LAST_LOOK, left)))  # another thread may wait for the child
+                    # Another thread may wait for the child.
+                    record(held, self._pumping.acquire, True, min(_LAST_LOOK, left))
                     if held[0]:
                         self._child.pump(left)
                         self._pass_on(end, demand=False)
@@ -288,10 +289,6 @@ class Process(Generic[_Piece]):
     def _call(self) -> AbstractContextManager[object]:
         """What to be in while a method works: a signal handler can see it then, and runs in the main thread alone."""
         return self._calling if get_ident() == self._main else _NOTHING
-
-    def _acquire(self, timeout: float) -> Iterator[bool]:
-        """Get `_pumping` and give whether, in the one step of C that keeps the answer: see `_streams`."""
-        return map(self._pumping.acquire, (True,), (timeout,))
 
     def _is_in_use(self) -> bool:
         """Whether this thread is in a method of the handle, below the calls of that which asks."""
@@ -372,7 +369,7 @@ class Process(Generic[_Piece]):
             with self._call():
                 held: list[bool] = []
                 try:
-                    held.extend(self._acquire(-1 if seconds is None else seconds))
+                    record(held, self._pumping.acquire, True, -1 if seconds is None else seconds)
                     if not held[0]:
                         return None
                     if not self._pass_on(end if seconds else None):
@@ -601,7 +598,7 @@ class Process(Generic[_Piece]):
             # A thread that waits, too, keeps the lock; and a loop must not wait for it.
             held: list[bool] = []
             try:
-                held.extend(self._acquire(0))
+                record(held, self._pumping.acquire, True, 0)
                 if held[0]:
                     happened |= self._child.pump(0)
                     if not happened:
@@ -714,7 +711,7 @@ def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
     """Make calls, of which each `next` of an iterator is one; return whether all were made before the time was up."""
     for calls in batches:
         if end is None:
-            deque(calls, maxlen=0)  # no Python between them
+            exhaust(calls)
         elif not all(now() < end for _ in calls):
             return False
     return True

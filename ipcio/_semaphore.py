@@ -16,6 +16,7 @@ from operator import attrgetter, index
 
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
+from ipcio._record import calling
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
 
@@ -147,9 +148,7 @@ class Semaphore:
         fractions allowed; `ValueError` for NaN.  (POSIX: ``sem_wait(3)``, whose clock
         for timeouts is the system's; a crash-safe semaphore uses the monotonic one.)
         """
-        # Loops of one step, not calls: as soon as a call returns, a signal handler (Ctrl-C)
-        # may run and raise, and nobody would know of the permit.  Between an iterator and
-        # the first step of the loop none does.
+        # Each loop is `ipcio._record.calling`, written out for speed: no Ctrl-C loses a permit that was acquired.
         if timeout is None:
             for got in self._waiting:
                 return got
@@ -163,7 +162,7 @@ class Semaphore:
                     if got:
                         return got
                     break
-            for got in starmap(acquire, ((True, check_timeout(timeout)),)):
+            for got in calling(acquire, True, check_timeout(timeout)):
                 return got
         raise AssertionError("unreachable")
 

@@ -1,22 +1,21 @@
 """What flows between a process and its child: pieces of output on their way out, data on its way in.
 
-A signal handler that raises, as that of Ctrl-C, may run between any two steps of
-Python, and must neither lose a byte nor double one.  So what a call gave or did is
-recorded by a function of C that calls it (``list.extend`` over a ``map``), and every
-other step is one assignment.
+A signal handler that raises, as that of Ctrl-C, must neither lose a byte nor double one.
+So what a call gave or did is recorded in the step that makes the call (`ipcio._record`),
+and every other step is one assignment.
 """
 
 from __future__ import annotations
 
 import codecs
 import errno
-from collections import deque
 from functools import partial
 from io import IOBase
-from itertools import chain, starmap
+from itertools import chain, repeat, starmap
 from operator import length_hint
 
 from ipcio._forklock import FREE_THREADED, RLock
+from ipcio._record import call_locked, exhaust, record
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -202,7 +201,7 @@ class Output:
             return False
         form, self._text = self._text, None
         self._form, self._flow = form, _Flow([*pieces, *raw], iter([]), error, form.start)
-        deque(ready, maxlen=0)
+        exhaust(ready)
         return True
 
     def give_rest(self, count: int) -> None:
@@ -211,7 +210,7 @@ class Output:
         pieces, given = _given(ready)
         if given and isinstance(pieces[given - 1], bytes):
             self._flow = _Flow(raw, _one_by_one([pieces[given - 1][count:], *pieces[given:]]), error, kept)
-            deque(ready, maxlen=0)
+            exhaust(ready)
 
     @property
     def waiting(self) -> bool:
@@ -226,7 +225,7 @@ class Output:
         self.ended = True
         ready = self._flow.ready
         self._flow = _Flow([], iter([]), None, None)
-        deque(ready, maxlen=0)  # somebody may be in the middle of it
+        exhaust(ready)  # somebody may be in the middle of it
 
 
 class _OneByOne:
@@ -234,24 +233,18 @@ class _OneByOne:
 
     def __init__(self, pieces: list[Any]) -> None:
         self._pieces = iter(pieces)
-        self._lock = RLock()
+        lock = RLock()
+        self._acquiring = starmap(lock.acquire, repeat(()))
+        self._release = partial(lock.release)
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        release = self._lock.release
-        # A piece that has gone is returned, whatever a signal handler does: see `_memfile_fast._in_one_step`.
-        steps = map(_call, (partial(next, self._pieces, _END), partial(release)))
-        for _ in starmap(self._lock.acquire, _ONCE):
-            try:
-                piece, _ = steps
-            except BaseException:
-                release()
-                raise
-            if piece is not _END:
-                return piece
-        raise StopIteration
+        piece = call_locked(self, next, self._pieces, _END)
+        if piece is _END:
+            raise StopIteration
+        return piece
 
     def __length_hint__(self) -> int:
         return length_hint(self._pieces)
@@ -261,8 +254,6 @@ class _OneByOne:
 
 
 _END: Any = object()
-_call: Any = partial.__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-_ONCE: tuple[tuple[()]] = ((),)
 
 _one_by_one: Callable[[list[Any]], Iterator[Any]] = _OneByOne if FREE_THREADED else iter
 
@@ -340,7 +331,7 @@ class Input:
                     items += [(self._encode("", state, final=True)[0], []), None]
                 items.reverse()
                 put = _Put(items, state, ends=ends, after=[])
-                # In one call of C: a signal handler that has queued something since was first.
+                # A signal handler that has queued something since was first.
                 last.after.append(put)
                 if self._discarded:
                     return
@@ -382,7 +373,7 @@ class Input:
         while True:
             fetched, sent = self._fetched
             if not fetched:
-                fetched.extend(map(read, (_CHUNK,)))
+                record(fetched, read, _CHUNK)
             data = fetched[0]
             if isinstance(data, str) and data:
                 encoded, state = self._encode(data, self._state)

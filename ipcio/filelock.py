@@ -542,8 +542,8 @@ def _timed_out(fd: int, request: Any, before: Conflict | None, owner: Owner | No
     return TimeoutError(errno.ETIMEDOUT, f"{'locked' if excludes else 'shared'} by {who}, {span}")
 
 
-# A signal handler that raises, as that of Ctrl-C, may run as soon as a call returns,
-# before anybody sees what it returned; so the range may be locked, or not yet unlocked.
+# A signal handler that raises may run before anything shows that a call has returned (`ipcio._record`):
+# so the range may be locked, or not yet unlocked.
 
 
 def _is_foreign(error: BaseException) -> bool:

@@ -15,13 +15,11 @@ import os
 import select
 import sys
 import termios
-from collections import deque
-from functools import partial
-from itertools import islice, repeat
 from math import ceil
 
 from ipcio._forklock import RLock
 from ipcio._posix.spawn import Pipe, inherited, is_open, start
+from ipcio._record import close_at, close_first, record, record_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -242,7 +240,7 @@ class Child:
         raw = output.raw
         before = len(raw)
         try:
-            raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), _CHUNKS))
+            record_until(raw, b"", _CHUNKS, os.read, fd, _CHUNK)
         except BlockingIOError:
             pass
         else:
@@ -263,7 +261,7 @@ class Child:
                 break
             data, sent = what
             try:
-                sent.extend(map(os.write, (fd,), (data,)))
+                record(sent, os.write, fd, data)
             except BlockingIOError:
                 if fd not in self._wide:
                     self._wide.add(fd)
@@ -285,7 +283,7 @@ class Child:
         """See `ipcio._backend.Child`."""
         if self._popen.pidfd < 0 or (watched := self._watched or self._watch()).fileno() < 0:
             return -1
-        self._events.extend(map(fcntl.fcntl, (watched.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
+        record(self._events, fcntl.fcntl, watched.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
         return self._events[-1]
 
     def close_event(self, fd: int) -> None:
@@ -294,7 +292,7 @@ class Child:
             return
         self._check()
         if fd in self._events:
-            deque(map(os.close, map(self._events.pop, (self._events.index(fd),))), maxlen=0)
+            close_at(os.close, self._events, self._events.index(fd))
         if self._popen.returncode is not None and not self._outputs:
             self._close_rest()
 
@@ -330,7 +328,7 @@ class Child:
         """In a forked process, close what is not a pipe's or the child's."""
         if self._watched is not None:
             self._watched.close()
-        deque(map(os.close, map(self._events.pop, repeat(0, len(self._events)))), maxlen=0)
+        close_first(os.close, self._events, len(self._events))
 
     def is_ours(self) -> bool:
         """See `ipcio._backend.Child`."""
@@ -341,7 +339,7 @@ class Child:
         for fd, (_, output) in list(self._outputs.items()):
             left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
             with contextlib.suppress(BlockingIOError):
-                output.raw.extend(islice(iter(partial(os.read, fd, _CHUNK), b""), -(-left // _CHUNK)))
+                record_until(output.raw, b"", -(-left // _CHUNK), os.read, fd, _CHUNK)
             self._close_output(fd)
         self._close_input()
         self._close_rest()

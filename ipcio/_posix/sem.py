@@ -7,10 +7,10 @@ import errno
 import os
 import struct
 from functools import lru_cache, partial
-from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
 from ipcio._posix import kinds, lifetime, objects, removal, undo
+from ipcio._record import record_times
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -217,4 +217,4 @@ def _post(raw: SemLock, n: int) -> None:
     if n > _MAXIMUM - raw._get_value():
         raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}")
     for given in range(0, n, STEP):
-        any(starmap(raw.release, repeat((), min(STEP, n - given))))
+        record_times([], min(STEP, n - given), raw.release)

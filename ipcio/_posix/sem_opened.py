@@ -16,6 +16,7 @@ from itertools import repeat, starmap
 from ipcio._forklock import fork_lock
 from ipcio._posix import companions, lifetime, objects, removal, undo
 from ipcio._posix.sem import STEP, PosixSemaphore
+from ipcio._record import record_times
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -168,9 +169,10 @@ def _post(raw: PosixSemaphore, n: int) -> None:
             raise OverflowError
         for before in range(0, n, STEP):
             given.clear()
-            given.extend(starmap(raw.release, repeat((), min(STEP, n - before))))
+            record_times(given, min(STEP, n - before), raw.release)
     except (OverflowError, ValueError, OSError) as error:
-        all(starmap(raw.acquire, repeat((False,), len(given))))  # or as many as others have left
+        # As `record_times`, but up to the first that gets none: others may have acquired some.
+        all(starmap(raw.acquire, repeat((False,), len(given))))
         for _ in range(0, before, STEP):
             all(starmap(raw.acquire, repeat((False,), STEP)))
         if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:

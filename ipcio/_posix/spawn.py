@@ -18,14 +18,14 @@ import signal
 import subprocess
 import time
 from _posixsubprocess import fork_exec
-from collections import deque
-from itertools import chain, repeat, starmap
+from itertools import chain
 from operator import itemgetter
 from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
 from ipcio._forklock import RLock, fork_lock
 from ipcio._posix.exits import at_the_end
+from ipcio._record import calling, close_at, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Pipe:
     def __init__(self, *, to_child: bool) -> None:
         self._fds: list[int] = []  # the child's end, while it is open here, and ours
         inherited.add(self)
-        ends = starmap(os.pipe, ((),))
+        ends = calling(os.pipe)
         with fork_lock:  # a fork in another thread finds both ends in the list, or none
             self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
         self._known = os.fstat(self._fds[0])
@@ -123,7 +123,7 @@ class Pipe:
     def let_go(self) -> None:
         """Close the child's end; it has its own copy."""
         with fork_lock:
-            _close(self._fds, 1)
+            close_first(os.close, self._fds, 1)
 
     def close(self) -> None:
         """Close both ends."""
@@ -133,14 +133,14 @@ class Pipe:
     def close_end(self, fd: int) -> None:
         """Close one of its ends; any other descriptor as well."""
         if fd in self._fds:
-            deque(map(os.close, map(self._fds.pop, (self._fds.index(fd),))), maxlen=0)
+            close_at(os.close, self._fds, self._fds.index(fd))
         else:
             os.close(fd)
 
     def close_copies(self) -> None:
         """Close both ends, without a lock: in a forked process, or in a collection, which must not wait for one."""
         self.is_there()
-        _close(self._fds, len(self._fds))
+        close_first(os.close, self._fds, len(self._fds))
 
     __del__ = close_copies
 
@@ -151,11 +151,6 @@ def is_open(fd: int, known: os.stat_result) -> bool:
         return os.path.samestat(os.fstat(fd), known)
     except OSError as error:
         return error.errno != errno.EBADF
-
-
-def _close(fds: list[int], count: int) -> None:
-    """Close the first of a list and take them out, both in one call of C: see `_streams`."""
-    deque(map(os.close, map(fds.pop, repeat(0, count))), maxlen=0)
 
 
 _execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- for checkers, there is none
@@ -239,7 +234,7 @@ class Popen(subprocess.Popen[bytes]):
         base(self, *arguments)
 
     def _fork_exec(self, *arguments: Any) -> int:
-        self._started.extend(starmap(fork_exec, (arguments,)))
+        record(self._started, fork_exec, *arguments)
         self._identify()
         return self._started[0]
 
@@ -249,7 +244,7 @@ class Popen(subprocess.Popen[bytes]):
         if pidfd_open is None or _waitid is None:
             return
         try:
-            self._pidfd.extend(map(pidfd_open, self._started))
+            record(self._pidfd, pidfd_open, self._started[0])
             _waitid(_P_PIDFD, self._pidfd[0], _LOOK)
             self._known = os.fstat(self._pidfd[0])
             self._is_identified = True
@@ -346,10 +341,10 @@ class Popen(subprocess.Popen[bytes]):
         if not self._exits:
             try:
                 if _waitid is None or not self._is_standard:
-                    self._exits.extend(filter(itemgetter(0), map(os.waitpid, self._started, (os.WNOHANG,))))
+                    self._exits.extend(filter(itemgetter(0), calling(os.waitpid, self._started[0], os.WNOHANG)))
                 else:
                     flags = _LOOK if self._session else os.WEXITED | os.WNOHANG
-                    self._exits.extend(filter(None, starmap(_waitid, ((*self._which, flags),))))
+                    self._exits.extend(filter(None, calling(_waitid, *self._which, flags)))
             except ChildProcessError:
                 self.is_lost = True
                 return 0
@@ -366,7 +361,7 @@ class Popen(subprocess.Popen[bytes]):
         if self._is_unreaped and _waitid is not None:
             with contextlib.suppress(ChildProcessError):
                 if not self._reaped:
-                    self._reaped.extend(starmap(_waitid, ((*self._which, os.WEXITED | os.WNOHANG),)))
+                    record(self._reaped, _waitid, *self._which, os.WEXITED | os.WNOHANG)
             self._is_unreaped = False
 
     def await_exit(self) -> None:
@@ -402,7 +397,7 @@ class Popen(subprocess.Popen[bytes]):
         """Close the descriptor, in a forked process: there the lock may be a copy of one that was held."""
         self.check()
         self._is_identified = False
-        _close(self._pidfd, len(self._pidfd))
+        close_first(os.close, self._pidfd, len(self._pidfd))
 
     def end(self) -> None:
         """Kill the child, if it runs, and reap it."""

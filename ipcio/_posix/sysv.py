@@ -17,6 +17,7 @@ from itertools import repeat, starmap
 from ipcio._forklock import fork_lock
 from ipcio._posix import libc
 from ipcio._posix.forks import in_child, notice, page
+from ipcio._record import calling, record, record_times
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where 
 
 _GONE = {errno.EIDRM, errno.EINVAL}
 
-_ONCE: tuple[tuple[()]] = ((),)
 _ONE = c_size_t(1)
 _TAKE = byref(libc.Operation(0, -1, libc.SEM_UNDO))
 _TRY = byref(libc.Operation(0, -1, libc.SEM_UNDO | libc.IPC_NOWAIT))
@@ -197,7 +197,7 @@ class UndoSemaphore:
             if not failed:
                 self.post(1)
             raise
-        for got in starmap(self._wait, ((timeout if block else 0,),)):
+        for got in calling(self._wait, timeout if block else 0):
             return got
         raise AssertionError("unreachable")
 
@@ -243,10 +243,10 @@ class UndoSemaphore:
         done: list[int] = []
         try:
             try:
-                ours.extend(map(held.pop, repeat(-1, n)))
+                record_times(ours, n, held.pop)
             except IndexError:  # so many we hold
                 pass
-            done.extend(starmap(libc.semop, (self._giving(len(ours), n - len(ours)),)))
+            record(done, libc.semop, *self._giving(len(ours), n - len(ours)))
             if done[0]:
                 number = libc.get_errno()
                 if number == errno.ERANGE:
@@ -274,7 +274,7 @@ class UndoSemaphore:
                 call = libc.semtimedop, (*self._take, _timespec(end - time.monotonic()))
             else:
                 call = libc.semop, self._try
-            for number in starmap(self._operate, (call,)):
+            for number in calling(self._operate, *call):
                 if not number:
                     return True
                 if number == errno.EAGAIN:
@@ -291,7 +291,7 @@ class UndoSemaphore:
         failed = number = -1
         try:
             # With errno in the same step: the signal handler may use `ctypes`, too.
-            step = zip(starmap(function, (arguments,)), starmap(libc.get_errno, _ONCE), strict=True)
+            step = zip(calling(function, *arguments), calling(libc.get_errno), strict=True)
             for failed, number in step:  # noqa: B007 -- used below
                 if not failed:
                     self._held.append(0)

@@ -11,9 +11,8 @@ import ctypes
 import errno
 import os
 import time
-from collections import deque
-from itertools import islice, starmap
 
+from ipcio._record import calling, close_at, exhaust
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
@@ -106,7 +105,7 @@ class Handles:
         """Call what returns something to close, or None if it failed; return that."""
         known = len(self._handles)
         ctypes.set_last_error(0)
-        self._handles.extend(filter(None, starmap(function, (arguments,))))
+        self._handles.extend(filter(None, calling(function, *arguments)))
         return self._handles[-1] if len(self._handles) > known else None
 
     def create(self, function: Callable[..., int | None], *arguments: Any, called: str | None = None) -> int:
@@ -145,7 +144,7 @@ class Handles:
 
     def drop(self) -> None:
         """Close the last one."""
-        deque(map(self._close, islice(iter(self._handles.pop, None), 1)), 0)
+        close_at(self._close, self._handles, -1)
 
     def give(self, function: Callable[..., T], *more: object) -> T:
         """Call what takes the last one over, and more; return what it makes of it."""
@@ -154,7 +153,7 @@ class Handles:
     def release(self, _: object = None) -> None:
         """Close them, once; there is no descriptor."""
         if len(getattr(self, "_handles", ())) > 1:  # none, if Ctrl-C came before
-            deque(map(self._close, iter(self._handles.pop, None)), 0)
+            exhaust(map(self._close, iter(self._handles.pop, None)))
             self._handles.append(None)
 
     def open_again(self, fd: int) -> int:

@@ -1,7 +1,7 @@
 """Pipes to and from children on which nobody need block: named ones, with overlapped operations at our end.
 
-At most one operation is under way on a pipe.  It, and what came of it, are recorded by the
-call of C that began or ended it, as `_streams` asks.
+At most one operation is under way on a pipe.  It, and what came of it, are recorded in the
+step that began or ended it, as `_streams` asks.
 
 The system cancels what a thread has begun when that thread ends.  A read loses nothing by
 that, nor does the writing of one byte; of a longer write nobody could tell how much of it
@@ -15,10 +15,9 @@ import _winapi
 import contextlib
 import msvcrt
 import os
-from collections import deque
-from itertools import repeat
 from operator import itemgetter, methodcaller
 
+from ipcio._record import close_first, move, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,13 +49,14 @@ class Pipe:
         ours = _OUTBOUND if to_child else _winapi.PIPE_ACCESS_INBOUND
         ours |= _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
         theirs = _winapi.GENERIC_READ | _WRITE_ATTRIBUTES if to_child else _winapi.GENERIC_WRITE | _READ_ATTRIBUTES
-        made = (name,), (ours,), (_REJECT_REMOTE_CLIENTS,), (1,), (CHUNK,), (CHUNK,), (0,), (0,)
-        self._handles.extend(map(_winapi.CreateNamedPipe, *made))
-        opened = (name,), (theirs,), (0,), (0,), (_winapi.OPEN_EXISTING,), (0,), (0,)
-        self._handles.extend(map(_winapi.CreateFile, *opened))
+        made = name, ours, _REJECT_REMOTE_CLIENTS, 1, CHUNK, CHUNK, 0, 0
+        record(self._handles, _winapi.CreateNamedPipe, *made)
+        opened = name, theirs, 0, 0, _winapi.OPEN_EXISTING, 0, 0
+        record(self._handles, _winapi.CreateFile, *opened)
         handle = self._handles[1]
         flags = (os.O_RDONLY if to_child else os.O_WRONLY) | os.O_NOINHERIT
         try:
+            # As `ipcio._record.move`, with an argument more.
             self._fds.extend(map(msvcrt.open_osfhandle, map(self._handles.pop, (1,)), (flags,)))
         except OSError:
             if not self._fds:
@@ -80,7 +80,7 @@ class Pipe:
         """
         handle = self._handles[0]
         if not self._pending:
-            self._pending.extend(map(_winapi.ReadFile, (handle,), (CHUNK,), (True,)))
+            record(self._pending, _winapi.ReadFile, handle, CHUNK, True)
         return self._take(into, wait=False)
 
     def read_rest(self, into: list[bytes]) -> None:
@@ -89,7 +89,7 @@ class Pipe:
         self._take(into, wait=True)
         left: Any = _winapi.PeekNamedPipe(self._handles[0])[0]
         while left > 0:
-            self._pending.extend(map(_winapi.ReadFile, (self._handles[0],), (min(left, CHUNK),), (True,)))
+            record(self._pending, _winapi.ReadFile, self._handles[0], min(left, CHUNK), True)
             before = len(into)
             self._take(into, wait=True)
             if len(into) == before:
@@ -103,7 +103,7 @@ class Pipe:
         if error == _INCOMPLETE:
             return False
         if count:
-            into.extend(map(_data, map(_the_operation, map(self._pending.pop, (0,)))))
+            move(self._pending, 0, into, _the_operation, _data)
         else:  # cancelled, or an empty write
             self._pending.clear()
         return True
@@ -117,14 +117,14 @@ class Pipe:
         size = min(len(data), CHUNK)
         _winapi.SetNamedPipeHandleState(handle, _NO_WAIT, None, None)
         while size:  # some systems write a part, others nothing, if not all of it fits
-            self._pending.extend(map(_winapi.WriteFile, (handle,), (data[:size],), (True,)))
+            record(self._pending, _winapi.WriteFile, handle, data[:size], True)
             if not self.written(sent):
                 return False
             if sent[-1]:
                 return True
             size //= 4
         _winapi.SetNamedPipeHandleState(handle, 0, None, None)
-        self._pending.extend(map(_winapi.WriteFile, (handle,), (data[:1],), (True,)))
+        record(self._pending, _winapi.WriteFile, handle, data[:1], True)
         return self.written(sent)
 
     def written(self, sent: list[int]) -> bool:
@@ -132,20 +132,19 @@ class Pipe:
         if self._pending:
             if self._pending[0][0].GetOverlappedResult(False)[1] == _INCOMPLETE:
                 return False
-            results = map(_result, map(_the_operation, map(self._pending.pop, (0,))))
-            sent.extend(map(itemgetter(0), results))
+            move(self._pending, 0, sent, _the_operation, _result, itemgetter(0))
         return True
 
     def let_go(self) -> None:
         """Close the child's end; it has its own copy."""
-        deque(map(os.close, map(self._fds.pop, repeat(0, len(self._fds)))), maxlen=0)
+        close_first(os.close, self._fds, len(self._fds))
 
     def close(self) -> None:
         """Close both ends."""
         self.let_go()
         self._cancel()
         self._pending.clear()
-        deque(map(_winapi.CloseHandle, map(self._handles.pop, repeat(0, len(self._handles)))), maxlen=0)
+        close_first(_winapi.CloseHandle, self._handles, len(self._handles))
 
     __del__ = close
 

@@ -8,12 +8,11 @@ import contextlib
 import errno
 import os
 import subprocess
-from collections import deque
-from itertools import repeat
 from math import ceil
 from weakref import WeakSet
 
 from ipcio._forklock import RLock
+from ipcio._record import close_first, record
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
@@ -257,7 +256,8 @@ class _Handles:
 
     def __init__(self, count: int, make: Any, *arguments: Any) -> None:
         self._handles: list[int] = []
-        self._handles.extend(map(make, *arguments) if count else ())
+        if count:
+            record(self._handles, make, *arguments)
         if count and not self._handles[0]:
             self._handles.clear()
             raise win32.failure()
@@ -269,7 +269,7 @@ class _Handles:
 
     def close(self) -> None:
         """Close it."""
-        deque(map(win32.CloseHandle, map(self._handles.pop, repeat(0, len(self._handles)))), maxlen=0)
+        close_first(win32.CloseHandle, self._handles, len(self._handles))
 
     __del__ = close
 

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import starmap
 from time import perf_counter
 
+from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
@@ -53,7 +54,7 @@ class WindowsSemaphore(SemLock):
 
     share: Share | None  # empty: the kernel keeps the count of the handles
 
-    # Loops of one step, as in `ipcio.Semaphore`: no interrupt comes between a permit and who gets it.
+    # What `ipcio._record.calling` does is written out where each call counts.
 
     def __enter__(self) -> bool:
         """Take a permit, however long it takes; return True."""
@@ -73,14 +74,14 @@ class WindowsSemaphore(SemLock):
             except InterruptedError:  # by Ctrl-C, after a look that found no permit
                 return False
         if timeout is None:
-            for got in starmap(self.__enter__, _ONCE):
+            for got in calling(self.__enter__):
                 return got
             raise AssertionError("unreachable")
         end = perf_counter() + timeout
         while timeout > 0:
             step = min(max(timeout, _SHORTEST_WAIT), _LONGEST_WAIT)
             try:
-                for got in starmap(super().acquire, ((True, step),)):
+                for got in calling(super().acquire, True, step):
                     if got:
                         return True
             except InterruptedError:

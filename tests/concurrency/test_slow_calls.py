@@ -398,6 +398,6 @@ def test_without_a_descriptor_left_a_large_segment_is_closed_all_the_same(monkey
     before = _descriptors()
     h = shm.create(name, LARGE)
     with monkeypatch.context() as patch:
-        patch.setattr(_forklock, "_ANYTHING", (("/nowhere", 0),))
+        patch.setattr(_forklock, "_ANYTHING", ("/nowhere", 0))
         h.close()
     assert _descriptors() == before
