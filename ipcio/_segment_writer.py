@@ -26,7 +26,7 @@ if sys.platform == "win32":
 
     _backend = _sections
 else:
-    from ipcio._posix.abilities import NAMES_ARE_FILES
+    from ipcio._posix.namespace import NAMES_ARE_FILES
 
     if NAMES_ARE_FILES:
         from ipcio._posix import growing as _files

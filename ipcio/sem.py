@@ -59,7 +59,7 @@ if sys.platform == "win32":
 
     _backend = _handles
 else:
-    from ipcio._posix.abilities import NAMES_ARE_FILES
+    from ipcio._posix.namespace import NAMES_ARE_FILES
 
     if NAMES_ARE_FILES:
         from ipcio._posix import sem as _files

@@ -1,6 +1,6 @@
 """Files that stand for named objects which cannot be locked, listed or written to: a *companion* for each.
 
-It lies in a directory of the user's own (`ipcio._posix.places`), and what is true of
+It lies in a directory of the user's own (`ipcio._posix.companion_paths`), and what is true of
 objects in ``/dev/shm`` is true of it: shares are locks on it, whoever finds nobody holding
 it removes it (`ipcio._posix.lifetime`), and the object with it.  The companion is there
 before the object and goes after it, so that whoever is killed in between leaves something
@@ -31,7 +31,7 @@ import struct
 import time
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime, objects, places, removal
+from ipcio._posix import companion_paths, lifetime, objects, removal
 from ipcio._posix.sem import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
@@ -49,24 +49,6 @@ if TYPE_CHECKING:
 else:
     from _multiprocessing import sem_unlink
     from _posixshmem import shm_open, shm_unlink
-
-__all__ = [
-    "MAKING",
-    "READY",
-    "ExistingObject",
-    "NewObject",
-    "Record",
-    "clear_void",
-    "exists",
-    "is_the_object",
-    "open_foreign",
-    "posix_name",
-    "read",
-    "remove_once",
-    "retrying",
-    "shm_open",
-    "unlink_object",
-]
 
 _RECORD = struct.Struct("=16siqQ4s256s")  # the magic, state, size, number of the inode, kind, name
 _MAGIC = b"ipcio companion1"
@@ -206,7 +188,7 @@ class ExistingObject(objects.ExistingObject):
     __slots__ = ()
 
     def __init__(self, kind: str, name: str, owner: int | None = None) -> None:
-        super().__init__(name, places.path_of(kind, name), owner)
+        super().__init__(name, companion_paths.path_of(kind, name), owner)
 
     def _limit(self) -> str:
         return _limit(self.name)
@@ -218,7 +200,7 @@ class NewObject(objects.NewObject):
     __slots__ = ("_announced", "_kind")
 
     def __init__(self, kind: str, name: str) -> None:
-        super().__init__(name, places.path_of(kind, name))
+        super().__init__(name, companion_paths.path_of(kind, name))
         self._kind = kind
         self._announced = False
 
@@ -338,7 +320,7 @@ def remove_once(kind: str, name: str) -> bool:
         return True
 
     try:
-        if not removal.remove_once(places.path_of(kind, name), ready):
+        if not removal.remove_once(companion_paths.path_of(kind, name), ready):
             return False
     except FileNotFoundError:
         unlink_object(kind, name)
@@ -351,7 +333,7 @@ def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
     """If this is the companion of the dead, remove the object first."""
     record = read(fd, info)
     if record is not None and lifetime.path_means(
-        places.path_of(record.kind, record.name, os.path.dirname(beside)), info
+        companion_paths.path_of(record.kind, record.name, os.path.dirname(beside)), info
     ):
         _unlink_ours(record, info)
     return False

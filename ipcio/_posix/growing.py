@@ -14,7 +14,7 @@ import stat
 
 from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import invent_name
-from ipcio._posix import lifetime, objects, removal, shm
+from ipcio._posix import lifetime, namespace, objects, removal, shm
 
 __all__ = ["Growing", "clear_persistent"]
 
@@ -26,11 +26,11 @@ class Growing:
 
     def __init__(self, name: str, perm: int, size: int, *, replace: bool) -> None:
         self.name = name
-        self._path = f"{objects.DIRECTORY}/{name}"
+        self._path = f"{namespace.DIRECTORY}/{name}"
         self._perm = perm
         self._replace = replace
         # To replace takes a name to rename.
-        path = f"{objects.DIRECTORY}/.{invent_name()}" if replace else self._path
+        path = f"{namespace.DIRECTORY}/.{invent_name()}" if replace else self._path
         with objects.OpenObject(name, self._path), contextlib.suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
         with shm.NewObject(name, path) as new:
@@ -116,5 +116,5 @@ def clear_persistent(path: str) -> bool:
         if info.st_nlink > 1:  # it had got its name, and was to lose this one
             os.unlink(path)
             return False
-        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.PERSISTENT | lifetime.MANAGED)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~namespace.PERSISTENT | namespace.MANAGED)
         return True

@@ -17,9 +17,9 @@ import struct
 import time
 from functools import lru_cache
 
-from ipcio._posix import flocks, kinds, lifetime, objects, undo
-from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._posix import flocks, kinds, lifetime, namespace, undo
 from ipcio._posix.filelock import describe
+from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -61,17 +61,16 @@ class Found(NamedTuple):
         """Whether it goes with its last holder; what has no name but a hidden one always does."""
         if self.record is not None and not self.record.persists:
             return True
-        return lifetime.is_managed(self.info) or self.is_hidden
+        return namespace.is_managed(self.info) or self.is_hidden
 
 
 def directory() -> str:
     """Where the files are."""
-    if NAMES_ARE_FILES:
-        return objects.DIRECTORY
-    from ipcio._posix import companions, places  # the first knows what to do about the dead
+    if not NAMES_ARE_FILES:
+        from ipcio._posix import companions  # which knows what goes along with a companion
 
-    assert companions
-    return places.directory()
+        assert companions
+    return namespace.directory()
 
 
 # -- what it is --------------------------------------------------------------
@@ -80,7 +79,7 @@ def directory() -> str:
 def identify(path: str, info: os.stat_result) -> Found:
     """Tell what a regular file in the directory is; `FileNotFoundError` if it is not there any more."""
     entry = os.path.basename(path)
-    named = _named(entry)
+    named = namespace.kind_and_name(entry)
     is_hidden = entry[0] == "."
     if undo.is_sealed(info) and (is_hidden or (named and named[0] == "sem")):
         try:
@@ -92,19 +91,10 @@ def identify(path: str, info: os.stat_result) -> Found:
     if not NAMES_ARE_FILES:
         kind, name, size = _companion(path, info) or (*(named or ("shm", entry)), 0)
         return Found(path, info, "sem" if kind == "sem" else "shm", name, size if kind == "shm" else None)
-    if named and info.st_size == objects.SEMAPHORE and (named[1] != entry or kinds.has_name(entry, path, surely=False)):
+    may_be_semaphore = named is not None and info.st_size == namespace.SEMAPHORE
+    if named and may_be_semaphore and (named[1] != entry or kinds.has_name(entry, path, surely=False)):
         return Found(path, info, "sem", named[1], None)
     return Found(path, info, "shm", entry, info.st_size)
-
-
-def _named(entry: str) -> tuple[str, str] | None:
-    """What kind of object, and which, a file of that name can be, if it can be another than memory of that name."""
-    if NAMES_ARE_FILES:
-        prefix = objects.semaphore_prefix()
-        return ("sem", entry[len(prefix) :]) if entry.startswith(prefix) and entry != prefix else None
-    from ipcio._posix import places
-
-    return places.name_of(entry)
 
 
 def _record(path: str, info: os.stat_result, name: str | None) -> undo.Record | None:
@@ -220,14 +210,14 @@ def _entry(found: Found, *, held: bool, holders: list[ProcessInfo]) -> Entry:
 
 
 def _is_persistent(found: Found) -> bool:
-    if found.info.st_mode & lifetime.PERSISTENT:
+    if found.info.st_mode & namespace.PERSISTENT:
         return True
     try:
         fd = os.open(found.path, lifetime.PROBE)
     except OSError:
         return False
     try:
-        return lifetime.is_persistent(fd, os.fstat(fd)) and os.path.samestat(os.fstat(fd), found.info)
+        return namespace.is_persistent(fd, os.fstat(fd)) and os.path.samestat(os.fstat(fd), found.info)
     finally:
         os.close(fd)
 
@@ -252,12 +242,12 @@ def _value_of_set(found: Found) -> int | None:
 
 
 def _value_in_file(path: str, info: os.stat_result) -> int | None:
-    if not NAMES_ARE_FILES or _COUNT.size != objects.SEMAPHORE:
+    if not NAMES_ARE_FILES or _COUNT.size != namespace.SEMAPHORE:
         return None
     fd = os.open(path, lifetime.PROBE)
     try:
-        data = os.pread(fd, objects.SEMAPHORE, 0)
-        if not os.path.samestat(os.fstat(fd), info) or len(data) != objects.SEMAPHORE:
+        data = os.pread(fd, namespace.SEMAPHORE, 0)
+        if not os.path.samestat(os.fstat(fd), info) or len(data) != namespace.SEMAPHORE:
             return None
     finally:
         os.close(fd)
@@ -275,7 +265,7 @@ def _perm(found: Found) -> str | None:
 
                 return f"{found.info.st_mode & 0o711 | sysv.perm_of(number) & 0o066:04o}"
     if NAMES_ARE_FILES or found.is_undo:
-        return f"{found.info.st_mode & 0o777 & ~lifetime.PERSISTENT:04o}"
+        return f"{found.info.st_mode & 0o777 & ~namespace.PERSISTENT:04o}"
     if found.kind != "shm":
         return None
     from ipcio._posix import companions

@@ -13,13 +13,13 @@ import errno
 import os
 import struct
 
-from ipcio._posix import lifetime, objects, undo
+from ipcio._posix import lifetime, namespace, undo
 
 __all__ = ["SHARED_NAMES", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
 
 _USED = struct.Struct("=III")  # what musl uses of it: the value, whether processes wait, the kind of futex
 _SHARED = 0  # the kind that works between processes; glibc has another number
-_SIGN = b"ipcio semaphore 1   "[: objects.SEMAPHORE - _USED.size]
+_SIGN = b"ipcio semaphore 1   "[: namespace.SEMAPHORE - _USED.size]
 
 SHARED_NAMES = "here memory and semaphores share their names"
 
@@ -34,14 +34,14 @@ def is_semaphore(name: str, fd: int, info: os.stat_result, *, surely: bool) -> b
     record = undo.read(fd, info)
     if record is not None:
         return record.name == name
-    if info.st_size != objects.SEMAPHORE:
+    if info.st_size != namespace.SEMAPHORE:
         return False
-    data = os.pread(fd, objects.SEMAPHORE, 0)
+    data = os.pread(fd, namespace.SEMAPHORE, 0)
     if data.endswith(_SIGN):
         return True
-    if surely or lifetime.is_managed(info) or lifetime.is_persistent(fd, info):
+    if surely or namespace.is_managed(info) or namespace.is_persistent(fd, info):
         return False
-    return len(data) == objects.SEMAPHORE and _USED.unpack_from(data)[2] == _SHARED
+    return len(data) == namespace.SEMAPHORE and _USED.unpack_from(data)[2] == _SHARED
 
 
 def has_name(name: str, path: str, *, surely: bool) -> bool:
@@ -65,6 +65,6 @@ def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
 
 def refuse_other(name: str, fd: int, info: os.stat_result) -> bool:
     """Refuse what is no semaphore, where memory may have its name; otherwise return True.  An empty file is neither."""
-    if not objects.semaphore_prefix() and info.st_size and not is_semaphore(name, fd, info, surely=False):
+    if not namespace.semaphore_prefix() and info.st_size and not is_semaphore(name, fd, info, surely=False):
         raise OSError(errno.EINVAL, f"not a semaphore: shared memory or another file has the name ({SHARED_NAMES})")
     return True

@@ -24,36 +24,20 @@ and described there.  An explicit removal takes the name of an object that is in
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
-import struct
 import time
 from itertools import repeat
 
 from ipcio._forklock import Halfway
 from ipcio._posix import flocks
-from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._posix.namespace import is_managed
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-# On an object that lives as long as its shares, and on a persistent one: made by ipcio,
-# removed by unlink only.  In a directory of our own everything is ours, so there the first
-# has no mark; bits that any file system lets anybody set serve for the second.  The first
-# decides what is removed, and only a chmod takes it away.  The second is for lists alone:
-# the kernel drops it when another user writes, and where the directory gives files a group
-# that their owner is not in.  `mark_persistent` therefore sets a flag as well, which stays.
-MANAGED, PERSISTENT = (stat.S_ISVTX, stat.S_ISGID) if NAMES_ARE_FILES else (0, stat.S_IXUSR)
-
-# <linux/fs.h>: only the owner can set the flag of what a backup is to leave out.  Of memory
-# the kernel keeps it since Linux 6.0; elsewhere the calls fail.
-_FLAGS = struct.Struct("=I4x")
-_GET_FLAGS, _SET_FLAGS = (direction | struct.calcsize("l") << 16 | 0x6600 for direction in (0x80000001, 0x40000002))
-_NO_DUMP = 0x40
 
 # Opening must not follow a link, wait for a FIFO's other end or reach a child.
 PROBE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -159,38 +143,6 @@ def retry_while_busy(name: str, *, patient: bool = True) -> Iterator[None]:
 def _locked_out(path: str) -> BlockingIOError:
     message = "another program keeps an exclusive lock on the object"
     return BlockingIOError(errno.EAGAIN, message, os.path.basename(path))
-
-
-if NAMES_ARE_FILES:
-
-    def is_managed(info: os.stat_result) -> bool:
-        """Whether an object lives under our rules."""
-        return bool(info.st_mode & MANAGED) and stat.S_ISREG(info.st_mode)
-
-else:
-
-    def is_managed(info: os.stat_result) -> bool:
-        """Whether an object lives under our rules."""
-        return not info.st_mode & PERSISTENT and stat.S_ISREG(info.st_mode)
-
-
-def mark_persistent(fd: int, perm: int) -> None:
-    """Have the object open as `fd` persist, with these permissions."""
-    if NAMES_ARE_FILES:
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(_NO_DUMP))
-    os.fchmod(fd, perm | PERSISTENT)
-
-
-def is_persistent(fd: int, info: os.stat_result) -> bool:
-    """Whether the object open as `fd`, which has not the other mark, was made by ipcio to persist."""
-    if info.st_mode & PERSISTENT or not NAMES_ARE_FILES:
-        return bool(info.st_mode & PERSISTENT)
-    try:
-        flags: int = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))[0]
-    except OSError:
-        return False
-    return bool(flags & _NO_DUMP)
 
 
 before_removal: list[Callable[[str, int, os.stat_result], bool]] = []

@@ -6,8 +6,8 @@ import functools
 import os
 import stat
 
-from ipcio._posix import flocks, growing, inventory, lifetime, undo
-from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._posix import flocks, growing, inventory, lifetime, namespace, undo
+from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _remove(path: str, entry: str, locked: Callable[[], dict[str, bool]]) -> inv
     if not stat.S_ISREG(info.st_mode):  # nothing of ipcio's
         return None
     try:
-        if not lifetime.is_managed(info) and not _clear_persistent(path, entry):
+        if not namespace.is_managed(info) and not _clear_persistent(path, entry):
             return None
         found = inventory.identify(path, info)
     except PermissionError:  # only its owner and root can know whether it is to go

@@ -13,13 +13,11 @@ import errno
 import functools
 import os
 import stat
-import struct
 import sys
 
 from ipcio._forklock import Halfway, fork_lock, halfway, put_away
 from ipcio._names import invent_name
-from ipcio._posix import lifetime, removal, shares
-from ipcio._posix.abilities import NAMES_ARE_FILES
+from ipcio._posix import lifetime, namespace, removal, shares
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,76 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ipcio._backend import Mapping
-
-__all__ = [
-    "DIRECTORY",
-    "RECORD",
-    "SEMAPHORE",
-    "ExistingObject",
-    "NewObject",
-    "OpenObject",
-    "check_owner",
-    "check_regular",
-    "directory",
-    "is_empty",
-    "keep_share",
-    "may_be_semaphore",
-    "semaphore_path",
-    "semaphore_paths",
-    "semaphore_prefix",
-]
-
-DIRECTORY = "/dev/shm"
-_LONGEST = 255  # bytes of a file's name there: NAME_MAX
-_GLIBC_PREFIX = "sem."
-
-SEMAPHORE = struct.calcsize("4l")  # bytes of a sem_t, in glibc and in musl
-RECORD = 344  # bytes of what stands for a crash-safe semaphore; see `ipcio._posix.undo`
-
-if NAMES_ARE_FILES:
-
-    def directory() -> str:
-        """Where the files are that ipcio makes."""
-        return DIRECTORY
-
-    def semaphore_path(name: str, place: str = DIRECTORY) -> str:
-        """Where the file of a semaphore is."""
-        return f"{place}/{semaphore_prefix()}{name}"
-
-    def semaphore_paths(name: str, place: str) -> tuple[str, ...]:
-        """Where it may be: programs that share the directory may have different C libraries."""
-        return f"{place}/{_GLIBC_PREFIX}{name}", f"{place}/{name}"
-
-else:
-    from ipcio._posix.places import directory, semaphore_path
-
-    def semaphore_paths(name: str, place: str) -> tuple[str, ...]:
-        """Where it may be."""
-        return (semaphore_path(name, place),)
-
-
-@functools.cache
-def semaphore_prefix() -> str:
-    """What the C library puts before the name of a semaphore's file: ``sem.`` (glibc), or nothing (musl).
-
-    A name of the greatest length for a file is too long if something is put before it.  Otherwise
-    there is no such semaphore, for the name is invented.  Nothing is made.
-    """
-    from importlib import import_module
-
-    try:
-        raw = import_module("_multiprocessing").SemLock
-    except ImportError:  # this Python has no semaphores, but may list and remove those of others
-        return _GLIBC_PREFIX
-    try:
-        raw._rebuild(0, 1, 1, f"/{invent_name():-<{_LONGEST}}")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        if error.errno not in {errno.ENAMETOOLONG, errno.EINVAL}:
-            raise  # that passes, and is no answer to remember
-    return _GLIBC_PREFIX
-
 
 # Linux's own; 0 where there is no such thing.
 _TMPFILE: int = getattr(os, "O_TMPFILE", 0)
@@ -149,9 +77,10 @@ class OpenObject(Halfway):
         """What is the matter with the name or with the place of all objects, if that is why a call failed."""
         if number == errno.ENAMETOOLONG:
             return self._limit()
-        if number in {errno.ENOENT, errno.ENOTDIR} and sys.platform == "linux" and not os.path.isdir(DIRECTORY):
+        place = namespace.DIRECTORY
+        if number in {errno.ENOENT, errno.ENOTDIR} and sys.platform == "linux" and not os.path.isdir(place):
             return (
-                f"{DIRECTORY} is missing, where Linux keeps shared memory and semaphores: "
+                f"{place} is missing, where Linux keeps shared memory and semaphores: "
                 "mount a tmpfs there (mode 1777), or use ipcio.mmap over a file"
             )
         if number == errno.EROFS:
@@ -164,7 +93,7 @@ class OpenObject(Halfway):
         """How long a name may be, for one that is too long."""
         length = len(os.fsencode(self.name))
         more = len(os.fsencode(os.path.basename(self.path))) - length
-        return f"a name may have {_LONGEST - more} bytes here, not {length}"
+        return f"a name may have {namespace.LONGEST - more} bytes here, not {length}"
 
     def hand_over(self) -> Mapping:
         """Under `fork_lock`: return what is in hand, for a handle to keep."""
@@ -233,7 +162,7 @@ class NewObject(OpenObject):
             shares.recheck()
         if os.path.lexists(self.path) and not self._bury(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        mode = perm | lifetime.MANAGED
+        mode = perm | namespace.MANAGED
         for _ in lifetime.retry_while_busy(self.name):
             with fork_lock:
                 if self._create_unnamed(mode, lives_by or self.path):
@@ -248,17 +177,18 @@ class NewObject(OpenObject):
 
     def _create_unnamed(self, mode: int, lives_by: str) -> bool:
         if _has_tmpfile():
-            self.fd = os.open(DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)  # for the share, it is opened once more
+            # The share opens it once more, to read.
+            self.fd = os.open(namespace.DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)
             self._source = f"/proc/self/fd/{self.fd}"
         else:
             # Marked from the beginning, so that `gc` finds it if we are killed; which
             # may also find it now, before it is locked.
             self._source = self._temporary = f"{os.path.dirname(lives_by)}/.{invent_name()}"
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(self._temporary, flags, 0o600 | lifetime.MANAGED)
+            self.fd = os.open(self._temporary, flags, 0o600 | namespace.MANAGED)
         self.info = os.fstat(self.fd)
         if not self.info.st_mode & stat.S_IRUSR:  # the umask
-            os.fchmod(self.fd, 0o600 | lifetime.MANAGED)
+            os.fchmod(self.fd, 0o600 | namespace.MANAGED)
             self.info = os.fstat(self.fd)
         self.share = shares.Share(lives_by)
         return self.share.take(self.fd, self._source, self.info) and (
@@ -286,7 +216,7 @@ class NewObject(OpenObject):
     def mark_persistent(self, perm: int) -> None:
         """Have the object persist; the first share still says that somebody is at it."""
         self._kept = True
-        lifetime.mark_persistent(self.fd, perm)
+        namespace.mark_persistent(self.fd, perm)
 
     def finish(self, perm: int, *, persist: bool) -> None:
         """Last of all: have a persistent object persist, and the permissions be what they are to be."""
@@ -296,7 +226,7 @@ class NewObject(OpenObject):
             self.share.unlock_and_disown()
             self.share = None
         elif perm != self._perm:
-            os.fchmod(self.fd, perm | lifetime.MANAGED)
+            os.fchmod(self.fd, perm | namespace.MANAGED)
 
     def close(self) -> None:
         """Close the descriptor, which has done its duty."""
@@ -344,7 +274,7 @@ class ExistingObject(OpenObject):
 
         An object without our mark needs none, unless `lives_by` says where its share is.
         """
-        if lives_by is None and not lifetime.is_managed(self.info):
+        if lives_by is None and not namespace.is_managed(self.info):
             return True
         self.share = shares.Share(lives_by or self.path)
         return self.share.join(self.fd, self.info)
@@ -353,14 +283,14 @@ class ExistingObject(OpenObject):
 def may_be_semaphore(path: str) -> bool:
     """Whether what has the name has the size of a semaphore, of either kind; which memory seldom has."""
     try:
-        return os.lstat(path).st_size in {SEMAPHORE, RECORD}
+        return os.lstat(path).st_size in {namespace.SEMAPHORE, namespace.RECORD}
     except OSError:
         return False
 
 
 def is_empty(fd: int, info: os.stat_result) -> bool:
     """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
-    return not info.st_size and stat.S_ISREG(info.st_mode) and lifetime.is_persistent(fd, info)
+    return not info.st_size and stat.S_ISREG(info.st_mode) and namespace.is_persistent(fd, info)
 
 
 def check_owner(info: os.stat_result, owner: int | None) -> None:
@@ -385,7 +315,7 @@ def _has_tmpfile() -> bool:
     if not _TMPFILE:
         return False
     try:
-        fd = os.open(DIRECTORY, _NAMELESS, 0o600)
+        fd = os.open(namespace.DIRECTORY, _NAMELESS, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
             raise  # that passes, and is no answer to remember

@@ -14,7 +14,7 @@ import time
 from _thread import get_ident
 
 from ipcio._forklock import Halfway, clear_away, fork_lock
-from ipcio._posix import forks, lifetime
+from ipcio._posix import forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
         try:
             look.open_file(path, lifetime.PROBE)
             # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-            if lifetime.is_managed(os.fstat(look.fd)) and (
+            if namespace.is_managed(os.fstat(look.fd)) and (
                 lifetime.remove_if_orphan(path, look.fd) or not lifetime.try_lock(look.fd, lifetime.SHARED)
             ):
                 return False

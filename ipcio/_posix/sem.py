@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache, partial
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import kinds, lifetime, objects, removal, undo
+from ipcio._posix import kinds, lifetime, namespace, objects, removal, undo
 from ipcio._record import record_times
 from ipcio._typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ class NewObject(objects.NewObject):
 
     def _reason(self, number: int) -> str | None:
         if number == errno.EEXIST and not (
-            objects.semaphore_prefix() or kinds.has_name(self.name, self.path, surely=False)
+            namespace.semaphore_prefix() or kinds.has_name(self.name, self.path, surely=False)
         ):
             return f"shared memory or another file has the name {self.name!r}: {kinds.SHARED_NAMES}"
         return super()._reason(number)
@@ -160,7 +160,7 @@ def unlink(name: str) -> None:
 
 def _path(name: str) -> str:
     try:
-        return objects.semaphore_path(name, objects.DIRECTORY)
+        return namespace.semaphore_path(name, namespace.DIRECTORY)
     except OSError as error:  # no descriptor for the question to the C library, say
         error.filename = name
         raise
@@ -171,21 +171,21 @@ def _fresh(value: int) -> bytes:
     """Return the bytes of a semaphore that nobody has used yet."""
     from ipcio._posix import libc  # ctypes, which attaching does without
 
-    new = libc.new_semaphore(objects.SEMAPHORE, value)
-    return new if objects.semaphore_prefix() else kinds.sign(new)
+    new = libc.new_semaphore(namespace.SEMAPHORE, value)
+    return new if namespace.semaphore_prefix() else kinds.sign(new)
 
 
 def _check(found: objects.ExistingObject) -> None:
     """Refuse a file that cannot be a semaphore, in as far as that can be seen."""
     size = found.info.st_size
-    if size != objects.SEMAPHORE:
-        raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {objects.SEMAPHORE}")
+    if size != namespace.SEMAPHORE:
+        raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {namespace.SEMAPHORE}")
     kinds.refuse_other(found.name, found.fd, found.info)
     # glibc ends the process over a kind of futex that it does not know.
     data = os.pread(found.fd, size, 0)
     if len(data) != size:
         raise OSError(errno.EINVAL, "not a semaphore: another process has cut it short")
-    if _GLIBC.size == objects.SEMAPHORE and _GLIBC.unpack(data)[2] not in _KINDS:
+    if _GLIBC.size == namespace.SEMAPHORE and _GLIBC.unpack(data)[2] not in _KINDS:
         raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 
 

@@ -13,7 +13,7 @@ import time
 from weakref import ref
 
 from ipcio._forklock import Halfway, fork_lock
-from ipcio._posix import exits, forks, lifetime
+from ipcio._posix import exits, forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _remove_orphan_at(path: str) -> bool:
         except OSError as error:
             return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
         try:
-            return lifetime.remove_if_orphan(path, look.fd) or not lifetime.is_managed(os.fstat(look.fd))
+            return lifetime.remove_if_orphan(path, look.fd) or not namespace.is_managed(os.fstat(look.fd))
         except PermissionError:  # dead, and its owner's to remove
             return True
 

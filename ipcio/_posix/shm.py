@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime, objects, removal
+from ipcio._posix import lifetime, namespace, objects, removal
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
 
@@ -92,7 +92,7 @@ def unlink(name: str) -> None:
 
 def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
     """Refuse a semaphore of that name; otherwise return True."""
-    if info.st_size not in {objects.SEMAPHORE, objects.RECORD}:  # nearly always
+    if info.st_size not in {namespace.SEMAPHORE, namespace.RECORD}:  # nearly always
         return True
     from ipcio._posix import kinds
 
@@ -100,7 +100,7 @@ def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
 
 
 def _path(name: str) -> str:
-    return f"{objects.DIRECTORY}/{name}"
+    return f"{namespace.DIRECTORY}/{name}"
 
 
 def allocate(fd: int, size: int, *, reserve: bool) -> None:
@@ -148,7 +148,7 @@ def _no_room(fd: int, size: int) -> OSError:
     text = f"{os.strerror(errno.ENOSPC)}: {_amount(size)} asked for"
     if place.f_blocks:
         free, whole = (_amount(blocks * place.f_frsize) for blocks in (place.f_bavail, place.f_blocks))
-        text += f", {objects.DIRECTORY} has {free} free of {whole}"
+        text += f", {namespace.DIRECTORY} has {free} free of {whole}"
     return OSError(
         errno.ENOSPC, f"{text} (`ipcio gc` removes orphaned objects; `docker run --shm-size` sets a container's size)"
     )

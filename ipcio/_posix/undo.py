@@ -30,8 +30,9 @@ import sys
 
 from ipcio._forklock import Halfway, fork_lock
 from ipcio._names import check_name
-from ipcio._posix import lifetime
-from ipcio._posix.objects import RECORD, keep_share, semaphore_path, semaphore_paths
+from ipcio._posix import lifetime, namespace
+from ipcio._posix.namespace import RECORD, semaphore_path, semaphore_paths
+from ipcio._posix.objects import keep_share
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -210,9 +211,9 @@ def create(
             new.publish()
             if persist:
                 try:
-                    lifetime.mark_persistent(new.fd, mode)
+                    namespace.mark_persistent(new.fd, mode)
                 except BaseException:
-                    os.fchmod(new.fd, mode | lifetime.MANAGED)
+                    os.fchmod(new.fd, mode | namespace.MANAGED)
                     raise
             with fork_lock:
                 return into(_permits(number, new))
@@ -305,7 +306,7 @@ def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:
 
 def _mark(fd: int, info: os.stat_result) -> None:
     """Have the record live by its shares."""
-    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~lifetime.PERSISTENT | lifetime.MANAGED)
+    os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~namespace.PERSISTENT | namespace.MANAGED)
 
 
 def _open_persistent(found: ExistingObject) -> Record | None:
@@ -314,7 +315,7 @@ def _open_persistent(found: ExistingObject) -> Record | None:
         info = os.lstat(found.path)
     except FileNotFoundError:
         return None
-    if not is_sealed(info) or lifetime.is_managed(info):
+    if not is_sealed(info) or namespace.is_managed(info):
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
         lifetime.make_readable(found.path, info)

@@ -27,7 +27,7 @@ pytest.importorskip("fcntl", reason="there is no sem_open here")
 
 from leftovers_linux import semaphore_name
 
-from ipcio._posix import objects
+from ipcio._posix import namespace
 
 SHM = "/dev/shm"
 
@@ -565,7 +565,7 @@ _IPC_NOWAIT, _GETVAL = 0o4000, 12
 def hidden(name):
     """The keys in the hidden names that stand for the crash-safe semaphores of a name."""
     prefix = ".ipcio-undo-"
-    where = objects.directory()
+    where = namespace.directory()
     entries = [entry for entry in os.listdir(where) if entry.startswith(prefix)]
     return [int(entry[len(prefix) :], 16) for entry in entries if semaphore_name(entry, where) == f"sem.{name}"]
 

@@ -58,7 +58,7 @@ def root(tmp_path, monkeypatch):
     site.mkdir()
     (site / "sitecustomize.py").write_text(
         f"import sys\nsys.path.insert(0, {LESSER!r})\nimport calls, objects, view\nview.install()\n"
-        f"import ipcio._posix.places as places\nplaces.ROOT = {str(tmp_path)!r}\n"
+        f"from ipcio._posix import companion_paths\ncompanion_paths.ROOT = {str(tmp_path)!r}\n"
     )
     monkeypatch.syspath_prepend(str(site))
     return tmp_path

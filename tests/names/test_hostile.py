@@ -21,7 +21,7 @@ pytest.importorskip("fcntl", reason="named objects are not files here")
 
 import fcntl
 
-from ipcio._posix import inventory, lifetime, litter, sysv, undo
+from ipcio._posix import inventory, lifetime, litter, namespace, sysv, undo
 
 pytestmark = pytest.mark.needs("files")
 
@@ -251,7 +251,7 @@ def keeps_flags() -> bool:
     """Whether the kernel keeps flags of files in memory, as Linux does since 6.0."""
     fd = os.open(SHM, os.O_TMPFILE | os.O_RDWR, 0o600)
     try:
-        fcntl.ioctl(fd, lifetime._SET_FLAGS, struct.pack("=Q", lifetime._NO_DUMP))
+        fcntl.ioctl(fd, namespace._SET_FLAGS, struct.pack("=Q", namespace._NO_DUMP))
     except OSError:
         return False
     finally:

@@ -31,7 +31,7 @@ from schedules import (
     there,
 )
 
-from ipcio._posix import objects
+from ipcio._posix import namespace, objects
 
 pytestmark = pytest.mark.needs("fork", "files")
 
@@ -179,9 +179,9 @@ def test_gc_leaves_what_is_about_to_replace_another_as_it_is(name, workers):
     replacer, holder, _ = workers
     assert whole(holder, "create", 10) == (MADE, 10)
     assert until("rename", *replacer.begin("replace", 20), replacer) is None
-    (hidden,) = [entry for entry in os.listdir(objects.DIRECTORY) if entry.startswith(".ipcio-")]
+    (hidden,) = [entry for entry in os.listdir(namespace.DIRECTORY) if entry.startswith(".ipcio-")]
     with pytest.raises(BlockingIOError):
-        growing.clear_persistent(f"{objects.DIRECTORY}/{hidden}")
+        growing.clear_persistent(f"{namespace.DIRECTORY}/{hidden}")
     replacer.step()
     replacer.kill()
     workers[0] = Worker(name, workers[1:])
@@ -278,16 +278,16 @@ def test_a_new_object_that_gc_removes_before_it_is_locked_is_made_again(name, mo
 
     def on_call(called, _args, call):
         if called == "flock" and not found:
-            found.extend(entry for entry in os.listdir(objects.DIRECTORY) if entry.startswith(".ipcio-"))
+            found.extend(entry for entry in os.listdir(namespace.DIRECTORY) if entry.startswith(".ipcio-"))
             for entry in found:
-                os.unlink(f"{objects.DIRECTORY}/{entry}")
+                os.unlink(f"{namespace.DIRECTORY}/{entry}")
         return call()
 
     with place_of_its_own(), monkeypatch.context() as patch:
         watch_calls(on_call, patch.setattr)
         shm.create(name, 10).close()
         assert found
-        assert not os.listdir(objects.DIRECTORY)
+        assert not os.listdir(namespace.DIRECTORY)
 
 
 @pytest.mark.parametrize("ours", [False, True])
@@ -410,7 +410,7 @@ def test_at_no_moment_of_its_use_is_a_handle_without_a_lock(name, monkeypatch, u
 
 
 def in_use(name):
-    fd = os.open(f"{objects.DIRECTORY}/{name}", os.O_RDONLY)
+    fd = os.open(f"{namespace.DIRECTORY}/{name}", os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,7 +19,7 @@ pytest.importorskip("fcntl")
 
 from schedules import WALKS, Worker, place_of_its_own, replay, there
 
-from ipcio._posix import objects
+from ipcio._posix import namespace
 
 # -- nothing is found --------------------------------------------------------
 
@@ -256,4 +256,4 @@ def test_the_model_is_the_code(name, programs, options):
         for seed in range(rounds(10)):
             replay(Search(*programs, **options), random.Random(seed), workers, name)
             if there(name):  # of one who was killed
-                os.unlink(f"{objects.DIRECTORY}/{name}")
+                os.unlink(f"{namespace.DIRECTORY}/{name}")

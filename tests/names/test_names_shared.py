@@ -18,7 +18,7 @@ if lacks("files"):
 
 import _multiprocessing
 
-from ipcio._posix import litter, objects
+from ipcio._posix import litter, namespace
 from ipcio._posix import sem as backend
 
 SHM = "/dev/shm"
@@ -46,7 +46,7 @@ def shared_names(monkeypatch):
     """Of a C library that has them apart, only the way to open a semaphore changes."""
 
     def forget():
-        objects.semaphore_prefix.cache_clear()
+        namespace.semaphore_prefix.cache_clear()
         backend._fresh.cache_clear()
 
     if semaphore_file("") != f"{SHM}/":
@@ -71,10 +71,10 @@ def refuses(number, call, *arguments, **options):
 
 def test_the_path_is_found_without_making_anything(name):
     before = set(os.listdir(SHM))
-    assert objects.semaphore_prefix() == ""
+    assert namespace.semaphore_prefix() == ""
     assert not [entry for entry in set(os.listdir(SHM)) - before if "---" in entry]
     with contextlib.closing(sem.create(name, 2)) as s, contextlib.closing(sem.attach(name)) as other:
-        assert os.path.getsize(f"{SHM}/{name}") == objects.SEMAPHORE
+        assert os.path.getsize(f"{SHM}/{name}") == namespace.SEMAPHORE
         assert other.dec(0)
         assert permits_of(s) == 1
     assert not os.path.lexists(f"{SHM}/{name}")
@@ -99,7 +99,7 @@ def test_memory_of_the_name_of_a_semaphore_is_refused(name, undo):
 
 
 @KINDS
-@pytest.mark.parametrize("size", [1, objects.SEMAPHORE, objects.RECORD, 4096])
+@pytest.mark.parametrize("size", [1, namespace.SEMAPHORE, namespace.RECORD, 4096])
 def test_a_semaphore_of_the_name_of_memory_is_refused(name, undo, size):
     with shm.create(name, size) as h:
         h.write(b"\1")

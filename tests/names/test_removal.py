@@ -20,7 +20,7 @@ import fcntl
 
 from schedules import place_of_its_own, there
 
-from ipcio._posix import objects, removal
+from ipcio._posix import namespace, removal
 
 pytestmark = [pytest.mark.needs("fork", "files"), pytest.mark.usefixtures("place")]
 
@@ -36,7 +36,7 @@ KINDS = [fcntl.LOCK_EX, fcntl.LOCK_SH]
 
 @contextmanager
 def locked_directory(kind=fcntl.LOCK_EX):
-    fd = os.open(objects.DIRECTORY, os.O_RDONLY)
+    fd = os.open(namespace.DIRECTORY, os.O_RDONLY)
     try:
         fcntl.flock(fd, kind)
         yield lambda: fcntl.flock(fd, fcntl.LOCK_UN)
@@ -149,7 +149,7 @@ def test_a_removal_keeps_the_directory_locked_from_its_look_to_its_end_and_no_lo
         with open("/proc/locks") as table:
             return any(line.split()[5].endswith(f":{number}") for line in table)
 
-    number = os.stat(objects.DIRECTORY).st_ino
+    number = os.stat(namespace.DIRECTORY).st_ino
     real = os.unlink
 
     def unlink(path):
@@ -200,7 +200,7 @@ def test_a_removal_within_another_does_not_wait_for_it(pauses, unique, monkeypat
 
 @pytest.mark.root
 def test_a_directory_that_this_user_may_not_read_is_not_locked(name):
-    os.chmod(objects.DIRECTORY, 0o1733)
+    os.chmod(namespace.DIRECTORY, 0o1733)
     pid = os.fork()
     if not pid:
         try:

@@ -28,7 +28,7 @@ pytest.importorskip("fcntl", reason="no permits come back from the dead here")
 
 import fcntl
 
-from ipcio._posix import lifetime, litter, objects, sysv
+from ipcio._posix import lifetime, litter, namespace, sysv
 
 PERMITS = 5
 MAXIMUM = 32767
@@ -44,9 +44,9 @@ def s(name):
 def keys_of(name):
     """The keys of the System V sets that hidden names say are this semaphore's."""
     found = set()
-    for entry in os.listdir(objects.directory()):
+    for entry in os.listdir(namespace.directory()):
         if entry.startswith(HIDDEN):
-            path = f"{objects.directory()}/{entry}"
+            path = f"{namespace.directory()}/{entry}"
             with suppress(FileNotFoundError, PermissionError), open(path, "rb") as record:
                 if record.read()[88:].rstrip(b"\0") == os.fsencode(name):
                     found.add(int(entry[len(HIDDEN) :], 16))
@@ -66,7 +66,7 @@ def the_key_of(name):
 
 
 def assert_nothing_left(name, *keys):
-    assert not os.path.lexists(objects.semaphore_path(name))
+    assert not os.path.lexists(namespace.semaphore_path(name))
     assert not keys_of(name)
     assert not existing(set(keys))
 
@@ -703,7 +703,7 @@ def dead_and_locked(name):
     with Living() as creator:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
-        fd = os.open(objects.semaphore_path(name), os.O_RDONLY)
+        fd = os.open(namespace.semaphore_path(name), os.O_RDONLY)
         fcntl.flock(fd, fcntl.LOCK_SH)  # another run's gc would come and take it
     fcntl.flock(fd, fcntl.LOCK_EX)
     return key, fd
@@ -1143,7 +1143,7 @@ def test_a_key_that_another_set_has_is_not_taken_and_no_file_stands_for_that_set
     try:
         with closing(sem.create(name, PERMITS, undo=True)):
             assert the_key_of(name) != key
-            assert not os.path.lexists(f"{objects.directory()}/{HIDDEN}{key:08x}")
+            assert not os.path.lexists(f"{namespace.directory()}/{HIDDEN}{key:08x}")
         assert existing({key})
     finally:
         sysv.remove(number)

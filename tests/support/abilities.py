@@ -69,7 +69,7 @@ def semaphore_file(name: str) -> str:
     """Where the C library of this Python keeps a semaphore, if names are files."""
     prefix = "sem."
     if _has_fcntl():
-        from ipcio._posix.objects import semaphore_prefix
+        from ipcio._posix.namespace import semaphore_prefix
 
         prefix = semaphore_prefix()
     return f"/dev/shm/{prefix}{name}"
@@ -83,7 +83,7 @@ def _names_are_files() -> bool:
     """As ipcio sees it."""
     if not _has_fcntl():
         return False
-    from ipcio._posix.abilities import NAMES_ARE_FILES
+    from ipcio._posix.namespace import NAMES_ARE_FILES
 
     return NAMES_ARE_FILES and _is_directory("/dev/shm")
 
@@ -107,7 +107,7 @@ def _open_file_locks() -> bool:
 
 
 def _descriptors_of_memory() -> bool:
-    from ipcio._posix.abilities import NAMES_ARE_FILES
+    from ipcio._posix.namespace import NAMES_ARE_FILES
 
     return NAMES_ARE_FILES and hasattr(os, "fchmod")
 

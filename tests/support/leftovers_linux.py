@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 
-from ipcio._posix import places
+from ipcio._posix import companion_paths
 
 SHM = "/dev/shm"
 COMPANIONS = re.compile(r"/var/tmp/ipcio-[0-9]+(-[0-9]+)?")  # where ipcio has files that stand for objects
@@ -28,7 +28,7 @@ def names_of(path: str) -> set[str]:
         return {semaphore_name(entry, directory)[4:]}
     if directory == SHM:
         return {entry, entry.removeprefix("sem.")}
-    found = places.name_of(entry)
+    found = companion_paths.name_of(entry)
     return {found[1] if found else entry}
 
 
@@ -119,7 +119,7 @@ def held(path: str) -> bool:
     except FileNotFoundError:
         return True  # gone meanwhile
     kind, name = ("sem", entry[4:]) if entry.startswith("sem.") else ("shm", entry)
-    companion = places.path_of(kind, name, f"{places.ROOT}/ipcio-{user}")
+    companion = companion_paths.path_of(kind, name, f"{companion_paths.ROOT}/ipcio-{user}")
     return directory == SHM and os.path.lexists(companion) and _locked(companion)
 
 

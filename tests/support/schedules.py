@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from children import Forked, watch_calls
 
 from ipcio import _segment_writer, shm
-from ipcio._posix import objects
+from ipcio._posix import namespace
 
 MADE, GOT, EXISTS, ABSENT, DONE, PENDING = "made", "got", "exists", "absent", "done", "pending"
 
@@ -29,8 +29,8 @@ MADE, GOT, EXISTS, ABSENT, DONE, PENDING = "made", "got", "exists", "absent", "d
 @contextmanager
 def place_of_its_own():
     """Have names in a directory that no other program locks, so that the same orders give the same calls."""
-    usual = objects.DIRECTORY
-    place = objects.DIRECTORY = tempfile.mkdtemp(prefix="ipcio-place-", dir=usual)
+    usual = namespace.DIRECTORY
+    place = namespace.DIRECTORY = tempfile.mkdtemp(prefix="ipcio-place-", dir=usual)
     try:
         yield
     except BaseException:  # what is left in it is what failed; without it, later tests pass
@@ -39,7 +39,7 @@ def place_of_its_own():
     else:
         os.rmdir(place)
     finally:
-        objects.DIRECTORY = usual
+        namespace.DIRECTORY = usual
 
 
 class Worker:
@@ -302,7 +302,7 @@ class Schedule:
 
 
 def there(name):
-    return os.path.lexists(f"{objects.DIRECTORY}/{name}")
+    return os.path.lexists(f"{namespace.DIRECTORY}/{name}")
 
 
 WALKS = [

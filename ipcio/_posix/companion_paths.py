@@ -26,8 +26,6 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["directory", "name_of", "path_of", "semaphore_path"]
-
 ROOT = "/var/tmp"
 
 _PATIENCE, _PAUSE = 0.2, 0.001  # seconds; to make a directory takes microseconds
@@ -123,8 +121,3 @@ def name_of(entry: str) -> tuple[str, str] | None:
         return kind, os.fsdecode(first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest))
     except ValueError:  # not one of ours
         return None
-
-
-def semaphore_path(name: str, place: str | None = None) -> str:
-    """Where the file is that stands for a semaphore."""
-    return path_of("sem", name, place)
