@@ -11,29 +11,15 @@ import sys
 from functools import partial
 
 from ipcio._backend import Conflict
-from ipcio._posix.owners import search as owners
+from ipcio._posix import procfs, undecided
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Literal
 
-__all__ = [
-    "AT_ONCE",
-    "BUSY",
-    "EXCLUDE",
-    "SEMANTICS",
-    "SHARE",
-    "UNLOCK",
-    "ask",
-    "conflict",
-    "describe",
-    "open_path",
-    "owners",
-    "request",
-    "wait",
-]
+    from ipcio._backend import Owner
 
 SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 
@@ -45,13 +31,15 @@ if sys.platform == "linux":
     _KIND, _START, _LENGTH, _PID = 0, 2, 3, 4
     # Function and method of C: see `ipcio._backend.LockBackend`.
     request = struct.Struct("hqq4x0q").pack
-else:
+elif sys.platform == "darwin":
     _ANSWER = struct.Struct("qqihh")
     _KIND, _START, _LENGTH, _PID = 3, 0, 1, 2
 
     def request(kind: int, start: int, length: int, /) -> bytes:
-        """See `ipcio._backend.LockBackend`."""
         return _ANSWER.pack(start, length, 0, kind, 0)
+
+else:
+    raise undecided("what is the layout of struct flock, and which errors of fcntl() mean that a lock is in the way")
 
 
 _PERM = 0o600  # of a lock file that `open_path` makes
@@ -88,7 +76,6 @@ _GET: int = getattr(fcntl, f"F_{_OFD}GETLK")
 
 
 def wait(fd: int, request: bytes, seconds: float | None) -> bool:
-    """See `ipcio._backend.LockBackend`."""
     if seconds is None:
         ask(fd, _WAIT, request)
         return True
@@ -99,16 +86,18 @@ def _poll(seconds: float, fd: int, request: bytes) -> bool:
     return poll(partial(ask, fd, AT_ONCE, request), BUSY, seconds)
 
 
+# What follows imports now: a process that has given up its rights may not find the modules later.
+
+
 def _way_to_wait() -> Callable[[float, int, bytes], bool]:
     try:
-        # Imported now: a process that has given up its rights may not find it later.
-        from ipcio._posix import timed_call
-    except (ImportError, AttributeError):  # no ctypes, or no timers in the C library
+        from ipcio._posix import libc, timed_call
+    except ImportError:  # no ctypes, or no timers in the C library
         return _poll
 
     def wait_in_the_kernel(seconds: float, fd: int, request: bytes) -> bool:
         try:
-            return timed_call.call(seconds, timed_call.fcntl, fd, _WAIT, request)
+            return timed_call.call(seconds, libc.fcntl, fd, _WAIT, request)
         except timed_call.NoTimer:
             return _poll(seconds, fd, request)
 
@@ -119,7 +108,6 @@ _wait_until = _way_to_wait()
 
 
 def conflict(fd: int, request: bytes) -> Conflict | None:
-    """See `ipcio._backend.LockBackend`."""
     found = _ANSWER.unpack(ask(fd, _GET, request))
     if found[_KIND] == UNLOCK:
         return None
@@ -129,14 +117,26 @@ def conflict(fd: int, request: bytes) -> Conflict | None:
     return Conflict(found[_START], found[_LENGTH], found[_KIND] == EXCLUDE, pid)
 
 
-def describe(pid: int) -> str:
-    """See `ipcio._backend.LockBackend`."""
+def _always(*_: int) -> bool:
+    return True
+
+
+def _way_to_compare() -> Callable[[int, int, int], bool]:
     try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
-            name = file.read().rstrip("\n")
-    except OSError:
-        return ""
-    return name if name.isprintable() else ascii(name)
+        from ipcio._posix import libc
+    except ImportError:  # no ctypes
+        return _always  # any two descriptors may mean the same open file
+    return libc.may_share_open_file
+
+
+_may_share_open_file = _way_to_compare()
+
+
+describe = procfs.describe
+
+
+def owners(fd: int, lock: Conflict, among: Iterable[Owner] = (), /) -> Iterator[Owner | None]:
+    return procfs.lock_owners(fd, lock, among, _may_share_open_file)
 
 
 _OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -145,7 +145,6 @@ _MOST_CHANGES = 10000  # of what the path means, between two looks at it
 
 
 def open_path(path: Any, flags: int) -> int:
-    """See `ipcio._backend.LockBackend`."""
     link = os.fsdecode(path)
     links = 0
     for _ in range(_MOST_CHANGES):

@@ -17,13 +17,12 @@ import struct
 import time
 from functools import lru_cache
 
-from ipcio._posix import flocks, kinds, lifetime, namespace, undo
-from ipcio._posix.filelock import describe
+from ipcio._posix import kinds, lifetime, namespace, procfs, undo
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Literal
 
     from ipcio._backend import Entry, ProcessInfo
@@ -127,10 +126,10 @@ def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
 def survey() -> list[Entry]:
     """See `ipcio._backend.InventoryBackend`."""
     found = list(_look())
-    keys = {flocks.key_of(each.info) for each in found}
-    locked = _locked({flocks.key_of(each.info) for each in found if each.lives_by_shares})
+    keys = {procfs.file_key(each.info) for each in found}
+    locked = _locked({procfs.file_key(each.info) for each in found if each.lives_by_shares})
     holders, sharing = _search(keys, locked)
-    unheld = {flocks.key_of(each.info) for each in found if each.lives_by_shares} - locked - sharing
+    unheld = {procfs.file_key(each.info) for each in found if each.lives_by_shares} - locked - sharing
     if unheld:  # or a last holder is in the middle of its close, and has let go of the lock before it removes the name
         time.sleep(_PAUSE)
         locked |= _locked(unheld)
@@ -138,7 +137,7 @@ def survey() -> list[Entry]:
     for each in found:
         held = True
         if each.lives_by_shares:
-            key = flocks.key_of(each.info)
+            key = procfs.file_key(each.info)
             held = key in locked or key in sharing
             again = each if held else _look_again(each)
             if again is None:
@@ -147,7 +146,7 @@ def survey() -> list[Entry]:
             if each.is_hidden and (held or _has_public_name(each)):
                 continue
         if NAMES_ARE_FILES or not held or _object_is_there(each):
-            entries.append(_entry(each, held=held, holders=holders.get(flocks.key_of(each.info), [])))
+            entries.append(_entry(each, held=held, holders=holders.get(procfs.file_key(each.info), [])))
     entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
     return entries
 
@@ -169,7 +168,7 @@ def _look_again(found: Found) -> Found | None:
         info = os.lstat(found.path)
     except OSError:
         return None
-    if flocks.key_of(info) != flocks.key_of(found.info):
+    if procfs.file_key(info) != procfs.file_key(found.info):
         return None
     return found._replace(info=info)
 
@@ -305,12 +304,12 @@ def _user(number: int) -> str:
 def _locked(wanted: set[str]) -> set[str]:
     """Return which of these objects somebody holds a lock on."""
     try:
-        locked = wanted & flocks.locked().keys()
+        locked = wanted & procfs.flocks().keys()
         # The kernel tells its list in pieces, and what moves from one to another meanwhile is missed.
         for _ in range(_LOOKS - 1):
             if locked == wanted:
                 break
-            locked |= wanted & flocks.locked().keys()
+            locked |= wanted & procfs.flocks().keys()
     except OSError:
         return set(_tried(wanted))
     return locked
@@ -328,7 +327,7 @@ def _tried(wanted: set[str]) -> Iterator[str]:
             fd = os.open(f"{place}/{entry}", lifetime.PROBE)
         except OSError:
             continue
-        key = flocks.key_of(os.fstat(fd))
+        key = procfs.file_key(os.fstat(fd))
         try:
             if key in wanted:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -339,71 +338,24 @@ def _tried(wanted: set[str]) -> Iterator[str]:
 
 
 def _search(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[ProcessInfo]], set[str]]:
-    """Who has these files open or mapped; and for which that are not known as locked a descriptor has a lock.
+    """Return which processes have these files open or mapped, and which of those not in `locked` have a lock.
 
-    In a container, the list of locks has none whose taker has ended, as after a fork.
+    In a container, the kernel's list of locks lacks those that were taken outside of it, and those
+    whose taker has exited, as after a fork.
     """
     holders: dict[str, list[ProcessInfo]] = {}
     sharing: set[str] = set()
     root = os.path.realpath(directory()) + "/"
-    for pid in _processes() if wanted else ():
-        has: set[str] = set()
-        for descriptor, key in _opened(pid, root):
+    for pid in sorted(filter(None, procfs.processes())) if wanted else ():
+        held: set[str] = set()
+        for descriptor, key in procfs.open_files(pid, root):
             if key in wanted:
-                has.add(key)
-                if key not in locked and key not in sharing and _is_locked(pid, descriptor):
+                held.add(key)
+                if key not in locked and key not in sharing and procfs.has_flock(pid, descriptor):
                     sharing.add(key)
-        has.update(wanted.intersection(_mapped(pid, os.fsencode(root))))
-        if has:
-            holder: ProcessInfo = {"pid": pid, "command": describe(pid)}
-            for key in has:
+        held.update(wanted.intersection(procfs.mapped_files(pid, os.fsencode(root))))
+        if held:
+            holder: ProcessInfo = {"pid": pid, "command": procfs.describe(pid)}
+            for key in held:
                 holders.setdefault(key, []).append(holder)
     return holders, sharing
-
-
-def _processes() -> list[int]:
-    try:
-        return sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
-    except OSError:
-        return []
-
-
-def _opened(pid: int, root: str) -> Iterator[tuple[str, str]]:
-    """The descriptors of a process that are files below `root`, and the keys of those."""
-    try:
-        descriptors: Iterable[str] = os.listdir(f"/proc/{pid}/fd")
-    except OSError:  # gone, or another user's
-        return
-    for descriptor in descriptors:
-        path = f"/proc/{pid}/fd/{descriptor}"
-        try:
-            if os.readlink(path).startswith(root):  # of others, not even the state is asked: a server may be down
-                yield descriptor, flocks.key_of(os.stat(path))
-        except OSError:  # closed meanwhile
-            pass
-
-
-def _mapped(pid: int, root: bytes) -> Iterator[str]:
-    """The keys of the files below `root` that a process has mapped, from lines such as this.
-
-    ``7f3d1c600000-7f3d1c601000 rw-s 00000000 00:1a 4498576    /dev/shm/prices``
-    """
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            lines = file.readlines()
-    except OSError:
-        return
-    for line in lines:
-        if root in line:
-            _, _, _, device, inode, path = line.split(None, 5)
-            if path.startswith(root):
-                yield f"{device.decode()}:{inode.decode()}"
-
-
-def _is_locked(pid: int, descriptor: str) -> bool:
-    """Whether this very open file has a lock of ``flock``."""
-    try:
-        with open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as file:
-            return any(line.startswith(b"lock:") and b" FLOCK " in line for line in file)
-    except OSError:
-        return False

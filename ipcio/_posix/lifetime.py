@@ -32,7 +32,7 @@ import time
 from itertools import repeat
 
 from ipcio._forklock import Halfway
-from ipcio._posix import flocks
+from ipcio._posix import procfs
 from ipcio._posix.namespace import is_managed
 from ipcio._typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ PATIENCE = 2.0  # seconds; a reaper needs microseconds
 PAUSE = 0.0002  # seconds between two attempts
 
 
-def free_name(path: str, *, patient: bool = True, locked: Callable[[], dict[str, bool]] = flocks.locked) -> bool:
+def free_name(path: str, *, patient: bool = True, locked: Callable[[], dict[str, bool]] = procfs.flocks) -> bool:
     """Remove what the dead left under `path`; return whether the name is free now.
 
     Raises `PermissionError` for an orphaned object of another user, and `BlockingIOError` if
@@ -91,7 +91,7 @@ def _looks_held(path: str, fd: int, locked: Callable[[], dict[str, bool]]) -> bo
     info = os.fstat(fd)
     if is_managed(info):
         try:
-            kept_out = locked().get(flocks.key_of(info), False)
+            kept_out = locked().get(procfs.file_key(info), False)
         except OSError:
             kept_out = False
         if kept_out:
@@ -212,7 +212,7 @@ def _unlock_dead(path: str, locked: Callable[[], dict[str, bool]]) -> bool:
         info = os.stat(path, follow_symlinks=False)
         ours = info.st_uid == os.geteuid()
         # The mode of an object of ours is not changed by what was so a moment ago.
-        alive = flocks.key_of(info) in (flocks.locked() if ours else locked())
+        alive = procfs.file_key(info) in (procfs.flocks() if ours else locked())
     except FileNotFoundError:  # no such name any more; or no such list, and then nobody can tell
         return not os.path.lexists(path)
     except PermissionError:

@@ -6,7 +6,7 @@ import functools
 import os
 import stat
 
-from ipcio._posix import flocks, growing, inventory, lifetime, namespace, undo
+from ipcio._posix import growing, inventory, lifetime, namespace, procfs, undo
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ def collect(skipped: Callable[[str, str], object] = _ignore) -> Iterator[tuple[s
     # Hidden names last: that of a crash-safe semaphore goes along with its public one.
     directory = inventory.directory()
     # Once for all: an object that is in use now was so before.
-    locked = functools.cache(flocks.locked)
+    locked = functools.cache(procfs.flocks)
     for entry in sorted(os.listdir(directory), key=lambda entry: (entry[0] == ".", entry)):
         try:
             found = _remove(f"{directory}/{entry}", entry, locked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ if lacks("deadlines"):
 import resource
 
 from ipcio._posix import filelock as backend
-from ipcio._posix import timed_call
+from ipcio._posix import libc, timed_call
 
 pytestmark = pytest.mark.hurried
 
@@ -279,14 +280,15 @@ def interrupted_after(name, path, error):
     Nobody is in the way, but the first try says so.
     """
     signal.signal(signal.SIGUSR1, fail(error))
-    real = getattr(timed_call, name)
+    place = libc if hasattr(libc, name) else timed_call
+    real = getattr(place, name)
 
     def call(*arguments):
         result = real(*arguments)
         os.kill(os.getpid(), signal.SIGUSR1)
         return result
 
-    setattr(timed_call, name, call)
+    setattr(place, name, call)
     answers = iter([BlockingIOError(errno.EAGAIN, "made up")])
     ask = filelock._ask
 
@@ -300,7 +302,7 @@ def interrupted_after(name, path, error):
         try:
             filelock.lock(file, timeout=DEADLINE)
         except BaseException as caught:
-            setattr(timed_call, name, real)
+            setattr(place, name, real)
             return caught is error, timers(), free(path)
     return None
 
@@ -468,9 +470,9 @@ def test_a_library_that_wants_the_signal_that_was_chosen_gets_it(path):
 
     def wait():
         before = times_out(path)
-        theirs = timed_call.ctypes.cast(timed_call._libc.labs, timed_call.ctypes.c_void_p)
-        put = timed_call._libc.signal
-        put.restype = timed_call.ctypes.c_void_p
+        theirs = ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p)
+        put = ctypes.CDLL(None).signal
+        put.restype = ctypes.c_void_p
         put(CHOSEN, theirs)
         after = times_out(path)
         return before, after, put(CHOSEN, theirs) == theirs.value

@@ -18,7 +18,8 @@ from peers import PeerError
 from ipcio import filelock
 
 resource = pytest.importorskip("resource", reason="nobody tells who has locked a file here")
-owners = pytest.importorskip("ipcio._posix.owners")
+procfs = pytest.importorskip("ipcio._posix.procfs")
+backend = pytest.importorskip("ipcio._posix.filelock")
 
 NOBODY = 65534
 
@@ -68,7 +69,7 @@ def named(file, mode="rw", offset=0, nbytes=0):
 def asks_the_kernel():
     """Whether the kernel compares open files for us (kcmp)."""
     with open(os.devnull, "rb") as one, open(os.devnull, "rb") as two:
-        return not owners._may_share(one.fileno(), os.getpid(), two.fileno())
+        return not backend._may_share_open_file(one.fileno(), os.getpid(), two.fileno())
 
 
 compares = pytest.mark.able(probe=asks_the_kernel)
@@ -255,11 +256,13 @@ def test_processes_that_may_not_be_looked_at(peer, unique):
 
 
 def unknown_machine(monkeypatch):
-    monkeypatch.setattr(owners.os, "uname", lambda: types.SimpleNamespace(machine="pdp11"))
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(machine="pdp11"))
 
 
 def refused(monkeypatch):
-    monkeypatch.setattr(owners, "_syscall", lambda *_: -1)
+    from ipcio._posix import libc
+
+    monkeypatch.setattr(libc, "syscall", lambda *_: -1)
 
 
 def no_ctypes(monkeypatch):
@@ -268,7 +271,7 @@ def no_ctypes(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipcio._posix.libc", raising=False)
     monkeypatch.delattr(ipcio._posix, "libc", raising=False)
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    monkeypatch.setattr(owners, "_syscall", owners._find_syscall())
+    monkeypatch.setattr(backend, "_may_share_open_file", backend._way_to_compare())
 
 
 lacks = pytest.mark.parametrize("lack", [unknown_machine, refused, no_ctypes])
@@ -299,7 +302,7 @@ def test_where_open_files_cannot_be_compared_others_are_named_still(monkeypatch,
 
 def during_the_search(monkeypatch, path, happens):
     """Have something happen once, just after the names of a directory were read."""
-    real = owners._names_in
+    real = procfs._names_in
     todo = [happens]
 
     def names_in(directory):
@@ -308,7 +311,7 @@ def during_the_search(monkeypatch, path, happens):
             return todo.pop()(found) or found
         return found
 
-    monkeypatch.setattr(owners, "_names_in", names_in)
+    monkeypatch.setattr(procfs, "_names_in", names_in)
 
 
 def test_processes_that_end_during_the_search(monkeypatch, peer, path, asking):
@@ -351,7 +354,7 @@ def test_without_a_proc_nobody_is_named(monkeypatch, peer, path, asking):
         raise FileNotFoundError(directory)
 
     holding(peer, path)
-    monkeypatch.setattr(owners.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert named(asking) is None
 
 
@@ -451,7 +454,7 @@ def test_after_chroot_a_file_is_still_known(tmp_path, monkeypatch):
             return os.strerror(ctypes.get_errno())
         (tmp_path / "file").write_bytes(b"")
         os.chroot(tmp_path)
-        monkeypatch.setattr(owners.os, "fstat", None)  # it may tell another device than the list of locks does
+        monkeypatch.setattr(os, "fstat", None)  # it may tell another device than the list of locks does
         with Event() as ready, Event() as never, opened("/file") as asking:
 
             def hold():
@@ -521,7 +524,7 @@ def test_a_process_with_very_many_descriptors_hides_no_other(peer, path, asking)
 def test_the_search_ends_with_the_time(monkeypatch, peer, path, asking, timeout):
     """However many descriptors there are: here the list of them never ends."""
     holding(peer, path)
-    monkeypatch.setattr(owners, "_descriptors", lambda: itertools.cycle([None, (os.getpid(), 0)]))
+    monkeypatch.setattr(procfs, "_descriptors", lambda: itertools.cycle([None, (os.getpid(), 0)]))
     with pytest.raises(TimeoutError, match="another process"):
         filelock.lock(asking, timeout=timeout)
 
@@ -534,8 +537,8 @@ def test_no_file_is_asked_for_its_state(monkeypatch, peer, path, asking):
         raise AssertionError(arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owners.os, "stat", refuse)
-        patch.setattr(owners.os, "fstat", refuse)
+        patch.setattr(os, "stat", refuse)
+        patch.setattr(os, "fstat", refuse)
         found = filelock.query(asking)
     assert found.pid == holder.pid
 

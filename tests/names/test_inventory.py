@@ -268,11 +268,11 @@ def test_another_user_is_told_what_anybody_may_know(name, peer):
 @pytest.mark.needs("files", "fork")
 def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
     """As in a container, whose list has no locks that were taken outside, or by who has ended."""
-    monkeypatch.setattr(inventory.flocks, "locked", dict)
+    monkeypatch.setattr(inventory.procfs, "flocks", dict)
     with shm.create(name, 10):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:
-            assert not inventory._is_locked(HERE, str(file.fileno()))
+            assert not inventory.procfs.has_flock(HERE, str(file.fileno()))
     assert [each["state"] for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
@@ -282,8 +282,8 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
     def no_list():
         raise FileNotFoundError
 
-    monkeypatch.setattr(inventory.flocks, "locked", no_list)
-    monkeypatch.setattr(inventory, "_processes", list)
+    monkeypatch.setattr(inventory.procfs, "flocks", no_list)
+    monkeypatch.setattr(inventory.procfs, "processes", list)
     look = inventory._look  # the objects of other tests are not for us to try
     monkeypatch.setattr(inventory, "_look", lambda: [each for each in look() if each.name == name])
     with shm.create(name, 10):

@@ -24,13 +24,13 @@ PACKAGE = Path(ipcio.__file__).parent
 MODULES = sorted(
     "ipcio." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
-    if path.stem != "__init__" or path.parent.name == "_cli"  # the others are empty, but for the package's own
+    if path.parent != PACKAGE or path.stem != "__init__"
 )
 PUBLIC = [module for module in MODULES if "._" not in module]
 BACK_ENDS = [module for module in MODULES if module.startswith(("ipcio._posix.", "ipcio._windows."))]
 NAMES_OF_OTHERS = {"ipcio._windows.win32"}  # a copy of the system's own: nothing to document, nothing to hide
 OTHER_BACK_END = {"_posix": "ipcio._windows", "_windows": "ipcio._posix"}
-FOREIGN = "ipcio._posix." if sys.platform == "win32" else "ipcio._windows."
+FOREIGN = "ipcio._posix" if sys.platform == "win32" else "ipcio._windows"
 ABILITIES = {"ipcio._posix.timed_call": "deadlines"}  # that an import needs
 LIBRARIES = {"ipcio._fsspec": "fsspec"}  # that an import needs, too
 

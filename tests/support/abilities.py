@@ -60,7 +60,7 @@ def _links() -> bool:
 def _deadlines() -> bool:
     try:
         from ipcio._posix import timed_call  # noqa: F401
-    except (ImportError, AttributeError, OSError, TypeError):
+    except (ImportError, OSError, TypeError):
         return False
     return True
 
