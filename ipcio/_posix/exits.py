@@ -1,12 +1,12 @@
-"""The end of this process: what is to be done last, after everything else that Python runs at exit.
+"""The exit of this process: functions that run last, after everything else that Python runs at exit.
 
-`atexit` is too early.  Its order is that of imports: one of its functions waits for the
-children of `multiprocessing`, which may still attach, and others are the program's own.
-After all of them, and before it takes the modules apart, Python collects garbage, and that
+The functions of `atexit` run too early.  Their order is that of imports: one of them waits for
+the children of `multiprocessing`, which may still attach, and others are the program's own.
+After all of them, and before it empties the modules, Python collects garbage, and that
 calls `gc.callbacks`.
 
-Forked workers of `multiprocessing` end in ``os._exit`` and do none of that.  They run the
-finalizers of ``multiprocessing.util``, so there is one of ours among them, the last.
+Forked workers of `multiprocessing` exit by ``os._exit``, without any of that.  But they run the
+finalizers of ``multiprocessing.util``, and ours is the last of these.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["at_the_end", "watch_workers"]
-
 _functions: list[Callable[[], object]] = []
 
 
 def at_the_end(function: Callable[[], object]) -> None:
-    """Have `function` called when the process ends, in every way that runs Python's exit code; errors are ignored."""
+    """Have `function` called when the process exits, unless that runs no Python code; errors are ignored."""
     _functions.append(function)
 
 
@@ -42,7 +40,7 @@ def _end() -> None:
 
 @atexit.register
 def _exit_begins() -> None:
-    if not hasattr(gc, "callbacks"):  # PyPy; this is the latest that there is
+    if not hasattr(gc, "callbacks"):  # PyPy, which has no later moment
         _end()
         return
     if _interpreter_ends not in gc.callbacks:
@@ -53,7 +51,7 @@ def _exit_begins() -> None:
 def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
     if phase == "start" and sys.is_finalizing():
         gc.callbacks.remove(_interpreter_ends)
-        # No other thread runs any more.  A daemon thread in the middle of a call keeps the lock.
+        # No other thread will run again.  A daemon thread that was in the middle of a call still has the lock.
         lock: Any = fork_lock
         if not lock.acquire(blocking=False):
             lock._at_fork_reinit()
@@ -67,14 +65,14 @@ def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
 # -- workers -------------------------------------------------------------------
 
 _LIBRARIES = "multiprocessing", "billiard"  # the second is celery's copy of the first
-_SMALLEST = -1000  # priority: after all others
-_ORDINARY_ENDS = {"spawn", "loky"}  # start methods whose children end as any other program
+_LAST = -1000  # the priority of a finalizer that runs after all others
+_EXIT_AS_PROGRAMS = {"spawn", "loky"}  # with these start methods, children exit as any Python program does
 
-_watched: dict[str, Any] = {}  # the ``util`` of each library, once it has been found
+_watched: dict[str, Any] = {}  # the ``util`` of each library that has been found
 
 
 def watch_workers() -> None:
-    """Have the functions called in workers, too, as soon as a library for them has been imported."""
+    """Have the functions called in workers, too; call this again after one of the libraries may have been imported."""
     for library in _LIBRARIES:
         util: Any = sys.modules.get(f"{library}.util")
         if util is not None and _watched.get(library) is not util and hasattr(util, "register_after_fork"):
@@ -85,7 +83,7 @@ def watch_workers() -> None:
 
 
 class _Library:
-    """What `register_after_fork` holds on to, weakly."""
+    """An argument for `register_after_fork`, which keeps a weak reference only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -99,14 +97,14 @@ _kept: list[_Library] = []
 
 
 def _arm(library: str) -> None:
-    """In a worker that will end in ``os._exit``: arrange for the functions to be called before."""
+    """In a worker that will exit by ``os._exit``: have the functions called before that."""
     processes: Any = sys.modules.get(f"{library}.process")
     worker = processes.current_process()
     if getattr(worker, "_parent_pid", None) is None:
         return
     method = getattr(worker, "_start_method", None) or sys.modules[library].get_start_method(allow_none=True)
-    if method not in _ORDINARY_ENDS:
-        _watched[library].Finalize(None, _end, exitpriority=_SMALLEST)
+    if method not in _EXIT_AS_PROGRAMS:
+        _watched[library].Finalize(None, _end, exitpriority=_LAST)
 
 
 forks.in_child.append(watch_workers)

@@ -1,8 +1,8 @@
-"""Which process this is: a program in C may fork without running Python's hooks, as uWSGI does.
+"""Whether this process has been forked since the last look: C code may fork without running Python's hooks.
 
-A page of memory that the kernel clears in every forked process (``MADV_WIPEONFORK``, Linux
-4.14) shows it.  Looking at the page costs a tenth of ``getpid``.  Where the kernel has no
-such pages, only forks that run the hooks are noticed.
+uWSGI does so.  A page of memory that the kernel clears in every forked process
+(``MADV_WIPEONFORK``, Linux 4.14) shows it.  A look at the page costs a tenth of ``getpid``.
+Where the kernel has no such pages, only forks that run the hooks are noticed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["in_child", "notice", "page", "this_process"]
-
-_WIPE_ON_FORK = 18  # which the mmap module does not name
+_WIPE_ON_FORK = 18  # the mmap module has no name for it
 
 
 def _make_page() -> mmap.mmap | bytearray:
@@ -26,7 +24,7 @@ def _make_page() -> mmap.mmap | bytearray:
         made = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         made.madvise(_WIPE_ON_FORK)
         made[0] = 1
-    except (OSError, AttributeError, ValueError):  # no such system, an old kernel, or a sandbox
+    except (OSError, AttributeError, ValueError):  # another system, an old kernel, or a sandbox
         return bytearray(b"\1")
     return made
 
@@ -35,14 +33,14 @@ page = _make_page()
 """Its first byte is 0 in a forked process that has not called `notice` yet."""
 
 in_child: list[Callable[[], object]] = []
-"""What is to be done in a forked process, before it does anything else."""
+"""Functions that a forked process calls when it notices that it is one."""
 
 _this = object()
 
 
 def notice() -> None:
-    """Do what is to be done in a forked process."""
-    global _this  # noqa: PLW0603 -- there is one process
+    """In a forked process: call the functions of `in_child`, and remember that this has been done."""
+    global _this  # noqa: PLW0603 -- a fact about the process
     with fork_lock:
         _this = object()
         for function in in_child:

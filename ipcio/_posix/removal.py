@@ -1,7 +1,11 @@
-"""The removal of a name on purpose, also while the object is in use.
+"""The removal of a name on purpose: `unlink`, also while the object is in use.
 
-No lock on the object keeps another removal out, so it also holds an exclusive lock on the
-directory from its look at the name to its ``unlink`` (`directory_lock`).
+A process that removes an orphaned object has an exclusive lock on it, which no other process can
+have at the same time (`ipcio._posix.lifetime`).  The name of an object in use is removed under a
+shared lock.  That keeps the first kind of removal away but not another one of the second
+kind: of two, the slower one would remove whatever has come to have the name since.
+So `unlink`, and a writer that replaces an object, also lock the directory exclusively, from their
+look at the name to its removal (`directory_lock`).
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> None:
-    """Remove the name now, also while the object is in use; `FileNotFoundError` if it was orphaned or is not there.
+    """Remove the name, also while the object is in use; `FileNotFoundError` if it is orphaned or does not exist.
 
-    `ready` is that of `remove_once`.  Call it without holding `fork_lock`: it may have to wait for other processes.
+    `ready` is that of `remove_once`.  The caller does not hold `fork_lock`: this may wait for other processes.
     """
     for _ in lifetime.retry_while_busy(path):
         with directory_lock(path):
@@ -35,32 +39,34 @@ def remove(path: str, ready: Callable[[int, os.stat_result], bool] | None = None
 
 
 def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None = None) -> bool:
-    """Make one attempt at `remove`, under `directory_lock`; False: another process is in mid-step, try again.
+    """Make one attempt at `remove`, under `directory_lock`; return False if another process was in the way.
 
-    A lock on the object keeps its reapers away meanwhile; between their look at the
-    name and their ``unlink`` it would otherwise change hands.  `ready` is called with the
-    object open and under that lock, right before; False: try again.
+    `ready` is called right before the removal, with the open object, which has a shared lock
+    then.  If it returns False, so does this function, and the name stays.
     """
-    with Halfway() as look:
+    with Halfway() as found:
         try:
-            look.open_file(path, lifetime.PROBE)
-            # Dead: opening again tells that the name is free.  No lock to be had: a reaper.
-            if namespace.is_managed(os.fstat(look.fd)) and (
-                lifetime.remove_if_orphan(path, look.fd) or not lifetime.try_lock(look.fd, lifetime.SHARED)
+            found.open_file(path, lifetime.PROBE)
+            # An orphaned object is removed, and the next attempt finds the name free.  If the shared lock
+            # is refused, another process is removing the name.
+            if namespace.is_managed(os.fstat(found.fd)) and (
+                lifetime.remove_if_orphan(path, found.fd) or not lifetime.try_lock(found.fd, lifetime.SHARED)
             ):
                 return False
-            info = os.fstat(look.fd)
-            if not lifetime.path_means(path, info) or (ready is not None and not ready(look.fd, info)):
+            info = os.fstat(found.fd)
+            if not lifetime.path_means(path, info) or (ready is not None and not ready(found.fd, info)):
                 return False
             os.unlink(path)
         except OSError as error:
-            refused = look.fd < 0 and (error.errno in {*lifetime.NOT_OURS, errno.EACCES} or lifetime.is_special(path))
-            if not refused:
+            cannot_open = found.fd < 0 and (
+                error.errno in {*lifetime.NOT_OURS, errno.EACCES} or lifetime.is_special(path)
+            )
+            if not cannot_open:
                 raise
-            os.unlink(path)  # not one of ours; the system says what it thinks of it
+            os.unlink(path)  # ipcio did not make it; the kernel decides whether it may be removed
         finally:
             with fork_lock:
-                look.put_away()  # it is freed when the directory is
+                found.put_away()  # freed after the directory is unlocked: it may be large
     return True
 
 
@@ -68,34 +74,36 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
 def directory_lock(path: str, *, required: bool = False) -> Generator[None, None, None]:
     """Hold the lock of the directory of `path`, so that no other ipcio program removes a name there.
 
-    Call it without holding `fork_lock`.  Any user may lock a directory that they can
-    read.  If another process keeps it locked for two seconds, the block runs without the lock,
-    and later blocks do not wait again until the directory has been free once.  If the lock is
-    `required`, that is a `BlockingIOError` instead.  The block also runs without the lock
-    where the directory may not be read or a sandbox forbids the lock.  The block must be short.
+    Any user may lock a directory that they can read.  If another process keeps it locked for two
+    seconds, the block runs without the lock, and later blocks do not wait again until the
+    directory has been free once.  If the lock is `required`, a `BlockingIOError` is raised instead.
+    The block also runs without the lock where the directory may not be read or a sandbox
+    forbids the lock.
+
+    The caller does not hold `fork_lock`, and the block is short.
     """
-    global _kept_out  # noqa: PLW0603 -- a fact about the machine
+    global _is_kept_locked  # noqa: PLW0603 -- a fact about the machine
     directory = os.path.dirname(path)
     locked = False
     give_up = 0.0
     me = get_ident(), directory
-    if me in _locked_directories:  # a signal handler, or the garbage collector, calls in such a block
+    if me in _locked_directories:  # a signal handler, or the garbage collector, has interrupted such a block
         yield
         return
-    with Halfway() as door:
+    with Halfway() as found:
         try:
-            door.open_file(directory, _DIRECTORY)
-            while not (locked := lifetime.try_lock(door.fd, lifetime.EXCLUSIVE)):
+            found.open_file(directory, _DIRECTORY)
+            while not (locked := lifetime.try_lock(found.fd, lifetime.EXCLUSIVE)):
                 now = time.monotonic()
                 give_up = give_up or now + lifetime.PATIENCE
-                if _kept_out or now > give_up:
+                if _is_kept_locked or now > give_up:
                     break
                 time.sleep(lifetime.PAUSE)
         except PermissionError:  # this process cannot lock it
-            _kept_out = False
+            _is_kept_locked = False
         else:
-            _kept_out = not locked
-        if required and _kept_out:
+            _is_kept_locked = not locked
+        if required and _is_kept_locked:
             raise BlockingIOError(errno.EAGAIN, "another process keeps the directory locked", directory)
         try:
             _locked_directories.add(me)
@@ -104,13 +112,15 @@ def directory_lock(path: str, *, required: bool = False) -> Generator[None, None
             _locked_directories.discard(me)
             try:
                 if locked:
-                    # Closing is not enough: a child that another thread is just starting has a copy.
-                    lifetime.try_lock(door.fd, fcntl.LOCK_UN)
+                    # To close it is not enough: a child that another thread is just starting has a copy.
+                    lifetime.try_lock(found.fd, fcntl.LOCK_UN)
             finally:
-                clear_away()  # what was removed may be large
+                clear_away()  # closes what `remove_once` has put away
 
 
-_locked_directories: set[tuple[int, str]] = set()  # threads, and the directories that they have locked
+_is_kept_locked = False  # whether the last wait was in vain; the directory has not been free since
+
+_locked_directories: set[tuple[int, str]] = set()  # threads, and the directory that each has locked
 
 
 def _forget_other_threads() -> None:
@@ -118,5 +128,3 @@ def _forget_other_threads() -> None:
 
 
 forks.in_child.append(_forget_other_threads)
-
-_kept_out = False  # whether the last wait was in vain, and the directory has not been free since

@@ -1,6 +1,14 @@
-"""The share of a handle in the life of a name, and its end.
+"""The share of a handle: what keeps a name as long as the handle is open, and what happens when it is closed.
 
-The rules are those of `ipcio._posix.lifetime`.
+The rules that a share follows are those of `ipcio._posix.lifetime`.  A handle has two
+descriptors of its object, each of an open file description of its own:
+
+* The lock is on one of them, and that one is used for nothing else.
+* The other one is the handle's.  It is mapped and given to the user, and no lock of ours is on it.
+
+So a handle that is being closed can ask through its own descriptor whether its share was the last
+one.  The answer "no" can be wrong: a child process that is just being started has a copy of
+the lock until its ``exec``.  Therefore such objects are asked about once more later (`recheck`).
 """
 
 from __future__ import annotations
@@ -22,35 +30,36 @@ if TYPE_CHECKING:
 
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
-_MOMENT = 0.1  # seconds that a process may need from its start to its exec
-_MANY = 64  # objects to ask about once more
-_PASSED = 200  # descriptors for one child of the fork server, which takes 256
+_START_OF_A_CHILD = 0.1  # seconds that a process may need from its fork to its exec
+_MOST_RECHECKS = 64
+_MOST_PASSED = 200  # descriptors for one child of multiprocessing's fork server, which allows 256
 
 
 class Share:
-    """This handle's part in keeping a name alive, and the owner of the descriptor that its lock is on.
+    """One handle's share in an object, and the owner of both descriptors.
 
-    Whatever becomes of the handle, or of the call that was to make one, the share
-    ends with the last reference to it.
+    It ends with the last reference to it at the latest, whatever becomes of the handle or of
+    the call that was to make one.
     """
 
     __slots__ = ("__weakref__", "_fd", "_info", "_is_lent", "_lock", "_path", "_self", "_taker")
 
-    _self: ref[Share]  # what `_shares` says under the number of the lock's descriptor, while that is ours
+    _self: ref[Share]  # the entry in `_shares` for the lock's descriptor, as long as that is ours
     _info: os.stat_result  # of the object
     _taker: object  # the process that took the share
 
     def __init__(self, path: str) -> None:
-        """Prepare a share in what `path` means or will mean; there is none yet."""
+        """Prepare a share in the object that has, or will have, the name `path`; nothing is locked yet."""
         self._path = path
         self._lock = -1  # the descriptor that the lock is on
-        self._fd = -1  # the handle's
-        self._is_lent = False  # whether the user has that one, too
+        self._fd = -1  # the handle's descriptor
+        self._is_lent = False  # whether the user has got the handle's descriptor
 
     def take(self, fd: int, again: str, info: os.stat_result) -> bool:
-        """Take the first share in the new object open as `fd`; `fd` is ours then.  False: somebody locks it.
+        """Take the first share in the new object open as `fd`, which the share owns from then on.
 
-        `again` is a path by which it can be opened once more.
+        `again` is a path by which the object can be opened once more.  Return False if another
+        process has an exclusive lock on it.
         """
         lock = os.open(again, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -63,11 +72,11 @@ class Share:
         return True
 
     def join(self, fd: int, opened: os.stat_result) -> bool:
-        """Take a share in the marked object that was found under the path, open as `fd`; `fd` is ours then.
+        """Take a share in the managed object that was found under the path and is open as `fd`, which is ours then.
 
-        False: things moved under us; open again what is there now.  (A dead object is
-        removed, and opening again tells.)  One that cannot be removed is a
-        `FileNotFoundError`, too.
+        Return False if the path has come to mean something else: the caller opens it again.
+        An orphaned object is removed, and False is returned, so the caller finds the name
+        free.  If this user may not remove it, that is a `FileNotFoundError`.
         """
         try:
             lock = os.open(self._path, lifetime.PROBE)
@@ -76,17 +85,18 @@ class Share:
                 return False
             raise
         try:
-            dead = lifetime.try_lock(lock, lifetime.EXCLUSIVE)  # outside, for a sandbox may forbid that, too
+            is_orphan = lifetime.try_lock(lock, lifetime.EXCLUSIVE)  # what a sandbox may forbid is not caught here
             try:
-                if dead and lifetime.remove_locked(self._path, lock):
+                if is_orphan and lifetime.remove_locked(self._path, lock):
                     return False
-            except PermissionError:  # dead, and its owner's to remove
+            except PermissionError:  # only its owner may remove it
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
-            # Somebody holds it.  Being refused now means that the holder is burying it.  Once
-            # we are in, it must still have a name: nobody can bury it any more, but it may
-            # have happened before our lock.  (A holder that was burying it and was killed in
-            # that very moment leaves us with a dead object.  Asking twice would tell; it is not
-            # worth a sixth of every attach.)
+            # The object is in use.  If the shared lock is refused, another process is removing the
+            # name.  If it is granted, no process can remove the name any longer; but it may have been
+            # removed between our open and our lock, so the object must still have a name.
+            # (If a process is killed between its exclusive lock and its unlink, we can join the orphan
+            # that it leaves: race 7 in docs/design.md.  To ask a second time would not prevent that, and
+            # would cost a sixth of every attach.)
             if not lifetime.try_lock(lock, lifetime.SHARED):
                 return False
             info = os.fstat(lock)
@@ -107,32 +117,32 @@ class Share:
         self._lock = lock
 
     def unlock_and_disown(self) -> None:
-        """Give up the lock but not the handle's descriptor, which is the caller's again: the object persists."""
+        """Release the lock of a persistent object.  The handle's descriptor stays open and is the caller's again."""
         with fork_lock:
             lock, self._lock = self._lock, -1
             del _shares[lock]
             os.close(lock)
 
     def owns(self, fd: int) -> bool:
-        """Whether `fd` is closed by `release`: after `take` or `join`, even one that Ctrl-C has cut short."""
+        """Whether `release` closes `fd`: from `take` or `join` on, even if Ctrl-C has interrupted them."""
         return self._lock >= 0 and self._fd == fd
 
     def open_again(self, fd: int) -> int:
-        """Return the descriptor for the user: the handle's own, for no lock of ours is on that one."""
+        """Return the handle's own descriptor: the user may do anything to it, for no lock of ours is on it."""
         self._is_lent = True
         return fd
 
     def pass_to(self, child: Any) -> Any:
         """Have the child inherit the lock; see `ipcio._backend.Share`."""
-        if not hasattr(child, "DupFd") or (child.method == "forkserver" and len(child._fds) >= _PASSED):
+        if not hasattr(child, "DupFd") or (child.method == "forkserver" and len(child._fds) >= _MOST_PASSED):
             return None
         return child.DupFd(child.duplicate_for_child(self._lock))
 
     def release(self, close: Callable[[int], None] = os.close) -> None:
-        """Give up the lock and the descriptors, the handle's by `close`, once; the last share takes the name with it.
+        """Release the lock and close both descriptors, the handle's by `close`; remove the name with the last share.
 
-        A program may have closed all its descriptors, as daemons do, and their numbers may mean
-        others by now.  Those are left alone.
+        Only the first call does anything.  A program may have closed all its descriptors, as daemons
+        do, and their numbers may mean other files by now.  Those are left alone.
         """
         with fork_lock:
             lock, self._lock = self._lock, -1
@@ -140,7 +150,7 @@ class Share:
                 return
             fd = self._fd
             try:
-                is_ours = _shares.get(lock) is self._self  # else the number is another share's by now
+                is_ours = _shares.get(lock) is self._self  # otherwise the number is another share's by now
                 if is_ours:
                     del _shares[lock]
                 if not is_ours or not self._is_open(lock):
@@ -153,38 +163,38 @@ class Share:
                         os.close(lock)
                 finally:
                     try:
-                        # No lock of ours is on the handle's description.  So it can ask; but a forked process
-                        # has it, too, and two that ask by one description do not exclude each other.
+                        # No lock of ours is on the handle's description, so it can ask.  But a forked process has
+                        # the same description, and two processes that ask by one do not exclude each other.
                         if min(lock, fd) >= 0 and self._taker is forks.this_process():
                             self._remove_if_last(fd)
-                        elif not _remove_orphan_at(self._path):
+                        elif not _remove_if_orphan_at(self._path):
                             _recheck_later(self._path)
                     finally:
                         if fd >= 0:
                             close(fd)
 
     def lose(self) -> None:
-        """In a forked child: the call that was to make a handle of this goes on in the parent only.
+        """In a forked child: close the copy of the lock, for the call that was to make a handle goes on in the parent.
 
-        That handle may be closed by now, and then this copy of its lock was in the way.
+        The parent may have closed that handle by now.  Then the copy was the last share.
         """
         lock, self._lock = self._lock, -1
         if lock >= 0:
             _shares.pop(lock, None)
             os.close(lock)
-            _remove_orphan_at(self._path)
+            _remove_if_orphan_at(self._path)
 
     def _remove_if_last(self, fd: int) -> None:
         if not lifetime.try_lock(fd, lifetime.EXCLUSIVE):
             _recheck_later(self._path)
             return
-        buried = False
+        removed = False
         try:
-            buried = lifetime.remove_locked(self._path, fd, self._info)
-        except PermissionError:  # dead, and its owner's to remove
+            removed = lifetime.remove_locked(self._path, fd, self._info)
+        except PermissionError:  # only its owner may remove it
             pass
         finally:
-            if not buried:  # a view of the memory keeps the description, and must not keep others waiting
+            if not removed:  # a view of the memory keeps the description, and would keep the lock with it
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _is_open(self, fd: int) -> bool:
@@ -199,58 +209,58 @@ class Share:
             return
         try:
             self.release()
-        except Exception:  # noqa: BLE001, S110 -- nobody could catch it
+        except Exception:  # noqa: BLE001, S110 -- Python would print what a finalizer raises
             pass
 
 
-_shares: dict[int, ref[Share]] = {}  # by the number of the descriptor that the lock is on
+_shares: dict[int, ref[Share]] = {}  # by the descriptor that the lock is on
+
+
+def _remove_if_orphan_at(path: str) -> bool:
+    """Remove the object under `path` if it is orphaned, asking by a new description; False if it is in use."""
+    with Halfway() as found:
+        try:
+            found.open_file(path, lifetime.PROBE)
+        except OSError as error:
+            return error.errno not in _SHORTAGE  # otherwise the name is gone, or means no object of ours
+        try:
+            return lifetime.remove_if_orphan(path, found.fd) or not namespace.is_managed(os.fstat(found.fd))
+        except PermissionError:  # only its owner may remove it
+            return True
+
+
+# -- objects that seemed to be in use ------------------------------------------
 
 to_recheck: dict[str, float] = {}
-"""Paths of objects that seemed to be in use when a share ended here, and when that was."""
+"""Paths of objects that seemed to be in use when a share in them ended here, and when that was."""
 
 forks.in_child.append(to_recheck.clear)
 
 
-def _remove_orphan_at(path: str) -> bool:
-    """Ask through a fresh description whether nobody holds the object under `path`; False if another share is left."""
-    with Halfway() as look:
-        try:
-            look.open_file(path, lifetime.PROBE)
-        except OSError as error:
-            return error.errno not in _SHORTAGE  # no such name any more, or nothing that was ours
-        try:
-            return lifetime.remove_if_orphan(path, look.fd) or not namespace.is_managed(os.fstat(look.fd))
-        except PermissionError:  # dead, and its owner's to remove
-            return True
-
-
 def _recheck_later(path: str) -> None:
-    if len(to_recheck) >= _MANY:
+    if len(to_recheck) >= _MOST_RECHECKS:
         del to_recheck[next(iter(to_recheck))]
     to_recheck[path] = time.monotonic()
 
 
-def recheck(wait: float = _MOMENT) -> None:
-    """Ask once more about objects that seemed to be in use when a share ended here, `wait` seconds ago or earlier.
-
-    A process that was just being started had a copy of the lock until its ``exec``, perhaps.
-    """
+def recheck(wait: float = _START_OF_A_CHILD) -> None:
+    """Ask once more about objects that have been in `to_recheck` for `wait` seconds; remove what is orphaned."""
     latest = time.monotonic() - wait
     for path, when in list(to_recheck.items()):
         if when <= latest:
             to_recheck.pop(path, None)
-            _remove_orphan_at(path)
+            _remove_if_orphan_at(path)
 
 
-def _living() -> list[Share]:
-    return [share for known in list(_shares.values()) if (share := known())]
+# -- the end of the process ----------------------------------------------------
 
 
 def _release_all() -> None:
-    # What is still open when the process ends.
-    for share in _living():
-        with contextlib.suppress(OSError):
-            share.release()
+    for known in list(_shares.values()):
+        share = known()
+        if share is not None:
+            with contextlib.suppress(OSError):
+                share.release()
     recheck(0)
 
 

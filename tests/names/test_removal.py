@@ -60,7 +60,7 @@ def pauses(monkeypatch):
         action = None
 
     slept = Slept()
-    monkeypatch.setattr(removal, "_kept_out", False)
+    monkeypatch.setattr(removal, "_is_kept_locked", False)
     stand_in = type("time", (), {"monotonic": lambda: clock[0], "sleep": sleep})
     monkeypatch.setattr(removal, "time", stand_in)
     return slept
