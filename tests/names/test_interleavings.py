@@ -242,6 +242,23 @@ def test_of_a_last_close_and_a_look_at_the_same_moment_the_name_does_not_stay(na
     assert there(name) == (outcome == (MADE, 20))
 
 
+@pytest.mark.parametrize("third", ["create", "attach"])
+def test_a_call_during_the_look_of_a_create_finds_the_name_in_use(workers, third):
+    """Race 13 of docs/design.md, open: it begins after the last close, and meets the lock of a call that looks."""
+    looker, holder, other = workers
+    assert whole(holder, "create", 10) == (MADE, 10)
+    assert until("flock", *looker.begin("create", 20), looker) is None
+    assert looker.step() == ("flock", None)  # refused the exclusive lock
+    looker.step()  # granted the shared one
+    assert whole(holder, "close") == (DONE, 10)
+    met = whole(other, third, 30)
+    outcome = until("", *looker.step(), looker)
+    if third == "create":
+        assert (met, outcome) == ((EXISTS, 0), (MADE, 20))
+    else:
+        assert (met, outcome) == ((GOT, 10), (EXISTS, 0))
+
+
 def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
     """It asks for exclusive locks only: a shared one, if granted, would let an `attach` in after the last close."""
     from ipcio._posix import lifetime, litter
