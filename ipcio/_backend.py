@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Literal, TypeAlias
 
-    from ipcio._streams import Input, Output
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
 
 Handle = TypeVar("Handle")
 
@@ -272,40 +273,45 @@ class LockBackend(Protocol):
 
 
 class Child(Protocol):
-    """A child process: started, served, reaped."""
+    """A child process that was started, with the pipes to it."""
 
-    pid: int
-
-    def connect(self, stdin: Input | None, outputs: Sequence[Output | None], /) -> None:
-        """Say what goes through the pipes to standard input, from standard output and from standard error."""
+    @property
+    def pid(self) -> int:
+        """The process id."""
         ...
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, or a signal as a negative number; None while it runs or there may be more to read."""
+        """The exit code, or a signal as a negative number; None while it runs or its pipes may hold more.
+
+        `ChildProcessError` if the status was taken by other code of the program.
+        """
         ...
 
     def pump(self, timeout: float | None, /) -> bool:
         """Wait until something can be done, and do it: read, write, see the exit; False if there was nothing.
 
-        May return early.  Reads a limited amount, and after the exit what is there.
+        May return early.  Reads a limited amount, and after the exit what the pipes hold.
         """
         ...
 
-    def attend(self) -> None:
-        """Take notice of what has been queued for standard input, while a thread may be in `pump`."""
+    def input_queued(self) -> None:
+        """Send what has been queued for standard input since, also if another thread is in `pump`."""
         ...
 
-    def open_event(self) -> int:
-        """Return a new descriptor that is readable when `pump` has something to do, or -1: look now and then."""
+    def readiness_fd(self) -> int:
+        """Return a new descriptor that is readable when `pump` has something to do; -1 if the system has none.
+
+        Then call `pump` every few milliseconds.
+        """
         ...
 
-    def close_event(self, fd: int, /) -> None:
-        """Give such a descriptor back."""
+    def close_readiness_fd(self, fd: int, /) -> None:
+        """Close such a descriptor."""
         ...
 
-    def is_ours(self) -> bool:
-        """Whether this very process started it, and not one that has been forked to this."""
+    def started_here(self) -> bool:
+        """Whether this very process started it; False in a process that was forked from that."""
         ...
 
     def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
@@ -315,35 +321,41 @@ class Child(Protocol):
         """
         ...
 
-    def has_gone(self, *, tree: bool) -> bool:
+    def has_exited(self, *, tree: bool) -> bool:
         """Whether it has exited; with `tree`, all of its process group.  False if that cannot be known."""
         ...
 
-    def end(self) -> int:
-        """Kill and reap it if it runs; return what it ended with, as `returncode` does.
+    def kill_and_reap(self) -> int:
+        """Kill it if it runs, reap it, and return what it ended with, as `returncode` does.
 
         Closes nothing, and may be called while this thread is in any other method.
         """
         ...
 
     def close(self) -> None:
-        """Kill and reap it if it runs, close everything, discard what is left."""
+        """Kill it if it runs, reap it, close everything, and discard what the pipes hold."""
         ...
 
 
 class ProcBackend(Protocol):
     """Child processes."""
 
-    def Child(  # noqa: N802 -- a class
+    def start(
         self,
         command: Any,
         streams: Sequence[int | None],
         cwd: Any,
         env: Any,
+        *,
         start_new_session: bool,
-        /,
+        stdin: Input | None,
+        outputs: Sequence[Output | None],
     ) -> Child:
-        """Start it; the streams are what `subprocess.Popen` takes."""
+        """Start a child.
+
+        `streams` are what `subprocess.Popen` requires for standard input, output and error.  Where one
+        is `subprocess.PIPE`, `stdin` or the item of `outputs` is what flows through the pipe.
+        """
         ...
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from ipcio._backend import Child
-    from ipcio._streams import Input, Output
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
 
 __all__ = ["EOF", "ExitStatus", "Process"]
 
@@ -161,7 +162,7 @@ class Process(Generic[_Piece]):
         try:
             with self._call():
                 stdin.put(data, EOF)
-                self._child.attend()
+                self._child.input_queued()
         finally:
             if self._closing:
                 self._settle()
@@ -209,15 +210,15 @@ class Process(Generic[_Piece]):
             if grace < 0:
                 raise ValueError(f"grace must not be negative, but it is {grace!r}")
             seconds = _LONGEST
-        return int(number), seconds if self._child.is_ours() else None
+        return int(number), seconds if self._child.started_here() else None
 
     def _await_gone(self, end: float, *, tree: bool) -> None:
         from time import sleep
 
         is_interrupted = self._is_interrupted()
         pause = _ASYNC_POLL
-        while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
-            if is_interrupted or self._child.has_gone(tree=False):
+        while not self._child.has_exited(tree=tree) and (left := end - now()) > 0:
+            if is_interrupted or self._child.has_exited(tree=False):
                 sleep(min(pause, left))
                 pause = min(2 * pause, _LAST_LOOK)
             else:
@@ -247,8 +248,8 @@ class Process(Generic[_Piece]):
         pause = _ASYNC_POLL
         self._suspended.append(None)
         try:
-            while not self._child.has_gone(tree=tree) and (left := end - now()) > 0:
-                if self._child.has_gone(tree=False):
+            while not self._child.has_exited(tree=tree) and (left := end - now()) > 0:
+                if self._child.has_exited(tree=False):
                     await asyncio.sleep(min(pause, left))
                     pause = min(2 * pause, _LAST_LOOK)
                 else:
@@ -262,11 +263,11 @@ class Process(Generic[_Piece]):
     def close(self) -> None:
         """Kill the child and reap it, if it runs; discard its output and close the pipes."""
         self._closed = self._closing = True
-        if self._child.is_ours():
+        if self._child.started_here():
             with suppress(ChildProcessError), self._call():  # which `wait` raises
                 self._child.kill(_SIGNALS["kill"], tree=False)  # a thread that waits for the child returns then
                 with self._pumping:
-                    code = self._child.end()
+                    code = self._child.kill_and_reap()
                 if self._status is None:
                     self._status = _exit_status(code)
             self._discard()
@@ -278,10 +279,10 @@ class Process(Generic[_Piece]):
 
     def _settle(self) -> None:
         """Do what `close` leaves to a method of this thread that it interrupts, or that runs the callback."""
-        if self._child.is_ours() and self._is_in_use():
+        if self._child.started_here() and self._is_in_use():
             return
         # A fork may have copied the lock while a thread held it; there, nothing else uses the copy.
-        with self._pumping if self._child.is_ours() else nullcontext():
+        with self._pumping if self._child.started_here() else nullcontext():
             self._child.close()
             self._discard()
         self._closing = False
@@ -324,7 +325,7 @@ class Process(Generic[_Piece]):
             self.close()
 
     def _end_input(self) -> None:
-        if self._stdin is not None and self._status is None and self._child.is_ours():
+        if self._stdin is not None and self._status is None and self._child.started_here():
             with suppress(ValueError):  # it has ended
                 self._queue(self._stdin, (EOF,))
 
@@ -467,7 +468,7 @@ class Process(Generic[_Piece]):
         raise StopIteration
 
     def _check_ours(self) -> None:
-        if self._status is None and not self._child.is_ours():
+        if self._status is None and not self._child.started_here():
             raise ChildProcessError(errno.ECHILD, "only the process that started it can wait for it", self.pid)
 
     def _check_open(self) -> None:
@@ -557,7 +558,7 @@ class Process(Generic[_Piece]):
 
     async def _end_async(self) -> None:
         """Kill the child, and come back when `close` need not wait for its exit."""
-        if self._status is not None or not self._child.is_ours():
+        if self._status is not None or not self._child.started_here():
             return
         self._child.kill(_SIGNALS["kill"], tree=False)
         self._discard()
@@ -602,7 +603,7 @@ class Process(Generic[_Piece]):
                 if held[0]:
                     happened |= self._child.pump(0)
                     if not happened:
-                        fd = self._child.open_event()  # of its own for each task that waits
+                        fd = self._child.readiness_fd()  # of its own for each task that waits
             finally:
                 if True in held:
                     self._pumping.release()
@@ -612,7 +613,7 @@ class Process(Generic[_Piece]):
                 return
         finally:
             if fd >= 0:
-                self._child.close_event(fd)
+                self._child.close_readiness_fd(fd)
             if self._closing:
                 self._settle()
         await asyncio.sleep(pause)  # neither the exit nor, in some loops, a descriptor is an event

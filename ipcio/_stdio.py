@@ -1,4 +1,4 @@
-"""What the streams of a child may be: arguments of `ipcio.proc.spawn`, in terms of `subprocess` and `_streams`."""
+"""What the streams of a child may be: arguments of `spawn`, in terms of `subprocess`, `Input` and `Output`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import sys
 from operator import index
 
 from ipcio._buffering import flush, innermost, refresh
-from ipcio._streams import Form, Input, Output
+from ipcio._child_input import Input
+from ipcio._child_output import Output, OutputFormat
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["redirect_input", "redirect_output"]
-
-
 _NO_DESCRIPTOR = -1  # what some objects give instead of an error
 
 
 def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | None, Input | None]:
-    """Return what `subprocess` takes for standard input, and what is to be sent if that is a pipe."""
+    """Return the argument for `subprocess`, and what is to be sent if that is a pipe."""
     kind = _kind_of(file)
     if kind == subprocess.PIPE:
         return kind, Input(encoding, errors)
@@ -36,15 +34,15 @@ def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | 
     if fd is None and not hasattr(file, "read"):
         raise _no_stream(file)
     if fd is not None:
-        refresh(file)  # the child goes on where the next read would
+        refresh(file)  # the child continues where the next read would
         return fd, None
     return subprocess.PIPE, Input(encoding or "utf-8", errors, file.read)
 
 
 def redirect_output(
-    name: str, file: Any, form: Form, encoding: str | None, errors: str
+    name: str, file: Any, form: OutputFormat, encoding: str | None, errors: str
 ) -> tuple[int | None, Output | None, Callable[[Any], object] | None]:
-    """Return what `subprocess` takes, what is to be read if that is a pipe, and who gets it if not the program."""
+    """Return the argument for `subprocess`; what is to be read if that is a pipe; and what to call with it, or None."""
     kind = _kind_of(file)
     if kind == subprocess.PIPE:
         return kind, Output(name, form), None
@@ -55,24 +53,24 @@ def redirect_output(
     _check(file, "writable")
     fd = _descriptor(file)
     if fd is not None:
-        flush(file)  # what the child writes comes behind it
+        flush(file)  # the child's output comes after what was written to the file
         if _is_able(file, "readable"):
-            refresh(file)  # and where the next write would
+            refresh(file)  # and where the next write would be
         return fd, None, None
     if not hasattr(file, "write"):
         raise _no_stream(file)
-    # Where it can be, no Python comes between: an interrupt in there would lose what is to be written.
+    # The method itself where possible: an interrupt in a function of Python around it would lose the piece.
     sink = _all_of(file) if isinstance(file, io.RawIOBase) and not _is_memory(file) else file.write
-    text = Form(encoding or "utf-8", errors)
+    text = OutputFormat(encoding or "utf-8", errors)
     if isinstance(file, io.RawIOBase | io.BufferedIOBase):
-        return subprocess.PIPE, Output(name, Form()), sink
+        return subprocess.PIPE, Output(name, OutputFormat()), sink
     if _takes_text(file):
         return subprocess.PIPE, Output(name, text), sink
-    return subprocess.PIPE, Output(name, Form(), text), sink
+    return subprocess.PIPE, Output(name, OutputFormat(), text), sink
 
 
 def _takes_text(file: Any) -> bool:
-    """Whether it is plain that an object requires text: it says so, or is what `print` writes to."""
+    """Whether an object is known to require text: by its type or attributes, or because `print` writes to it."""
     if isinstance(file, io.TextIOBase) or getattr(file, "encoding", None) is not None:
         return True
     if any(file is each for each in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
@@ -117,17 +115,17 @@ def _is_able(file: Any, ability: str) -> bool:
     kind: Any = type(file)  # pyright: ignore[reportUnknownVariableType]
     if getattr(kind, ability, None) is not getattr(io.IOBase, ability):
         return bool(able())
-    # A class that does not say inherits the answer "no" (rich's stdout, for one): look at what it can do.
+    # A class without such a method inherits the answer "no" (rich's stdout does): look at which methods it has.
     bases = io.RawIOBase, io.BufferedIOBase, io.TextIOBase
     methods = ("write",) if ability == "writable" else ("read", "readinto")
     return any(getattr(kind, method, None) not in [getattr(base, method, None) for base in bases] for method in methods)
 
 
 def _descriptor(file: Any) -> int | None:
-    """The descriptor that the child can have, if there is one."""
-    if _is_memory(file):  # which may be narrowed, and must not grow
+    """The descriptor that the child can inherit, if there is one."""
+    if _is_memory(file):  # it may be narrowed, and the child must not extend it
         return None
-    if isinstance(innermost(file), io.BufferedIOBase):  # what gzip, or a web server, gives is not what its file holds
+    if isinstance(innermost(file), io.BufferedIOBase):  # gzip decompresses: its file has other bytes
         return None
     try:
         given = file.fileno()
@@ -139,7 +137,7 @@ def _descriptor(file: Any) -> int | None:
 
 
 def _is_memory(file: Any) -> bool:
-    from ipcio._memfile import MemoryFile  # only who has one needs it
+    from ipcio._memfile import MemoryFile  # not above, for few callers need it
 
     return isinstance(file, MemoryFile)
 

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 import sys
 
+from ipcio._child_output import OutputFormat
 from ipcio._process import EOF, ExitStatus, Process
 from ipcio._run import Completed, TimeoutExpired, run_to_end
-from ipcio._streams import Form
 from ipcio._typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def spawn(
         raise TypeError("the callback must be callable")
     if env is not None and not hasattr(env, "items"):
         raise TypeError(f"env must be a mapping, not {type(env).__name__!r}")
-    form = Form(encoding, errors, lines=lines)
+    form = OutputFormat(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
     from ipcio._stdio import redirect_input, redirect_output
 
@@ -142,8 +142,15 @@ def spawn(
         ):
             if given:
                 raise ValueError(f"{name}= has no effect without a pipe: pass {pipes} to spawn()")
-    child = backend.Child(command, (child_in, child_out, child_err), cwd, env, start_new_session)
-    child.connect(source, (output, output_too))
+    child = backend.start(
+        command,
+        (child_in, child_out, child_err),
+        cwd,
+        env,
+        start_new_session=start_new_session,
+        stdin=source,
+        outputs=(output, output_too),
+    )
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
     queue = source if source is not None and source.is_queue else None
     return Process(child, queue, ends, callback, session=start_new_session)

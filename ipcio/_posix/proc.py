@@ -1,7 +1,7 @@
-"""Children on POSIX: `subprocess` starts them, the kernel tells what can be done for them.
+"""Children on POSIX: `subprocess` starts them, the kernel says what can be done for them.
 
 The exit is an event like any other where the kernel has descriptors of processes
-(``pidfd_open(2)``), and is looked for now and then where it has none: so nobody waits for
+(``pidfd_open(2)``), and is looked for now and then where it has none.  So no call waits for
 the end of a pipe that a grandchild keeps open, and what a child wrote before its exit is
 in the pipe when the exit is seen.
 """
@@ -13,12 +13,13 @@ import errno
 import fcntl
 import os
 import select
-import sys
-import termios
+from functools import partial
 from math import ceil
 
-from ipcio._forklock import RLock
-from ipcio._posix.spawn import Pipe, inherited, is_open, start
+from ipcio._child import PipedChild, start_with_pipes
+from ipcio._posix.pipes import CHUNK, LARGE, Pipe, enlarge, inherited, is_still
+from ipcio._posix.selector import PollSelector, Selector
+from ipcio._posix.spawn import Popen, start_popen
 from ipcio._record import close_at, close_first, record, record_until
 from ipcio._typing import TYPE_CHECKING
 
@@ -26,211 +27,152 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from ipcio._streams import Input, Output
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
 
-__all__ = ["Child"]
-
-_MUCH = 1 << 15  # bytes at once, after which a pipe is to hold more
-_PIPE = 1 << 20  # bytes that it then holds, as far as the system allows
-_CHUNK, _CHUNKS = 1 << 18, 4  # bytes of one read, and reads until somebody else has a turn
-_LONGEST = 1e6  # seconds that the calls of the system take at once
+_MUCH = 1 << 15  # bytes read at once, after which a pipe is enlarged
+_CHUNKS = 4  # reads or writes before another pipe has a turn
+_LONGEST = 1e6  # seconds; the system's calls accept no more
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
-# What not every system has.
-_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+_abandoned: list[PollSelector] = []  # whose descriptor's number means another file by now
 
 
-class _Poll:
-    """What is needed here of `select.epoll`, for systems without: who waits hears of what others register."""
-
-    def __init__(self) -> None:
-        self._events: dict[int, int] = {}
-        self._bell = Pipe(to_child=False)  # to ourselves
-        for fd in self._bell.theirs, self._bell.ours:
-            os.set_blocking(fd, False)
-
-    def register(self, fd: int, events: int) -> None:
-        if fd in self._events:
-            raise FileExistsError
-        self._events[fd] = events
-        with contextlib.suppress(BlockingIOError):  # then it has rung often enough
-            os.write(self._bell.theirs, b"!")
-
-    def unregister(self, fd: int) -> None:
-        self._events.pop(fd, None)
-
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        poll = select.poll()
-        poll.register(self._bell.ours, select.POLLIN)
-        for fd, events in list(self._events.items()):
-            poll.register(fd, events)
-        ready = dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
-        if ready.pop(self._bell.ours, None):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._bell.ours, _MUCH)
-        return list(ready.items())
-
-    def fileno(self) -> int:
-        return -1  # there is none to wait for
-
-    def close(self) -> None:
-        self._bell.close()
+def start(
+    command: str | Sequence[Any],
+    streams: Sequence[int | None],
+    cwd: Any,
+    env: Mapping[Any, Any] | None,
+    *,
+    start_new_session: bool,
+    stdin: Input | None,
+    outputs: Sequence[Output | None],
+) -> Child:
+    popen, pipes = start_with_pipes(
+        Pipe, streams, partial(start_popen, command, cwd, env, start_new_session=start_new_session)
+    )
+    return Child(popen, pipes, stdin, outputs)
 
 
-_Watch: type[_Poll] = getattr(select, "epoll", _Poll)
-
-_lost: list[_Poll] = []  # whose number means something else by now
-
-
-class Child:
-    """See `ipcio._backend.Child`."""
+class Child(PipedChild[Pipe, Popen]):
+    """A child, its pipes, and what waits for all of them."""
 
     def __init__(
-        self,
-        command: str | Sequence[Any],
-        streams: Sequence[int | None],
-        cwd: Any,
-        env: Mapping[Any, Any] | None,
-        start_new_session: bool,
+        self, popen: Popen, pipes: Sequence[Pipe | None], stdin: Input | None, outputs: Sequence[Output | None]
     ) -> None:
-        self._watched: _Poll | None = None
-        self._watched_as: os.stat_result | None = None  # what its descriptor is
-        self._events: list[int] = []  # copies of its descriptor
-        self._popen, self._pipes = start(command, streams, cwd, env, start_new_session)
+        self._selector: PollSelector | None = None
+        self._known: os.stat_result | None = None  # the identity of its descriptor
+        self._readiness_fds: list[int] = []  # copies of its descriptor
         inherited.add(self)
-        self.pid = self._popen.pid
-        self._lock = RLock()  # a signal handler may write, whatever it interrupts
-        self._input: tuple[Pipe, Input] | None = None
-        self._outputs: dict[int, tuple[Pipe, Output]] = {}
-        self._wide: set[int] = set()  # pipes that hold as much as they may
+        super().__init__(popen, pipes, stdin, outputs)
+        self._enlarged: set[int] = set()  # pipes
         self._pause = _FIRST_PAUSE
-
-    def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
-        """See `ipcio._backend.Child`."""
-        to_child, *from_child = self._pipes
-        if to_child is not None and stdin is not None:
-            os.set_blocking(to_child.ours, False)
-            self._input = to_child, stdin
-        for pipe, output in zip(from_child, outputs, strict=True):
-            if pipe is not None and output is not None:
-                os.set_blocking(pipe.ours, False)
-                self._outputs[pipe.ours] = pipe, output
+        for fd in self._outputs:
+            os.set_blocking(fd, False)
+        if self._input is not None:
+            os.set_blocking(self._input[0].our_end, False)
 
     @property
     def returncode(self) -> int | None:
-        """See `ipcio._backend.Child`."""
         if self._outputs:
             return None
-        if self._popen.is_lost:
-            raise self._lost()
+        if self._popen.is_status_lost:
+            raise self._lost_status()
         code: int | None = self._popen.returncode
         return code
 
-    def _lost(self) -> ChildProcessError:
+    def _lost_status(self) -> ChildProcessError:
         what = "its exit status is gone: SIGCHLD is ignored, or another part of the program waits for all children"
         return ChildProcessError(errno.ECHILD, what, self.pid)
 
-    # -- what happens ----------------------------------------------------------
-
-    def pump(self, timeout: float | None) -> bool:
-        """See `ipcio._backend.Child`."""
-        self._check()
-        if self._popen.returncode is None:
-            if timeout is not None or self._outputs or self._input is not None:
-                if not self._serve(timeout if timeout is None else min(timeout, _LONGEST)):
-                    return False
-            else:
-                self._popen.await_exit()
-        if self._popen.returncode is not None:
-            self._finish()
-        return True
+    # -- what happens --------------------------------------------------------------
 
     def _check(self) -> None:
-        """Leave numbers alone that mean something else by now; what came through such a pipe has ended."""
         for fd, (pipe, output) in list(self._outputs.items()):
-            if not pipe.is_there():
+            if not pipe.is_intact():
                 output.ended = True
                 del self._outputs[fd]
         with self._lock:
-            if self._input is not None and not self._input[0].is_there():
+            if self._input is not None and not self._input[0].is_intact():
                 _, stream = self._input
                 self._input = None
                 stream.discard()
-        self._check_watched()
+        self._check_selector()
         self._popen.check()
 
-    def _check_watched(self) -> None:
-        watched, known = self._watched, self._watched_as
-        if watched is not None and known is not None and not is_open(watched.fileno(), known):
-            _lost.append(watched)  # its end would close the number
-            self._watched = None
-            self._events.clear()
+    def _check_selector(self) -> None:
+        selector, known = self._selector, self._known
+        if selector is not None and known is not None and not is_still(selector.fileno(), known):
+            _abandoned.append(selector)  # if it were collected, it would close the number
+            self._selector = None
+            self._readiness_fds.clear()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # nobody could catch it
-            self._check_watched()
+        with contextlib.suppress(Exception):  # Python would only print it
+            self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
-        """Wait for events and do what they ask for; return whether there were any."""
+        if timeout is None and not self._outputs and self._input is None:
+            self._popen.await_exit()
+            return True
+        timeout = timeout if timeout is None else min(timeout, _LONGEST)
         if self._popen.pidfd < 0:
-            # The exit is no event here. Look for it now and then.
+            # The exit is no event here.  Look for it now and then.
             self._popen.look()
             if self._popen.returncode is not None:
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        if self._input is None and self._watched is None:
-            ready = self._poll(timeout)
-        else:
-            watched = self._watched or self._watch()
-            self.attend()  # an interrupt may have kept who queued something from it
-            ready = [fd for fd, _ in watched.poll(timeout)]
+        ready = self._poll(timeout)
         for fd in ready:
             if fd in self._outputs:
                 self._read(fd)
-            elif self._input is not None and self._input[0].ours == fd:
+            elif self._input is not None and self._input[0].our_end == fd:
                 self._write(fd, self._input[1])
             elif fd != self._popen.pidfd:  # an interrupt came while it was closed
-                self._unregister(fd)
+                self._stop_watching(fd)
         if self._popen.pidfd in ready:
             self._popen.look()
         if ready:
             self._pause = _FIRST_PAUSE
         return bool(ready)
 
-    def _poll(self, timeout: float | None) -> list[int]:
-        """Wait where nobody can come to want something else meanwhile."""
+    def _poll(self, timeout: float | None) -> dict[int, int]:
+        """Wait until something is ready."""
+        if self._input is not None or self._selector is not None:  # another thread may queue input meanwhile
+            selector = self._selector or self._open_selector()
+            self.input_queued()  # an interrupt in `Process.write` may have come before this call there
+            return dict(selector.poll(timeout))
         poll = select.poll()
         for fd in self._outputs:
             poll.register(fd, select.POLLIN)
         if self._popen.pidfd >= 0:
             poll.register(self._popen.pidfd, select.POLLIN)
-        return [fd for fd, _ in poll.poll(None if timeout is None else ceil(timeout * 1000))]
+        return dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
 
-    def _watch(self) -> _Poll:
-        watched = _Watch()
-        if watched.fileno() >= 0:
-            self._watched_as = os.fstat(watched.fileno())
+    def _open_selector(self) -> PollSelector:
+        selector = Selector()
+        if selector.fileno() >= 0:
+            self._known = os.fstat(selector.fileno())
         for fd in self._outputs:
-            watched.register(fd, select.POLLIN)  # epoll has the same numbers
+            selector.register(fd, select.POLLIN)  # epoll has the same numbers
         if self._popen.pidfd >= 0:
-            watched.register(self._popen.pidfd, select.POLLIN)
-        self._watched = watched
-        self.attend()
-        return watched
+            selector.register(self._popen.pidfd, select.POLLIN)
+        self._selector = selector
+        self.input_queued()
+        return selector
 
-    def _unregister(self, fd: int) -> None:
-        if self._watched is not None:
+    def _stop_watching(self, number: int) -> None:
+        if self._selector is not None:
             with contextlib.suppress(FileNotFoundError):
-                self._watched.unregister(fd)
+                self._selector.unregister(number)
 
-    def attend(self) -> None:
-        """See `ipcio._backend.Child`."""
+    def input_queued(self) -> None:
         with self._lock:
-            if self._watched is not None and self._input is not None and not self._input[1].idle:
+            if self._selector is not None and self._input is not None and not self._input[1].idle:
                 try:
-                    # Who waits in it hears of this.
-                    self._watched.register(self._input[0].ours, select.POLLOUT)
+                    # A thread that waits in it is woken when there is room in the pipe.
+                    self._selector.register(self._input[0].our_end, select.POLLOUT)
                 except FileExistsError:
                     pass
 
@@ -240,144 +182,95 @@ class Child:
         raw = output.raw
         before = len(raw)
         try:
-            record_until(raw, b"", _CHUNKS, os.read, fd, _CHUNK)
+            record_until(raw, b"", _CHUNKS, os.read, fd, CHUNK)
         except BlockingIOError:
             pass
         else:
             if len(raw) - before < _CHUNKS:  # the end
                 self._close_output(fd)
                 return
-        if fd not in self._wide and sum(map(len, raw)) >= _MUCH:
-            self._wide.add(fd)
-            _widen(fd)
-            # Lest the C library give the chunks' memory back to the system between any two turns: it
-            # keeps as much as the largest block that was ever given back.
-            bytes(2 * _PIPE)
+        if fd not in self._enlarged and sum(map(len, raw)) >= _MUCH:
+            self._enlarged.add(fd)
+            enlarge(fd)
+            # The C library keeps as much free memory as the largest block that was ever freed.  Without
+            # this it would give the chunks' memory back to the system after each read.
+            bytes(2 * LARGE)
 
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
         for _ in range(_CHUNKS):
-            if isinstance(what := stream.next(), bool):  # what a source raises is not of the pipe
-                break
-            data, sent = what
+            chunk = stream.next_chunk()  # outside of the `try`: what a file object raises is no error of the pipe
+            if chunk is None:
+                with self._lock:
+                    if stream.idle:  # else another thread has queued something since
+                        self._stop_watching(fd)
+                return
+            if chunk is stream.END:
+                self._close_input()
+                return
+            data, sent = chunk
             try:
                 record(sent, os.write, fd, data)
             except BlockingIOError:
-                if fd not in self._wide:
-                    self._wide.add(fd)
-                    _widen(fd)
+                if fd not in self._enlarged:
+                    self._enlarged.add(fd)
+                    enlarge(fd)
                 return
-            except BrokenPipeError:  # the child has closed its end, and wants no more
-                what = True
-                break
-        else:
-            return
-        if what:
-            self._close_input()
-            return
-        with self._lock:
-            if stream.idle:  # else somebody has queued something since
-                self._unregister(fd)
+            except BrokenPipeError:  # the child has closed its end: it does not want the rest
+                self._close_input()
+                return
 
-    def open_event(self) -> int:
-        """See `ipcio._backend.Child`."""
-        if self._popen.pidfd < 0 or (watched := self._watched or self._watch()).fileno() < 0:
+    def readiness_fd(self) -> int:
+        if self._popen.pidfd < 0 or (selector := self._selector or self._open_selector()).fileno() < 0:
             return -1
-        record(self._events, fcntl.fcntl, watched.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
-        return self._events[-1]
+        record(self._readiness_fds, fcntl.fcntl, selector.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+        return self._readiness_fds[-1]
 
-    def close_event(self, fd: int) -> None:
-        """See `ipcio._backend.Child`."""
-        if not self.is_ours():
+    def close_readiness_fd(self, fd: int) -> None:
+        if not self.started_here():
             return
         self._check()
-        if fd in self._events:
-            close_at(os.close, self._events, self._events.index(fd))
+        if fd in self._readiness_fds:
+            close_at(os.close, self._readiness_fds, self._readiness_fds.index(fd))
         if self._popen.returncode is not None and not self._outputs:
             self._close_rest()
 
-    # -- the end ---------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------
+
+    def started_here(self) -> bool:
+        return self._popen.started_here()
 
     def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
-        """See `ipcio._backend.Child`."""
-        if self.is_ours():
+        if self.started_here():
             self._popen.send(number, tree=tree, grace=grace)
 
-    def has_gone(self, *, tree: bool) -> bool:
-        """See `ipcio._backend.Child`."""
-        return self._popen.has_gone(tree=tree)
+    def has_exited(self, *, tree: bool) -> bool:
+        return self._popen.has_exited(tree=tree)
 
-    def end(self) -> int:
-        """See `ipcio._backend.Child`."""
-        self._popen.end()
-        if self._popen.is_lost:
-            raise self._lost()
+    def kill_and_reap(self) -> int:
+        self._popen.kill_and_reap()
+        if self._popen.is_status_lost:
+            raise self._lost_status()
         return int(self._popen.returncode)
 
     def close(self) -> None:
-        """See `ipcio._backend.Child`."""
-        if not self.is_ours():  # what it had open is closed there, and a lock may be a copy of one that was held
-            return
-        self._popen.end()
-        self._check()
-        self._outputs.clear()
-        self._close_input()
-        self._close_rest()
+        if self.started_here():  # in a forked copy all is closed, and a lock may have been copied while it was held
+            self._popen.kill_and_reap()
+            self._check()
+            self._discard_pipes()
 
     def close_copies(self) -> None:
-        """In a forked process, close what is not a pipe's or the child's."""
-        if self._watched is not None:
-            self._watched.close()
-        close_first(os.close, self._events, len(self._events))
-
-    def is_ours(self) -> bool:
-        """See `ipcio._backend.Child`."""
-        return self._popen.is_ours()
-
-    def _finish(self) -> None:
-        """Read what the child has left in the pipes, and close them.  What a grandchild writes later is nobody's."""
-        for fd, (_, output) in list(self._outputs.items()):
-            left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-            with contextlib.suppress(BlockingIOError):
-                record_until(output.raw, b"", -(-left // _CHUNK), os.read, fd, _CHUNK)
-            self._close_output(fd)
-        self._close_input()
-        self._close_rest()
-
-    # In these, first what tells that it is to be used goes, then the thing.
-
-    def _close_output(self, fd: int) -> None:
-        pipe, output = self._outputs[fd]
-        output.ended = True
-        del self._outputs[fd]
-        self._unregister(fd)
-        pipe.close()
-
-    def _close_input(self) -> None:
-        with self._lock:
-            if self._input is None:
-                return
-            pipe, stream = self._input
-            self._input = None
-            stream.discard()
-            self._unregister(pipe.ours)
-        pipe.close()
+        """In a forked process, close the selector; pipes and the child's descriptor are closed by themselves."""
+        if self._selector is not None:
+            self._selector.close()
+        close_first(os.close, self._readiness_fds, len(self._readiness_fds))
 
     def _close_rest(self) -> None:
-        if self._events:  # who waits for one is woken by the exit, and comes back
+        if self._readiness_fds:  # the exit wakes the tasks that wait for them, and each closes its own
             return
         with self._lock:
-            watched, self._watched = self._watched, None
-            if watched is not None:
-                watched.close()
-        self._popen.let_go()
-        for pipe in self._pipes:
-            if pipe is not None:
-                pipe.close()
-
-
-def _widen(fd: int) -> None:
-    """Let a pipe hold more: every time that it is full, somebody has to wait."""
-    if _SETPIPE_SZ is not None:
-        with contextlib.suppress(OSError):  # a user may have so much in pipes, and no more
-            fcntl.fcntl(fd, _SETPIPE_SZ, _PIPE)
+            selector, self._selector = self._selector, None
+            if selector is not None:
+                selector.close()
+        self._popen.close_if_settled()
+        super()._close_rest()

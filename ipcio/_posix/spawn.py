@@ -11,28 +11,25 @@ to a child of this process that has not been reaped.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import signal
 import subprocess
 import time
 from _posixsubprocess import fork_exec
-from itertools import chain
 from operator import itemgetter
 from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
-from ipcio._forklock import RLock, fork_lock
+from ipcio._forklock import RLock
 from ipcio._posix.exits import at_the_end
-from ipcio._record import calling, close_at, close_first, record
+from ipcio._posix.pipes import Pipe, inherited, is_still
+from ipcio._record import calling, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
-
-__all__ = ["Pipe", "Popen", "inherited", "is_open", "start"]
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 _MANY = 2000  # processes that are looked at after each exit of a leader; more take too long
@@ -44,29 +41,17 @@ _P_PID, _P_PIDFD = getattr(os, "P_PID", 1), getattr(os, "P_PIDFD", 3)
 _LOOK = os.WNOHANG | getattr(os, "WEXITED", 0) | getattr(os, "WNOWAIT", 0)
 _GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, of Linux 6.9
 
-inherited: WeakSet[Any] = WeakSet()
-"""What has descriptors that a forked process must not keep open; `close_copies` closes them there."""
 
-
-def _close_inherited() -> None:
-    """In a forked process, close its copies: that of a pipe to a child would keep the child from seeing the end."""
-    for each in list(inherited):
-        each.close_copies()
-
-
-os.register_at_fork(after_in_child=_close_inherited)
-
-
-def start(
+def start_popen(
     command: str | Sequence[Any],
-    streams: Sequence[int | None],
     cwd: Any,
     env: Mapping[Any, Any] | None,
+    streams: Sequence[int | None],
+    *,
     start_new_session: bool,
-) -> tuple[Popen, list[Pipe | None]]:
-    """Start a child whose streams are what `subprocess` takes; return it, and a pipe for each that is to be one."""
-    pipes = [Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)]
-    stdin, stdout, stderr = (pipe.theirs if pipe else stream for pipe, stream in zip(pipes, streams, strict=True))
+) -> Popen:
+    """Start a child with these standard streams; after an error there is none."""
+    stdin, stdout, stderr = streams
     popen = Popen()
     try:
         popen.start(
@@ -80,77 +65,9 @@ def start(
             start_new_session=start_new_session,
         )
     except BaseException:
-        popen.discard()  # which the traceback would keep, as the pipes
-        for pipe in filter(None, pipes):
-            pipe.close()
+        popen.discard()  # the traceback would keep it
         raise
-    for pipe in filter(None, pipes):
-        pipe.let_go()
-    return popen, pipes
-
-
-class Pipe:
-    """A pipe to or from a child; its ends go with the object."""
-
-    _fds: list[int] = []  # noqa: RUF012 -- of an object that is not complete
-    _known: os.stat_result | None = None  # what both ends are
-
-    def __init__(self, *, to_child: bool) -> None:
-        self._fds: list[int] = []  # the child's end, while it is open here, and ours
-        inherited.add(self)
-        ends = calling(os.pipe)
-        with fork_lock:  # a fork in another thread finds both ends in the list, or none
-            self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
-        self._known = os.fstat(self._fds[0])
-
-    def is_there(self) -> bool:
-        """Whether its numbers are still its own; if not, they are left alone from here on."""
-        known = self._known
-        if known is not None and not all(is_open(fd, known) for fd in self._fds):
-            self._fds[:] = [fd for fd in self._fds if is_open(fd, known)]
-        return bool(self._fds)
-
-    @property
-    def theirs(self) -> int:
-        """The end that the child gets."""
-        return self._fds[0]
-
-    @property
-    def ours(self) -> int:
-        """The end that stays here."""
-        return self._fds[-1]
-
-    def let_go(self) -> None:
-        """Close the child's end; it has its own copy."""
-        with fork_lock:
-            close_first(os.close, self._fds, 1)
-
-    def close(self) -> None:
-        """Close both ends."""
-        with fork_lock:
-            self.close_copies()
-
-    def close_end(self, fd: int) -> None:
-        """Close one of its ends; any other descriptor as well."""
-        if fd in self._fds:
-            close_at(os.close, self._fds, self._fds.index(fd))
-        else:
-            os.close(fd)
-
-    def close_copies(self) -> None:
-        """Close both ends, without a lock: in a forked process, or in a collection, which must not wait for one."""
-        self.is_there()
-        close_first(os.close, self._fds, len(self._fds))
-
-    __del__ = close_copies
-
-
-def is_open(fd: int, known: os.stat_result) -> bool:
-    """Whether a descriptor still means this: a daemon closes all, and then others get the numbers."""
-    try:
-        return os.path.samestat(os.fstat(fd), known)
-    except OSError as error:
-        return error.errno != errno.EBADF
+    return popen
 
 
 _execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- for checkers, there is none
@@ -168,7 +85,7 @@ class _Os:
     def pipe(self) -> tuple[int, int]:
         pipe = Pipe(to_child=False)
         self._pipes.append(pipe)
-        return pipe.ours, pipe.theirs
+        return pipe.our_end, pipe.child_end
 
     def close(self, fd: int) -> None:
         self._pipes[-1].close_end(fd)
@@ -189,7 +106,7 @@ class Popen(subprocess.Popen[bytes]):
     def __init__(self) -> None:
         self.returncode: Any = None
         """How it ended, as soon as that has been seen."""
-        self.is_lost = False
+        self.is_status_lost = False
         """Whether it has ended and its status is gone."""
         self._pipes: list[Pipe] = []  # of `subprocess`
         self._lock = RLock()  # a signal handler may kill, whatever it interrupts
@@ -250,19 +167,19 @@ class Popen(subprocess.Popen[bytes]):
             self._is_identified = True
         except (ChildProcessError, ProcessLookupError):  # others have reaped it, and its number may be another's by now
             self.close()
-            self.is_lost, self.returncode = True, 0
+            self.is_status_lost, self.returncode = True, 0
         except OSError as error:  # an old kernel, a sandbox, no descriptors left
             self.close()
             if error.errno is None:  # a signal handler's
                 raise
 
-    def is_ours(self) -> bool:
+    def started_here(self) -> bool:
         """Whether this very process started it, and not one that has been forked to this."""
         return self._owner == os.getpid()
 
     def check(self) -> None:
         """Leave the number of the descriptor alone from here on, if it means something else by now."""
-        if self._known is not None and self._pidfd and not is_open(self._pidfd[0], self._known):
+        if self._known is not None and self._pidfd and not is_still(self._pidfd[0], self._known):
             self._is_identified = False
             self._pidfd.clear()
 
@@ -313,7 +230,7 @@ class Popen(subprocess.Popen[bytes]):
             return False
         if _waitid is None:
             self.look()  # which reaps it; then the number is still its group's, if there are others in it
-            return self.returncode is None or (tree and not self.is_lost)
+            return self.returncode is None or (tree and not self.is_status_lost)
         try:
             _waitid(*self._which, _LOOK)
         except ChildProcessError:
@@ -330,7 +247,7 @@ class Popen(subprocess.Popen[bytes]):
             code = self._ask()
             if code is None:
                 return
-            if self._session and _waitid is not None and not self.is_lost:
+            if self._session and _waitid is not None and not self.is_status_lost:
                 self._is_unreaped = True
                 if self._has_killed_tree or not _has_members(self._started[0], at_most=_MANY):
                     self._reap()
@@ -346,7 +263,7 @@ class Popen(subprocess.Popen[bytes]):
                     flags = _LOOK if self._session else os.WEXITED | os.WNOHANG
                     self._exits.extend(filter(None, calling(_waitid, *self._which, flags)))
             except ChildProcessError:
-                self.is_lost = True
+                self.is_status_lost = True
                 return 0
             if not self._exits:
                 return None
@@ -376,16 +293,16 @@ class Popen(subprocess.Popen[bytes]):
             pause = min(2 * pause, _LAST_PAUSE)
             self.look()
 
-    def has_gone(self, *, tree: bool) -> bool:
+    def has_exited(self, *, tree: bool) -> bool:
         """Whether it has ended, and with `tree` all of its group, as far as they can be reached."""
         self.look()
         if self.returncode is None or not tree:
             return self.returncode is not None
-        return not (self._is_unreaped or self.is_lost) or not _has_members(self._started[0])
+        return not (self._is_unreaped or self.is_status_lost) or not _has_members(self._started[0])
 
-    def let_go(self) -> None:
+    def close_if_settled(self) -> None:
         """After its end: close the descriptor, unless others of its group may have to be reached by it."""
-        if not self._is_unreaped and not (self._session and self.is_lost):
+        if not self._is_unreaped and not (self._session and self.is_status_lost):
             self.close()
 
     def close(self) -> None:
@@ -399,9 +316,9 @@ class Popen(subprocess.Popen[bytes]):
         self._is_identified = False
         close_first(os.close, self._pidfd, len(self._pidfd))
 
-    def end(self) -> None:
+    def kill_and_reap(self) -> None:
         """Kill the child, if it runs, and reap it."""
-        if not self.is_ours():
+        if not self.started_here():
             return
         if self._started and self.returncode is None:
             self.send(signal.SIGKILL)
@@ -416,9 +333,9 @@ class Popen(subprocess.Popen[bytes]):
         A child that still has the rights that this process has given up cannot be killed.  It sees
         the end of its pipes.
         """
-        if self.is_ours():
+        if self.started_here():
             with contextlib.suppress(PermissionError):
-                self.end()
+                self.kill_and_reap()
             for pipe in self._pipes:
                 pipe.close_copies()
             self.close()

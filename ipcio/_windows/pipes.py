@@ -1,12 +1,12 @@
-"""Pipes to and from children on which nobody need block: named ones, with overlapped operations at our end.
+"""Pipes to and from children on which no call need block: named ones, with overlapped operations at our end.
 
-At most one operation is under way on a pipe.  It, and what came of it, are recorded in the
-step that began or ended it, as `_streams` asks.
+At most one operation is under way on a pipe.  The operation and its result are recorded by the
+step that began or ended it (`ipcio._record`).
 
-The system cancels what a thread has begun when that thread ends.  A read loses nothing by
-that, nor does the writing of one byte; of a longer write nobody could tell how much of it
-the child had taken.  So no such write is ever under way: what fits is written at once, and
-when nothing fits, a single byte waits for room.
+The system cancels the operations of a thread that exits.  A cancelled read loses nothing, nor does the
+writing of one byte; but after a longer write it would be unknown how much of it the child had read.
+So no such write is ever under way: what fits is written at once, and when nothing fits, a single byte
+waits for room.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CHUNK", "Pipe"]
-
 CHUNK = 1 << 18  # bytes of one read or write, and that a pipe holds
 
 _OUTBOUND = 2  # not all of these are in _winapi
 _REJECT_REMOTE_CLIENTS = 8
 _NO_WAIT = 1
-_READ_ATTRIBUTES, _WRITE_ATTRIBUTES = 0x80, 0x100  # what anonymous pipes grant besides
+_READ_ATTRIBUTES, _WRITE_ATTRIBUTES = 0x80, 0x100  # anonymous pipes grant these, too
 _INCOMPLETE = 996
 
 _the_operation = itemgetter(0)  # of what ReadFile and WriteFile return
@@ -39,7 +37,7 @@ _result = methodcaller("GetOverlappedResult", False)  # without waiting
 
 
 class Pipe:
-    """A pipe to or from a child; its ends go with the object."""
+    """A pipe to or from a child; see `ipcio._child.Pipe`."""
 
     def __init__(self, *, to_child: bool) -> None:
         self._handles: list[int] = []  # our end, and for an instant the child's
@@ -56,7 +54,7 @@ class Pipe:
         handle = self._handles[1]
         flags = (os.O_RDONLY if to_child else os.O_WRONLY) | os.O_NOINHERIT
         try:
-            # As `ipcio._record.move`, with an argument more.
+            # As `ipcio._record.move`, with one argument more.
             self._fds.extend(map(msvcrt.open_osfhandle, map(self._handles.pop, (1,)), (flags,)))
         except OSError:
             if not self._fds:
@@ -64,17 +62,20 @@ class Pipe:
             raise
 
     @property
-    def theirs(self) -> int:
-        """The end that the child gets, a descriptor."""
+    def child_end(self) -> int:
         return self._fds[0]
 
     @property
+    def our_end(self) -> int:
+        return self._handles[0]
+
+    @property
     def event(self) -> int | None:
-        """What is set when the operation that is under way has ended; None if there is none."""
+        """The handle of an event that is set when the operation under way has ended; None if none is under way."""
         return self._pending[0][0].event if self._pending else None
 
     def read(self, into: list[bytes]) -> bool:
-        """Take what has come, and have the next read under way; return whether something had come.
+        """Take what has come, and begin the next read; return whether something had come.
 
         Raises `BrokenPipeError` at the end.
         """
@@ -84,7 +85,10 @@ class Pipe:
         return self._take(into, wait=False)
 
     def read_rest(self, into: list[bytes]) -> None:
-        """Take what has come and what the pipe holds now, and no more."""
+        with contextlib.suppress(BrokenPipeError):
+            self._read_rest(into)
+
+    def _read_rest(self, into: list[bytes]) -> None:
         self._cancel()
         self._take(into, wait=True)
         left: Any = _winapi.PeekNamedPipe(self._handles[0])[0]
@@ -109,9 +113,9 @@ class Pipe:
         return True
 
     def write(self, data: memoryview, sent: list[int]) -> bool:
-        """Write some of it, and note how much; False if it does not fit: then a byte waits for room.
+        """Write some of it, and record how much; False if it does not fit: then a byte waits for room.
 
-        Nothing may be under way.  Raises `BrokenPipeError` if nobody reads any more.
+        No operation may be under way.  Raises `BrokenPipeError` if the child has closed its end.
         """
         handle = self._handles[0]
         size = min(len(data), CHUNK)
@@ -128,20 +132,18 @@ class Pipe:
         return self.written(sent)
 
     def written(self, sent: list[int]) -> bool:
-        """Note how much the write that was under way has written; False if it still is."""
+        """Record how much the write that was under way has written; False if it still is."""
         if self._pending:
             if self._pending[0][0].GetOverlappedResult(False)[1] == _INCOMPLETE:
                 return False
             move(self._pending, 0, sent, _the_operation, _result, itemgetter(0))
         return True
 
-    def let_go(self) -> None:
-        """Close the child's end; it has its own copy."""
+    def close_child_end(self) -> None:
         close_first(os.close, self._fds, len(self._fds))
 
     def close(self) -> None:
-        """Close both ends."""
-        self.let_go()
+        self.close_child_end()
         self._cancel()
         self._pending.clear()
         close_first(_winapi.CloseHandle, self._handles, len(self._handles))
@@ -149,7 +151,7 @@ class Pipe:
     __del__ = close
 
     def _cancel(self) -> None:
-        """Have nothing under way; what has ended by itself remains to be taken."""
+        """Cancel the operation under way; if it has ended by itself, its result remains to be taken."""
         if self._pending:
             operation = self._pending[0][0]
             operation.cancel()

@@ -8,10 +8,11 @@ import contextlib
 import errno
 import os
 import subprocess
+from functools import partial
 from math import ceil
 from weakref import WeakSet
 
-from ipcio._forklock import RLock
+from ipcio._child import PipedChild, start_with_pipes
 from ipcio._record import close_first, record
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
@@ -21,78 +22,58 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from ipcio._streams import Input, Output
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
 
-__all__ = ["Child"]
-
-_OPERATIONS = 4  # reads or writes until somebody else has a turn
-_LONGEST = 1e6  # seconds that the calls of the system take at once
-_KILLED = 128  # and the number of the signal: the exit code of who was killed
+_OPERATIONS = 4  # reads or writes before another pipe has a turn
+_LONGEST = 1e6  # seconds; the system's calls accept no more
+_KILLED = 128  # plus the number of the signal: the exit code of a child that was killed
 _SIGKILL = 9
 _LONGEST_LINE = 32766  # characters of a command
 
 
-class Child:
-    """See `ipcio._backend.Child`."""
+def start(
+    command: str | Sequence[Any],
+    streams: Sequence[int | None],
+    cwd: Any,
+    env: Mapping[Any, Any] | None,
+    *,
+    start_new_session: bool,
+    stdin: Input | None,
+    outputs: Sequence[Output | None],
+) -> Child:
+    wake = _Handles(1, win32.CreateEvent, (None,), (False,), (False,), (None,))
+    job = _Handles(int(start_new_session), win32.CreateJobObject, (None,), (None,))
+    try:
+        popen, pipes = start_with_pipes(Pipe, streams, partial(_start_popen, command, cwd, env, job.first))
+    except BaseException:
+        wake.close()  # the traceback would keep them open
+        job.close()
+        raise
+    return Child(popen, pipes, stdin, outputs, wake, job)
+
+
+class Child(PipedChild[Pipe, "_Popen"]):
+    """A child, its pipes, and the kernel objects beside it: an event that wakes `pump`, a job for a tree."""
 
     def __init__(
         self,
-        command: str | Sequence[Any],
-        streams: Sequence[int | None],
-        cwd: Any,
-        env: Mapping[Any, Any] | None,
-        start_new_session: bool,
+        popen: _Popen,
+        pipes: Sequence[Pipe | None],
+        stdin: Input | None,
+        outputs: Sequence[Output | None],
+        wake: _Handles,
+        job: _Handles,
     ) -> None:
-        self._wake = _Handles(1, win32.CreateEvent, (None,), (False,), (False,), (None,))
-        self._job = _Handles(int(start_new_session), win32.CreateJobObject, (None,), (None,))
-        pipes = [
-            Pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)
-        ]
-        fds = [pipe.theirs if pipe else stream for pipe, stream in zip(pipes, streams, strict=True)]
-        try:
-            self._popen = _start(command, fds, cwd, env, self._job.first)
-        except BaseException:
-            for pipe in filter(None, pipes):  # which the traceback would keep
-                pipe.close()
-            self._wake.close()
-            self._job.close()
-            raise
-        for pipe in filter(None, pipes):
-            pipe.let_go()
-        self._pipes = pipes
-        self.pid = self._popen.pid
-        self._lock = RLock()  # a signal handler may kill, whatever it interrupts
+        super().__init__(popen, pipes, stdin, outputs)
+        self._wake = wake
+        self._job = job
         self._sent: set[int] = set()  # signals that ended it
-        self._input: tuple[Pipe, Input] | None = None
-        self._sending: list[int] | None = None  # where the number of bytes belongs that are under way
-        self._outputs: list[tuple[Pipe, Output]] = []
+        self._sending: list[int] | None = None  # where to add the number of bytes that are under way
 
-    def connect(self, stdin: Input | None, outputs: Sequence[Output | None]) -> None:
-        """See `ipcio._backend.Child`."""
-        to_child, *from_child = self._pipes
-        if to_child is not None and stdin is not None:
-            self._input = to_child, stdin
-        for pipe, output in zip(from_child, outputs, strict=True):
-            if pipe is not None and output is not None:
-                self._outputs.append((pipe, output))
-
-    @property
-    def returncode(self) -> int | None:
-        """See `ipcio._backend.Child`."""
-        return None if self._outputs else self._popen.returncode
-
-    # -- what happens ----------------------------------------------------------
-
-    def pump(self, timeout: float | None) -> bool:
-        """See `ipcio._backend.Child`."""
-        if self._popen.returncode is None and not self._serve(timeout):
-            return False
-        if self._popen.returncode is not None:
-            self._finish()
-        return True
+    # -- what happens --------------------------------------------------------------
 
     def _serve(self, timeout: float | None) -> bool:
-        """Do what can be done, or wait until something can; return whether there was anything."""
         happened = self._move()
         handles = [self._popen.handle, self._wake.first]
         handles += [event for pipe in self._pipes if pipe is not None and (event := pipe.event) is not None]
@@ -114,14 +95,14 @@ class Child:
     def _move(self) -> bool:
         """Move data without waiting; return whether there was anything to do."""
         happened = False
-        for pipe, output in list(self._outputs):
+        for number, (pipe, output) in list(self._outputs.items()):
             try:
                 for _ in range(_OPERATIONS):
                     if not pipe.read(output.raw):
                         break
                     happened = True
             except BrokenPipeError:  # the end
-                self._close_output(pipe, output)
+                self._close_output(number)
                 happened = True
         if self._input is not None:
             happened |= self._write(*self._input)
@@ -131,18 +112,21 @@ class Child:
         """Write what there is, as much as fits."""
         happened = False
         for _ in range(_OPERATIONS + 1):
-            what: tuple[memoryview[int], list[int]] | bool = False
-            if self._sending is None and isinstance(what := stream.next(), bool):
-                if what:
+            chunk = None
+            if self._sending is None:
+                chunk = stream.next_chunk()  # outside of the `try`: what a file object raises is no error of the pipe
+                if chunk is None:
+                    return happened
+                if chunk is stream.END:
                     self._close_input()
-                return happened
-            try:  # what a source raises is not of the pipe
-                if isinstance(what, bool):
-                    has_ended = self._sending is None or pipe.written(self._sending)
-                else:
-                    data, self._sending = what
+                    return happened
+            try:
+                if chunk is not None:
+                    data, self._sending = chunk
                     has_ended = pipe.write(data, self._sending)
-            except OSError as error:  # the child has closed its end, and wants no more
+                else:
+                    has_ended = self._sending is None or pipe.written(self._sending)
+            except OSError as error:  # the child has closed its end: it does not want the rest
                 if not isinstance(error, BrokenPipeError) and error.winerror != win32.ERROR_PIPE_NOT_CONNECTED:
                     raise
                 self._close_input()
@@ -153,23 +137,23 @@ class Child:
             happened = True
         return True
 
-    def attend(self) -> None:
-        """See `ipcio._backend.Child`."""
+    def input_queued(self) -> None:
         with self._lock:
             if self._wake.first:
                 win32.SetEvent(self._wake.first)
 
-    def open_event(self) -> int:
-        """See `ipcio._backend.Child`."""
+    def readiness_fd(self) -> int:
         return -1
 
-    def close_event(self, fd: int) -> None:
-        """See `ipcio._backend.Child`."""
+    def close_readiness_fd(self, fd: int) -> None:
+        pass
 
-    # -- the end ---------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------
 
-    def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:  # noqa: ARG002 -- nothing can refuse to end
-        """See `ipcio._backend.Child`."""
+    def started_here(self) -> bool:
+        return True  # there is no fork
+
+    def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:  # noqa: ARG002 -- no process can refuse
         with self._lock:
             has_exited = self._popen.returncode is not None
             try:
@@ -185,14 +169,12 @@ class Child:
                 if not has_exited:
                     self._sent.add(number)
 
-    def has_gone(self, *, tree: bool) -> bool:  # noqa: ARG002 -- a signal to a tree ends all of it at once
-        """See `ipcio._backend.Child`."""
+    def has_exited(self, *, tree: bool) -> bool:  # noqa: ARG002 -- a signal to a tree ends all of it at once
         if self._popen.returncode is None and self._popen.has_exited():
             self._reap()
         return self._popen.returncode is not None
 
-    def end(self) -> int:
-        """See `ipcio._backend.Child`."""
+    def kill_and_reap(self) -> int:
         if self._popen.returncode is None:
             self.kill(_SIGKILL, tree=False)
             self._popen.await_exit()
@@ -202,17 +184,10 @@ class Child:
         return int(code)
 
     def close(self) -> None:
-        """See `ipcio._backend.Child`."""
-        self.end()
-        self._outputs.clear()
-        self._close_input()
-        self._close_rest()
+        self.kill_and_reap()
+        self._discard_pipes()
         with self._lock:
             self._job.close()
-
-    def is_ours(self) -> bool:
-        """See `ipcio._backend.Child`."""
-        return True  # nothing forks here
 
     def _reap(self) -> None:
         with self._lock:
@@ -220,39 +195,15 @@ class Child:
                 code = _winapi.GetExitCodeProcess(self._popen.handle)
                 self._popen.returncode = _KILLED - code if code - _KILLED in self._sent else code
 
-    def _finish(self) -> None:
-        """Read what the child has left in the pipes, and close them.  What a grandchild writes later is nobody's."""
-        for pipe, output in list(self._outputs):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.read_rest(output.raw)
-            self._close_output(pipe, output)
-        self._close_input()
-        self._close_rest()
-
-    # In these, first what tells that it is to be used goes, then the thing.
-
-    def _close_output(self, pipe: Pipe, output: Output) -> None:
-        output.ended = True
-        self._outputs = [each for each in self._outputs if each[0] is not pipe]
-        pipe.close()
-
-    def _close_input(self) -> None:
-        if self._input is not None:
-            pipe, stream = self._input
-            self._input = None
-            stream.discard()
-            pipe.close()
-
     def _close_rest(self) -> None:
         with self._lock:
             self._wake.close()
             self._popen.close()
-        for pipe in filter(None, self._pipes):
-            pipe.close()
+        super()._close_rest()
 
 
 class _Handles:
-    """Kernel objects without a name, each the first of its kind or none; they go with the object."""
+    """At most one kernel object without a name; it is closed with this object at the latest."""
 
     def __init__(self, count: int, make: Any, *arguments: Any) -> None:
         self._handles: list[int] = []
@@ -274,13 +225,13 @@ class _Handles:
     __del__ = close
 
 
-def _start(
-    command: str | Sequence[Any], fds: Sequence[int | None], cwd: Any, env: Mapping[Any, Any] | None, job: int
+def _start_popen(
+    command: str | Sequence[Any], cwd: Any, env: Mapping[Any, Any] | None, job: int, streams: Sequence[int | None]
 ) -> _Popen:
-    """Start a child, in the job if there is one; if that fails, say why and leave none."""
-    stdin, stdout, stderr = fds
+    """Start a child with these standard streams, in the job if there is one; after an error there is none."""
+    stdin, stdout, stderr = streams
     line = _line_of(command)
-    # What is malformed is told here: where Popen tells it, the traceback would keep handles.
+    # Malformed arguments raise here: an error that Popen raises would keep handles in its traceback.
     if cwd is not None:
         cwd = os.fsdecode(cwd)
     if env is not None:
@@ -304,7 +255,7 @@ def _start(
                 raise OSError(errno.EPERM, "the system does not let it begin")
     except BaseException as error:
         if popen is not None:
-            popen.end()
+            popen.kill_and_reap()
         if isinstance(error, OSError) and error.filename is None:
             _explain(error, command, cwd)
         raise
@@ -312,7 +263,7 @@ def _start(
 
 
 def _line_of(command: str | Sequence[Any]) -> str:
-    """What Windows takes for a command."""
+    """The command line that Windows requires."""
     line = command if isinstance(command, str) else subprocess.list2cmdline(command)
     if len(line.encode("utf-16-le", "surrogatepass")) // 2 > _LONGEST_LINE:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), _program(command))
@@ -320,7 +271,7 @@ def _line_of(command: str | Sequence[Any]) -> str:
 
 
 def _explain(error: OSError, command: str | Sequence[Any], cwd: Any) -> None:
-    """Raise what the system does not tell: which file was wrong."""
+    """Name the file that was wrong, which the system does not do; raise another error if that is `cwd`."""
     if cwd is not None and not os.path.isdir(cwd):
         number = errno.ENOTDIR if os.path.exists(cwd) else errno.ENOENT
         raise OSError(number, os.strerror(number), cwd) from None
@@ -332,7 +283,7 @@ def _program(command: str | Sequence[Any]) -> Any:
 
 
 class _Popen(subprocess.Popen[bytes]):
-    """A child that ends with its object."""
+    """A child that is killed with its object."""
 
     _handle: Any = None  # while there is no child
     returncode: Any = None
@@ -357,21 +308,21 @@ class _Popen(subprocess.Popen[bytes]):
                 _winapi.WaitForMultipleObjects([self.handle], False, _winapi.INFINITE)
 
     def close(self) -> None:
-        """Let go of the process, which has been reaped."""
+        """Close the handle of the process, which has been reaped."""
         if self._handle is not None:
             self._handle.Close()
 
-    def end(self) -> None:
-        """Kill the child and reap it, if it runs."""
+    def kill_and_reap(self) -> None:
+        """Kill the child, if it runs, and reap it."""
         if self._handle is not None and not self._handle.closed:
             if not self.has_exited():
-                with contextlib.suppress(PermissionError):  # it ends just now
+                with contextlib.suppress(PermissionError):  # it is exiting already
                     _winapi.TerminateProcess(self.handle, _KILLED + _SIGKILL)
                 self.await_exit()
             self.returncode = _winapi.GetExitCodeProcess(self.handle)
             self.close()
 
-    __del__ = end  # in place of Popen's, which only warns
+    __del__ = kill_and_reap  # in place of Popen's, which only warns
 
 
 _alive: WeakSet[_Popen] = WeakSet()
@@ -379,6 +330,6 @@ _alive: WeakSet[_Popen] = WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """End the children of handles that outlive the interpreter, in some module say."""
+    """Kill the children of handles that outlive the interpreter, as those in a module's global variables do."""
     for popen in list(_alive):
-        popen.end()
+        popen.kill_and_reap()

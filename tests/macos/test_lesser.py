@@ -18,9 +18,10 @@ from waiting import until_it_waits
 pytest.importorskip("fcntl", reason="a test of what POSIX systems have")
 
 from ipcio import mmap, proc
-from ipcio._posix import filelock, spawn
+from ipcio._posix import filelock, pipes, spawn
 from ipcio._posix import mmap as mapping
 from ipcio._posix import proc as backend
+from ipcio._posix.selector import PollSelector
 
 LESSER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "as_macos")
 
@@ -111,7 +112,7 @@ def test_nobody_in_the_way_is_the_struct_of_macos(elsewhere, monkeypatch):
 @pytest.fixture(params=["exit is an event", "exit is none"])
 def polling(request, monkeypatch):
     """No epoll; and, as on macOS, no descriptor of a process."""
-    monkeypatch.setattr(backend, "_Watch", backend._Poll)
+    monkeypatch.setattr(backend, "Selector", PollSelector)
     if request.param == "exit is none":
         monkeypatch.setattr(spawn.Popen, "pidfd", -1)
 
@@ -146,21 +147,21 @@ def test_what_another_thread_writes_reaches_who_waits():
 
 @pytest.mark.usefixtures("polling")
 def test_a_bell_that_is_full_rings_all_the_same():
-    watched = backend._Poll()
+    selector = PollSelector()
     ends = os.pipe()
     try:
         for _ in range(1 << 17):  # more than a pipe holds
-            watched.register(ends[1], backend.select.POLLOUT)
-            watched.unregister(ends[1])
-        assert watched.poll(None) == []
-        watched.register(ends[1], backend.select.POLLOUT)
+            selector.register(ends[1], backend.select.POLLOUT)
+            selector.unregister(ends[1])
+        assert selector.poll(None) == []
+        selector.register(ends[1], backend.select.POLLOUT)
         with pytest.raises(FileExistsError):
-            watched.register(ends[1], backend.select.POLLOUT)
-        while (ready := watched.poll(None)) == []:
+            selector.register(ends[1], backend.select.POLLOUT)
+        while (ready := selector.poll(None)) == []:
             pass
         assert ready == [(ends[1], backend.select.POLLOUT)]
     finally:
-        watched.close()
+        selector.close()
         for fd in ends:
             os.close(fd)
 
@@ -169,7 +170,7 @@ def test_a_bell_that_is_full_rings_all_the_same():
 def test_an_event_loop_looks_now_and_then():
     async def converse():
         h = proc.spawn(["cat"], stdin=True, stdout=True)
-        assert h._child.open_event() == -1
+        assert h._child.readiness_fd() == -1
         h.write(b"x")
         async for stream, data in h:
             assert (stream, data) == ("stdout", b"x")
@@ -189,7 +190,7 @@ def test_an_exit_is_looked_for_without_waitid(monkeypatch, code):
 
 
 def test_a_pipe_need_not_grow(monkeypatch):
-    monkeypatch.setattr(backend, "_SETPIPE_SZ", None)
+    monkeypatch.setattr(pipes, "_SETPIPE_SZ", None)
     with proc.spawn(["head", "-c", "300000", "/dev/zero"], stdout=True) as h:
         assert sum(len(data) for _, data in h) == 300000
 

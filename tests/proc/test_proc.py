@@ -814,7 +814,7 @@ class Busy:
     pid = 1
     returncode = None
 
-    def is_ours(self):
+    def started_here(self):
         return True
 
     def pump(self, _timeout):

@@ -1034,7 +1034,7 @@ def test_a_copy_in_a_forked_process_touches_nothing_of_the_original(what, state,
 def test_a_copy_takes_no_output_from_the_original():
     took = Collector()
     with proc.spawn("echo out; read never", stdin=True, stdout=True, callback=took) as h:
-        until(lambda: select.select([h._child._pipes[1].ours], [], [], 0)[0])
+        until(lambda: select.select([h._child._pipes[1].our_end], [], [], 0)[0])
         for what in COPIES.values():
             if what is not list:
                 apart(use_and_drop, what, [h])

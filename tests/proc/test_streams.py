@@ -12,7 +12,8 @@ import pytest
 import troubles
 from campaigns import campaign, rounds
 
-from ipcio._streams import Form, Input, Output
+from ipcio._child_input import Input
+from ipcio._child_output import Output, OutputFormat
 
 EOF = object()
 TEXT = "Aé\n\r\nx\x0b\x85\u2028日本語\n\n\ttail"
@@ -98,12 +99,12 @@ def chopped(rng, data):
 
 
 def test_bytes_come_as_they_were_read():
-    assert flow(Form(), [b"a", b"bc\n", b"\xff"]) == [b"a", b"bc\n", b"\xff"]
-    assert flow(Form(), [b"a", b"bc\n", b"\xff"], often=lambda: False) == [b"a", b"bc\n", b"\xff"]
+    assert flow(OutputFormat(), [b"a", b"bc\n", b"\xff"]) == [b"a", b"bc\n", b"\xff"]
+    assert flow(OutputFormat(), [b"a", b"bc\n", b"\xff"], often=lambda: False) == [b"a", b"bc\n", b"\xff"]
 
 
 def test_nothing_gives_nothing():
-    for form in Form(), Form(lines=True), Form("utf-8"), Form("utf-16", lines=True):
+    for form in OutputFormat(), OutputFormat(lines=True), OutputFormat("utf-8"), OutputFormat("utf-16", lines=True):
         assert flow(form, []) == []
 
 
@@ -112,8 +113,8 @@ def test_lines_of_bytes_end_at_newlines_alone_and_the_last_may_have_none():
     expected = [b"a\n", b"\n", b"\r\rb\r\n", b"c\x0b\x0c\x1c\x85\xff\n", b"last"]
     assert in_lines(data) == expected
     for size in 1, 2, 3, 100:
-        assert flow(Form(lines=True), [data[at : at + size] for at in range(0, len(data), size)]) == expected
-    assert flow(Form(lines=True), [b"a\n"]) == [b"a\n"]
+        assert flow(OutputFormat(lines=True), [data[at : at + size] for at in range(0, len(data), size)]) == expected
+    assert flow(OutputFormat(lines=True), [b"a\n"]) == [b"a\n"]
 
 
 def test_lines_of_text_end_at_newlines_alone():
@@ -121,7 +122,7 @@ def test_lines_of_text_end_at_newlines_alone():
     raw = text.encode()
     for size in range(1, len(raw) + 1):
         chunks = [raw[at : at + size] for at in range(0, len(raw), size)]
-        assert flow(Form("utf-8", lines=True), chunks) == ["a\r\n", text[3:-5], "\n", "last"]
+        assert flow(OutputFormat("utf-8", lines=True), chunks) == ["a\r\n", text[3:-5], "\n", "last"]
 
 
 @campaign
@@ -129,14 +130,14 @@ def test_lines_at_random_are_those_of_a_model():
     rng = random.Random(51)
     for _ in range(rounds(300)):
         data = bytes(rng.choices(b"\n\r\x0bab", k=rng.randrange(60)))
-        assert flow(Form(lines=True), chopped(rng, data), often=lambda: rng.random() < 0.5) == in_lines(data)
+        assert flow(OutputFormat(lines=True), chopped(rng, data), often=lambda: rng.random() < 0.5) == in_lines(data)
 
 
 @pytest.mark.parametrize("encoding", [None, "utf-8"])
 def test_a_line_in_many_parts_takes_linear_time(encoding):
     # Were all parts copied in every step, the watchdog would bark; so it takes a moment.
     parts = 150_000
-    output = Output("stdout", Form(encoding, lines=True))
+    output = Output("stdout", OutputFormat(encoding, lines=True))
     for _ in range(parts):
         output.raw.append(b"x")
         assert not output.waiting
@@ -152,12 +153,12 @@ def test_a_line_in_many_parts_takes_linear_time(encoding):
 def test_text_split_at_every_byte_is_that_of_all_at_once(encoding):
     text = ENCODINGS[encoding]
     raw = text.encode(encoding)
-    assert "".join(flow(Form(encoding), [raw])) == text
-    assert "".join(flow(Form(encoding), [raw[at : at + 1] for at in range(len(raw))])) == text
+    assert "".join(flow(OutputFormat(encoding), [raw])) == text
+    assert "".join(flow(OutputFormat(encoding), [raw[at : at + 1] for at in range(len(raw))])) == text
     for at in range(len(raw) + 1):
         chunks = [each for each in (raw[:at], raw[at:]) if each]
-        assert "".join(flow(Form(encoding), chunks)) == text
-        assert flow(Form(encoding, lines=True), chunks) == in_lines(text)
+        assert "".join(flow(OutputFormat(encoding), chunks)) == text
+        assert flow(OutputFormat(encoding, lines=True), chunks) == in_lines(text)
 
 
 @pytest.mark.parametrize("errors", ["replace", "ignore", "backslashreplace", "surrogateescape"])
@@ -168,8 +169,8 @@ def test_modes_of_errors_do_not_depend_on_the_split(encoding, errors):
     assert "\ufffd" in expected or errors != "replace"
     for at in range(len(data) + 1):
         chunks = [each for each in (data[:at], data[at:]) if each]
-        assert "".join(flow(Form(encoding, errors), chunks)) == expected
-        assert flow(Form(encoding, errors, lines=True), chunks) == in_lines(expected)
+        assert "".join(flow(OutputFormat(encoding, errors), chunks)) == expected
+        assert flow(OutputFormat(encoding, errors, lines=True), chunks) == in_lines(expected)
 
 
 UNDECODABLE = {
@@ -209,11 +210,11 @@ def test_what_cannot_be_decoded_is_raised_once_between_the_text_around_it(place)
     data = b"".join(parts)
     for at in range(len(data) + 1):
         chunks = [each for each in (data[:at], data[at:]) if each]
-        assert joined(flow(Form(encoding), chunks)) == expected
-        in_parts = flow(Form(encoding, lines=True), chunks)
+        assert joined(flow(OutputFormat(encoding), chunks)) == expected
+        in_parts = flow(OutputFormat(encoding, lines=True), chunks)
         assert [each for each in in_parts if isinstance(each, str)] == in_lines(text)
         assert [each for each in joined(in_parts) if not isinstance(each, str)] == expected[1::2]
-    assert joined(flow(Form(encoding), [data[at : at + 1] for at in range(len(data))])) == expected
+    assert joined(flow(OutputFormat(encoding), [data[at : at + 1] for at in range(len(data))])) == expected
 
 
 @campaign
@@ -231,11 +232,11 @@ def test_undecodable_bytes_at_random_places_are_those_of_a_model():
                 expected[-1] += left[: error.start].decode()
                 expected += [("wrong", left[error.start : error.end]), ""]
                 left = left[error.end :]
-        assert joined(flow(Form("utf-8"), chopped(rng, data), often=lambda: rng.random() < 0.5)) == expected
+        assert joined(flow(OutputFormat("utf-8"), chopped(rng, data), often=lambda: rng.random() < 0.5)) == expected
 
 
 def test_text_without_its_byte_order_mark_is_raised_once_and_does_not_stop_the_rest():
-    output = Output("stdout", Form("utf-16"))
+    output = Output("stdout", OutputFormat("utf-16"))
     output.raw.append(b"a\0b\0")
     output.ended = True
     raised = 0
@@ -251,24 +252,28 @@ def test_text_without_its_byte_order_mark_is_raised_once_and_does_not_stop_the_r
 def test_half_a_mark_alone_is_an_error_and_not_nothing():
     with pytest.raises(UnicodeDecodeError):
         b"\xef\xbb".decode("utf-8-sig")
-    assert joined(flow(Form("utf-8-sig"), [b"\xef\xbb"])) == ["", ("wrong", b"\xef\xbb"), ""]
+    assert joined(flow(OutputFormat("utf-8-sig"), [b"\xef\xbb"])) == ["", ("wrong", b"\xef\xbb"), ""]
 
 
 def test_a_mark_behind_what_cannot_be_decoded_is_text():
-    assert joined(flow(Form("utf-8-sig"), [b"\xef\xbb\xbf\xff\xef\xbb\xbfx"])) == ["", ("wrong", b"\xff"), "\ufeffx"]
+    assert joined(flow(OutputFormat("utf-8-sig"), [b"\xef\xbb\xbf\xff\xef\xbb\xbfx"])) == [
+        "",
+        ("wrong", b"\xff"),
+        "\ufeffx",
+    ]
 
 
 @pytest.mark.parametrize(("encoding", "errors"), [("no-such", "strict"), ("hex", "strict"), ("utf-8", "no-such")])
 def test_unknown_codecs_are_told_at_once(encoding, errors):
     with pytest.raises(LookupError):
-        Form(encoding, errors)
+        OutputFormat(encoding, errors)
 
 
 # -- output: consumers who come and go -------------------------------------------
 
 
 def test_who_stops_in_the_middle_goes_on_there():
-    output = Output("stdout", Form(lines=True))
+    output = Output("stdout", OutputFormat(lines=True))
     output.raw.append(b"1\n2\n3\n4")
     assert next(output.pieces()) == b"1\n"
     assert output.waiting
@@ -283,7 +288,7 @@ def test_who_stops_in_the_middle_goes_on_there():
 
 @pytest.mark.parametrize("more", [False, True])
 def test_one_consumer_within_another_takes_what_that_would_have_got(more):
-    output = Output("stdout", Form())
+    output = Output("stdout", OutputFormat())
     output.raw.extend([b"1", b"2"])
     taken = []
     for piece in output.pieces():
@@ -296,7 +301,7 @@ def test_one_consumer_within_another_takes_what_that_would_have_got(more):
 
 
 def test_who_has_discarded_everything_gets_nothing_more():
-    output = Output("stdout", Form())
+    output = Output("stdout", OutputFormat())
     output.raw.extend([b"1", b"2"])
     taken = []
     for piece in output.pieces():
@@ -307,7 +312,7 @@ def test_who_has_discarded_everything_gets_nothing_more():
 
 
 def test_a_consumer_that_raises_has_had_that_piece():
-    output = Output("stdout", Form())
+    output = Output("stdout", OutputFormat())
     output.raw.extend([b"1", b"2", b"3"])
     had = []
 
@@ -327,10 +332,11 @@ def test_a_consumer_that_raises_has_had_that_piece():
 
 def send(stream, sink, size=3):
     """Write what there is, a few bytes at a time; return whether that was the end."""
-    while not isinstance(what := stream.next(), bool):
-        data, sent = what
-        sent.extend(map(sink.write, (data[:size],)))
-    return what
+    while (chunk := stream.next_chunk()) is not None:
+        if chunk is stream.END:
+            return True
+        chunk.sent.extend(map(sink.write, (chunk.data[:size],)))
+    return False
 
 
 def sent_by(stream, size=3):
@@ -344,12 +350,12 @@ def test_what_is_queued_is_sent_in_order():
     sink = io.BytesIO()
     assert stream.is_queue
     assert stream.idle
-    assert stream.next() is False
+    assert stream.next_chunk() is None
     stream.put((), EOF)
     stream.put((b"abcd", b"", bytearray(b"ef")), EOF)
     assert not stream.idle
     assert stream.pending == 6
-    data, sent = stream.next()
+    data, sent = stream.next_chunk()
     sent.extend(map(sink.write, (data[:3],)))
     assert stream.pending == 3
     assert send(stream, sink) is False
@@ -423,7 +429,7 @@ def test_who_has_discarded_takes_everything_and_sends_nothing():
     stream.discard()
     stream.put((b"def", EOF), EOF)
     assert stream.pending == 0
-    assert stream.next() is False
+    assert stream.next_chunk() is None
 
 
 def test_a_file_is_read_and_sent_to_its_end():
@@ -442,12 +448,12 @@ interrupted_after = partial(
 
 
 FORMS = {
-    "bytes": Form,
-    "lines": lambda: Form(lines=True),
-    "text": lambda: Form("utf-8"),
-    "text in lines": lambda: Form("utf-8", lines=True),
-    "utf-16": lambda: Form("utf-16"),
-    "iso2022_jp": lambda: Form("iso2022_jp", lines=True),
+    "bytes": OutputFormat,
+    "lines": lambda: OutputFormat(lines=True),
+    "text": lambda: OutputFormat("utf-8"),
+    "text in lines": lambda: OutputFormat("utf-8", lines=True),
+    "utf-16": lambda: OutputFormat("utf-16"),
+    "iso2022_jp": lambda: OutputFormat("iso2022_jp", lines=True),
 }
 
 
@@ -491,7 +497,7 @@ def test_an_interrupt_after_any_call_loses_and_doubles_no_output(form, wrong):
 
 def test_an_interrupt_of_who_asks_whether_something_waits_loses_nothing():
     for count in range(100):
-        output = Output("stdout", Form("utf-8", lines=True))
+        output = Output("stdout", OutputFormat("utf-8", lines=True))
         output.raw.append(b"1\n")
         list(output.pieces())
         output.raw.append(b"2\n3")

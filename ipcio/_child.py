@@ -1,0 +1,154 @@
+"""What the children of every system have in common: pipes, what flows through them, and the order of their end.
+
+A back end's `Child` derives from `PipedChild` and adds how to wait, read, write, kill and reap.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+from ipcio._forklock import RLock
+from ipcio._typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
+
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
+
+    class Pipe(Protocol):
+        """A pipe to or from a child; its ends are closed with the object at the latest."""
+
+        def __init__(self, *, to_child: bool) -> None: ...
+
+        @property
+        def child_end(self) -> int:
+            """The end that the child inherits, a descriptor."""
+            ...
+
+        @property
+        def our_end(self) -> int:
+            """The end that stays here, a number that no other open pipe has."""
+            ...
+
+        def read_rest(self, into: list[bytes], /) -> None:
+            """Read what the pipe holds now, and no more."""
+            ...
+
+        def close_child_end(self) -> None:
+            """Close that end here; the child has its own copy."""
+            ...
+
+        def close(self) -> None:
+            """Close both ends."""
+            ...
+
+
+_Pipe = TypeVar("_Pipe", bound="Pipe")
+_Popen = TypeVar("_Popen", bound="subprocess.Popen[bytes]")
+_Started = TypeVar("_Started")
+
+
+def start_with_pipes(
+    make_pipe: Callable[..., _Pipe], streams: Sequence[int | None], start: Callable[[Sequence[int | None]], _Started]
+) -> tuple[_Started, list[_Pipe | None]]:
+    """Call `start` with the streams, pipes in place of `subprocess.PIPE`; return its result and the pipes."""
+    pipes = [
+        make_pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)
+    ]
+    try:
+        started = start([pipe.child_end if pipe else stream for pipe, stream in zip(pipes, streams, strict=True)])
+    except BaseException:
+        for pipe in filter(None, pipes):  # the traceback would keep them open
+            pipe.close()
+        raise
+    for pipe in filter(None, pipes):
+        pipe.close_child_end()
+    return started, pipes
+
+
+class PipedChild(Generic[_Pipe, _Popen]):
+    """A child's pipes, and what becomes of them at its end; a back end adds the rest of `ipcio._backend.Child`."""
+
+    def __init__(
+        self,
+        popen: _Popen,
+        pipes: Sequence[_Pipe | None],
+        stdin: Input | None,
+        outputs: Sequence[Output | None],
+    ) -> None:
+        to_child, *from_child = pipes
+        self.pid = popen.pid
+        self._popen = popen
+        self._pipes = pipes
+        self._lock = RLock()  # a signal handler may write or kill, whatever it interrupts
+        self._input: tuple[_Pipe, Input] | None = None if to_child is None or stdin is None else (to_child, stdin)
+        self._outputs: dict[int, tuple[_Pipe, Output]] = {
+            pipe.our_end: (pipe, output)
+            for pipe, output in zip(from_child, outputs, strict=True)
+            if pipe is not None and output is not None
+        }
+
+    # -- what a back end adds ------------------------------------------------------
+
+    def _check(self) -> None:
+        """Leave alone what the program has closed without asking: the number may belong to another file by now."""
+
+    def _serve(self, timeout: float | None) -> bool:
+        """Wait for the exit and the open pipes, and do what can be done; return whether there was anything."""
+        raise NotImplementedError
+
+    def _stop_watching(self, number: int) -> None:
+        """Do not wait for that pipe any longer."""
+
+    # -- what is the same everywhere -----------------------------------------------
+
+    @property
+    def returncode(self) -> int | None:
+        return None if self._outputs else self._popen.returncode
+
+    def pump(self, timeout: float | None) -> bool:
+        self._check()
+        if self._popen.returncode is None and not self._serve(timeout):
+            return False
+        if self._popen.returncode is not None:
+            self._finish()
+        return True
+
+    def _finish(self) -> None:
+        """Read what the child has left in the pipes, and close them.  What a grandchild writes later is discarded."""
+        for number, (pipe, output) in list(self._outputs.items()):
+            pipe.read_rest(output.raw)
+            self._close_output(number)
+        self._close_input()
+        self._close_rest()
+
+    def _discard_pipes(self) -> None:
+        self._outputs.clear()
+        self._close_input()
+        self._close_rest()
+
+    # An interrupt may come between any two steps of these.  So the attribute that says that a pipe is to be
+    # used is changed first, and the pipe is closed last.
+
+    def _close_output(self, number: int) -> None:
+        pipe, output = self._outputs[number]
+        output.ended = True
+        del self._outputs[number]
+        self._stop_watching(number)
+        pipe.close()
+
+    def _close_input(self) -> None:
+        with self._lock:
+            if self._input is None:
+                return
+            pipe, stream = self._input
+            self._input = None
+            stream.discard()
+            self._stop_watching(pipe.our_end)
+        pipe.close()
+
+    def _close_rest(self) -> None:
+        for pipe in filter(None, self._pipes):
+            pipe.close()

@@ -1,0 +1,109 @@
+"""Pipes to and from children: no fork keeps a copy of an end, and no reused number is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+import termios
+from itertools import chain
+from weakref import WeakSet
+
+from ipcio._forklock import fork_lock
+from ipcio._record import calling, close_at, close_first, record_until
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+CHUNK = 1 << 18  # bytes of one read
+LARGE = 1 << 20  # bytes that a pipe holds after `enlarge`, as far as the system allows
+
+_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)  # of Linux
+
+inherited: WeakSet[Any] = WeakSet()
+"""Objects with descriptors that a forked process must not keep open; `close_copies` closes them there."""
+
+
+def _close_inherited() -> None:
+    """In a forked process, close its copies: with a copy of a pipe's end open, the child would not see the end."""
+    for each in list(inherited):
+        each.close_copies()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+class Pipe:
+    """A pipe to or from a child; see `ipcio._child.Pipe`."""
+
+    _fds: list[int] = []  # noqa: RUF012 -- of an object whose `__init__` was interrupted
+    _known: os.stat_result | None = None  # the identity of both ends
+
+    def __init__(self, *, to_child: bool) -> None:
+        self._fds: list[int] = []  # the child's end, while it is open here, and ours
+        inherited.add(self)
+        ends = calling(os.pipe)
+        with fork_lock:  # a fork in another thread finds both ends in the list, or none
+            self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
+        self._known = os.fstat(self._fds[0])
+
+    def is_intact(self) -> bool:
+        """Whether its numbers still mean its ends; those that do not are left alone from here on."""
+        known = self._known
+        if known is not None and not all(is_still(fd, known) for fd in self._fds):
+            self._fds[:] = [fd for fd in self._fds if is_still(fd, known)]
+        return bool(self._fds)
+
+    @property
+    def child_end(self) -> int:
+        return self._fds[0]
+
+    @property
+    def our_end(self) -> int:
+        return self._fds[-1]
+
+    def read_rest(self, into: list[bytes]) -> None:
+        fd = self.our_end
+        left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        with contextlib.suppress(BlockingIOError):
+            record_until(into, b"", -(-left // CHUNK), os.read, fd, CHUNK)
+
+    def close_child_end(self) -> None:
+        with fork_lock:
+            close_first(os.close, self._fds, 1)
+
+    def close(self) -> None:
+        with fork_lock:
+            self.close_copies()
+
+    def close_end(self, fd: int) -> None:
+        """Close one of its ends; any other descriptor as well."""
+        if fd in self._fds:
+            close_at(os.close, self._fds, self._fds.index(fd))
+        else:
+            os.close(fd)
+
+    def close_copies(self) -> None:
+        """Close both ends, without a lock: in a forked process, or in a garbage collection, which must not block."""
+        self.is_intact()
+        close_first(os.close, self._fds, len(self._fds))
+
+    __del__ = close_copies
+
+
+def enlarge(fd: int) -> None:
+    """Let a pipe hold more: each time that it is full, one of the two processes has to wait."""
+    if _SETPIPE_SZ is not None:
+        with contextlib.suppress(OSError):  # a user's pipes may hold so much in all, and no more
+            fcntl.fcntl(fd, _SETPIPE_SZ, LARGE)
+
+
+def is_still(fd: int, known: os.stat_result) -> bool:
+    """Whether a descriptor still means this file: a daemon closes all, and then other files get the numbers."""
+    try:
+        return os.path.samestat(os.fstat(fd), known)
+    except OSError as error:
+        return error.errno != errno.EBADF
