@@ -1,27 +1,23 @@
-"""The one lock of the process, which ``fork`` waits for, and what may be half-way without it.
+"""The lock that ``fork`` waits for.
 
-What is quick and must be whole for a forked child happens under :data:`fork_lock`: a
-descriptor is opened and becomes a handle's, a position is read and moved.  ``os.fork``
-holds that lock too, so that a child is never born with half of something: with a share
-in a name, say, that no handle of the child would ever give back.
+A forked child has a copy of everything as it was at that instant, and only the thread that forked.  If another
+thread was in the middle of a step then, the child would keep half of that step for ever: a reference to
+a name, for example, that no handle of the child would ever release.  So every step that must be whole for a child
+happens under :data:`fork_lock`, and ``os.fork`` acquires it, too: a descriptor is opened and becomes a
+handle's, a position is read and moved.
 
-Nothing slow happens under it, for all handles of all threads wait for it, and so does
-``fork``: no wait for another process, no memory that is set aside or given back, no file
-that is opened anywhere.  Such a step is made without the lock, and what the call has in
-hand meanwhile is in a list here, of which a forked child closes its copies:
+* *Only quick steps happen under it*, for all handles of all threads wait for it, and so does ``fork``.
+  To wait for another process, to set memory aside or to free it, and to open a file may take long.  Such a
+  step is made without the lock, and what is open meanwhile is listed in `ipcio._unowned`, so that a
+  forked child can close its copies.
+* *One lock for all handles.*  The garbage collector may close a handle at any point of any operation on another
+  one.  With a lock for each handle, two threads would one day acquire two of them in both orders, and
+  deadlock.  The lock is re-entrant for the same reason.
 
-* A :class:`Halfway` keeps what a call has opened and no handle has yet.
-* What a handle has given up, and what may be slow to close, is put away with
-  :func:`put_away` under the lock and closed by :func:`clear_away` after it.
-
-One lock, not several: garbage collection may close a handle at any point of
-any operation, and two locks taken in both orders would one day meet.
-Re-entrant for the same reason.
-
-On a Python without the GIL (:data:`FREE_THREADED`) a handle of memory also has a lock of
-its own, for steps that the GIL makes whole elsewhere.  ``fork`` waits for those, too.  Two
-rules keep them from a deadlock: `fork_lock` comes first where both are held, and no Python code
-runs while a thread holds a handle's lock without `fork_lock` (see `ipcio._memfile_fast.LockedFile`).
+A Python without the GIL (:data:`FREE_THREADED`) may run two threads in a step that the GIL would make atomic, so there
+a handle of memory also has a lock of its own, which ``fork`` acquires as well.  Two rules keep these locks from
+deadlocks: a thread that acquires both acquires `fork_lock` first; and while a thread holds a handle's lock
+without `fork_lock`, it runs no Python code (see `ipcio._memfile_fast.LockedFile`).
 """
 
 from __future__ import annotations
@@ -32,34 +28,14 @@ import os
 import sys
 import time
 from _thread import RLock as _RLock  # threading's own, without importing threading
-from _thread import get_ident, start_new_thread
+from _thread import get_ident
 from itertools import starmap
 
-from ipcio._record import calling, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
-
-    from typing_extensions import Self
-
-__all__ = [
-    "FREE_THREADED",
-    "LARGE",
-    "Halfway",
-    "RLock",
-    "clear_away",
-    "closing",
-    "fork_lock",
-    "halfway",
-    "handle_locks",
-    "put_away",
-    "put_memory_away",
-    "unsettled",
-]
 
 FREE_THREADED = "free-threading" in sys.version
 """Whether this Python can run without the GIL.
@@ -67,11 +43,6 @@ FREE_THREADED = "free-threading" in sys.version
 The build decides, not `sys._is_gil_enabled`: the GIL is on for a moment while an extension
 module is imported, and ``PYTHON_GIL=1`` only makes the locks superfluous.
 """
-
-LARGE = 1 << 20  # bytes; less is given back to the system in a fraction of a millisecond
-
-_PATIENCE = 50  # looks of a fork for an end of the calls in `unsettled`, which may hang
-_PAUSE = 0.0002  # seconds between two looks; on a busy machine they take longer, as those calls do
 
 _ONCE: tuple[tuple[()]] = ((),)
 
@@ -82,8 +53,8 @@ else:
     class RLock(_RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues] -- not final really
         """A lock that an interrupt does not leave locked.
 
-        In a ``with`` statement, Python 3.14 lets a signal handler run, and raise, between the call of an
-        ``__enter__`` that is written in C and the block.  After one that is written in Python it does not.
+        In a ``with`` statement, Python 3.14 may run a signal handler between the call of an ``__enter__``
+        that is written in C and the block.  After one that is written in Python it does not (`ipcio._record`).
         """
 
         __slots__ = ()
@@ -97,156 +68,61 @@ else:
 
 fork_lock = RLock()
 
-_ANYTHING = os.sep, os.O_RDONLY
+fork_waits_for: list[int] = []
+"""Threads in a call of which a fork would see nothing yet, or only half.
 
-halfway: set[Halfway] = set()
-unsettled: list[int] = []  # threads in a call whose result, or whose beginning, is in no other list here
-_memories: list[object] = []
-_descriptors: list[int] = []
-handle_locks: set[Any] = set()  # the locks that handles have of their own; add to it under `fork_lock`
-_locked: list[Any] = []  # by a fork
-closing: dict[int, int] = {}  # descriptors that no handle has, and the threads that will close them
+Such a call cannot hold `fork_lock`, for it may be slow.  A fork waits a moment for it to end, but not for
+ever: it may hang, on a network for instance.
+"""
 
-put_away: Callable[[int], None] = _descriptors.append
-"""Under `fork_lock`: have `clear_away` close a descriptor."""
+handle_locks: set[Any] = set()
+"""The locks that handles have of their own; to be added under `fork_lock`."""
 
-put_memory_away: Callable[[object], None] = _memories.append
-"""Under `fork_lock`: have `clear_away` let go of memory.  The caller lets go of it before `fork_lock`."""
+in_child: list[Callable[[], object]] = []
+"""What a forked child does first, while it holds `fork_lock`."""
 
 
-class Halfway:
-    """What a call has in hand while it does not hold `fork_lock`; a ``with`` block closes what is left at its end.
+# -- fork --------------------------------------------------------------------
 
-    In a forked child, where the call of another thread never ends, the copies are closed.
-    """
+_LOOKS = 50  # of a fork for the end of the calls in `fork_waits_for`
+_PAUSE = 0.0002  # seconds between two looks; on a busy machine they take longer, as those calls do
 
-    __slots__ = ("fd", "hurry", "memory", "thread")
-
-    def __init__(self) -> None:
-        self.hurry = False  # whether `roll_back` has another thread close what is large
-        self.fd = -1
-        self.memory: mmap.mmap | None = None
-        self.thread = 0
-
-    def open_file(self, path: str | bytes, flags: int) -> None:
-        """Open a file however long that takes.  ``fork`` waits for it a moment but not for ever."""
-        me = get_ident()
-        try:
-            unsettled.append(me)
-            for self.fd in calling(os.open, path, flags):
-                pass
-        finally:
-            unsettled.remove(me)
-
-    def take(self) -> tuple[mmap.mmap | None, int]:
-        """Under `fork_lock`: hand over what is in hand."""
-        memory, self.memory = self.memory, None
-        fd, self.fd = self.fd, -1
-        return memory, fd
-
-    def roll_back(self) -> None:
-        """Close what is in hand.  Not under `fork_lock`: it may be large."""
-        try:
-            with fork_lock:
-                self.put_away()
-        finally:
-            if not self.hurry or not _clear_away_elsewhere():
-                clear_away()
-
-    def put_away(self) -> None:
-        """Under `fork_lock`: have `clear_away` close what is in hand."""
-        if self.memory is not None:
-            put_memory_away(self.memory)
-            self.memory = None
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            put_away(fd)
-
-    def lose(self) -> None:
-        """In a forked child: close the copies of what another thread has in hand in the parent."""
-        memory, fd = self.take()
-        if memory is not None:
-            memory.close()
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        self.thread = get_ident()
-        halfway.add(self)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        try:
-            if self.fd >= 0:
-                self.roll_back()
-        finally:
-            halfway.discard(self)
+_locked_by_fork: list[Any] = []
 
 
-# -- what is slow to close ---------------------------------------------------
-
-
-def clear_away() -> None:
-    """Without `fork_lock`: close what was put away.
-
-    A forked child must neither keep a copy of what this is about to close nor close what another
-    thread has opened under the same number since.  So another file takes the place of a large one,
-    at once (``dup2(2)``), and the number is known here until that one is closed, under `fork_lock`.
-    """
-    me = get_ident()
-    while _memories:
-        try:
-            unsettled.append(me)
-            _memories.pop()  # not into a variable, which a forked child would keep for ever
-        except IndexError:  # another thread was quicker
+def _before_fork() -> None:
+    fork_lock.acquire()
+    for _ in range(_LOOKS):
+        if not set(fork_waits_for) - {get_ident()}:
             break
-        finally:
-            unsettled.remove(me)
-    while _descriptors:
-        mine: list[int] = []  # the descriptor, and the one that takes its place
+        fork_lock.release()
         try:
-            with fork_lock:
-                if not _descriptors:
-                    break
-                record(mine, _descriptors.pop)
-                closing[mine[0]] = me
-            if _is_large(mine[0]):
-                with fork_lock:
-                    try:
-                        record(mine, os.open, *_ANYTHING)
-                    except OSError:  # no descriptor left, say
-                        pass
-                    closing[mine[-1]] = me
-                for other in mine[1:]:
-                    os.dup2(other, mine[0], inheritable=False)
+            time.sleep(_PAUSE)
         finally:
-            with fork_lock:
-                try:
-                    for fd in mine[:1]:
-                        closing.pop(fd, None)
-                        os.close(fd)
-                finally:
-                    for fd in mine[1:]:
-                        closing.pop(fd, None)
-                        os.close(fd)
+            fork_lock.acquire()
+    if handle_locks:  # in one step, lest an interrupt leave one locked and unlisted
+        _locked_by_fork.extend(filter(RLock.acquire, list(handle_locks)))
 
 
-def _clear_away_elsewhere() -> bool:
-    """Have another thread do so if there is something large; return whether it does."""
-    if not any(map(_is_large, list(_descriptors))):
-        return False
+def _after_in_parent() -> None:
+    while _locked_by_fork:
+        _locked_by_fork.pop().release()
+    fork_lock.release()
+
+
+def _after_in_child() -> None:
+    """Run `in_child`.  Of all threads only the one that forked is left."""
     try:
-        start_new_thread(clear_away, ())
-    except RuntimeError:  # no more threads
-        return False
-    return True
+        me = get_ident()
+        fork_waits_for[:] = [thread for thread in fork_waits_for if thread == me]
+        for function in in_child:
+            function()
+    finally:
+        _after_in_parent()
 
 
-def _is_large(fd: int) -> bool:
-    try:
-        return os.fstat(fd).st_size >= LARGE
-    except OSError:
-        return True
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
 # -- the end of the interpreter ----------------------------------------------
@@ -256,14 +132,14 @@ def _is_large(fd: int) -> bool:
 def _exit_begins() -> None:
     if not hasattr(gc, "callbacks"):  # PyPy
         return
-    gc.callbacks.append(_interpreter_ends)
+    gc.callbacks.append(_replace_lock)
     gc.enable()  # for the one collection between the last function of `atexit` and the end of the modules
 
 
-def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
-    """Replace the lock if a daemon thread, which runs no more, has it: handles are closed after this."""
+def _replace_lock(phase: str, _: dict[str, int]) -> None:
+    """Handles are closed after this; and a daemon thread, which runs no more by now, may hold the lock for ever."""
     if phase == "start" and sys.is_finalizing():
-        gc.callbacks.remove(_interpreter_ends)
+        gc.callbacks.remove(_replace_lock)
         if fork_lock.acquire(blocking=False):
             fork_lock.release()
             return
@@ -273,56 +149,3 @@ def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
             if names.get("fork_lock") is fork_lock and names is not globals():
                 names["fork_lock"] = free
         globals()["fork_lock"] = free
-
-
-# -- fork --------------------------------------------------------------------
-
-
-def _before() -> None:
-    fork_lock.acquire()
-    for _ in range(_PATIENCE):
-        if not set(unsettled) - {get_ident()}:
-            break
-        fork_lock.release()
-        try:
-            time.sleep(_PAUSE)
-        finally:
-            fork_lock.acquire()
-    if handle_locks:
-        _locked.extend(filter(RLock.acquire, list(handle_locks)))  # in C, lest an interrupt leave one unlisted
-
-
-def _in_parent() -> None:
-    while _locked:
-        _locked.pop().release()
-    fork_lock.release()
-
-
-def _in_child() -> None:
-    """The forking thread is the only one left; if it was half-way itself, in a signal handler, it goes on."""
-    try:
-        me = get_ident()
-        _memories.clear()
-        unsettled[:] = [thread for thread in unsettled if thread == me]
-        for fd, thread in list(closing.items()):
-            if thread != me:
-                _descriptors.append(fd)
-                del closing[fd]
-        while _descriptors:
-            try:
-                os.close(_descriptors.pop())
-            except OSError:
-                pass
-        for hand in list(halfway):
-            if hand.thread != me:
-                halfway.discard(hand)
-                try:
-                    hand.lose()
-                except OSError:
-                    pass
-    finally:
-        _in_parent()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -19,9 +19,10 @@ from functools import cache
 from operator import index
 
 from ipcio._buffering import add_memory
-from ipcio._forklock import FREE_THREADED, LARGE, clear_away, fork_lock, put_away, put_memory_away
+from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._handover import hand_over
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import LARGE, close_later, close_listed, free_later
 
 if TYPE_CHECKING:
     import mmap
@@ -477,8 +478,8 @@ class MemoryFile(_RawBinaryFile):
                     return
                 fd, lent, share = self._fd, self._lent, self._share
                 if len(self._memory) >= LARGE:
-                    close = put_away
-                    put_memory_away(self._memory)
+                    close = close_later
+                    free_later(self._memory)
                 try:
                     part()
                 finally:
@@ -498,8 +499,8 @@ class MemoryFile(_RawBinaryFile):
                                 if is_ours:
                                     close(fd)
         finally:
-            if close is put_away:
-                clear_away()
+            if close is close_later:
+                close_listed()
 
     def __reduce__(self) -> tuple[Any, ...]:
         with fork_lock:

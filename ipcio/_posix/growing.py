@@ -12,9 +12,10 @@ import os
 import re
 import stat
 
-from ipcio._forklock import Halfway, fork_lock
+from ipcio._forklock import fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, objects, removal, shm
+from ipcio._unowned import HeldByCall
 
 __all__ = ["Growing", "clear_persistent"]
 
@@ -102,7 +103,7 @@ def clear_persistent(path: str) -> bool:
     """
     if not _HIDDEN.fullmatch(os.path.basename(path)):
         return False
-    with Halfway() as look:
+    with HeldByCall() as look:
         look.open_file(path, lifetime.PROBE)
         fd = look.fd
         info = os.fstat(fd)

@@ -31,10 +31,10 @@ import stat
 import time
 from itertools import repeat
 
-from ipcio._forklock import Halfway
 from ipcio._posix import procfs
 from ipcio._posix.namespace import is_managed
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ def free_name(path: str, *, patient: bool = True, locked: Callable[[], dict[str,
     the kernel's list of locks for an object of another user that may not be opened.
     """
     for _ in retry_while_busy(path, patient=patient):
-        with Halfway() as look:
+        with HeldByCall() as look:
             try:
                 look.open_file(path, PROBE)
             except FileNotFoundError:

@@ -10,8 +10,9 @@ import stat
 import sys
 from _thread import get_ident
 
-from ipcio._forklock import closing, fork_lock, unsettled
+from ipcio._forklock import fork_lock, fork_waits_for
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import closed_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,24 +44,24 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
     me, fd = get_ident(), -1
     try:
         try:
-            unsettled.append(me)
+            fork_waits_for.append(me)
             fd = _open_descriptor(file, writable=writable)
-            closing[fd] = me
+            closed_by[fd] = me
         finally:
-            unsettled.remove(me)
+            fork_waits_for.remove(me)
         info = os.fstat(fd)
         size = _check_part(file, info, offset=offset, size=size)
         if not info.st_size:
             _check_contents(file, fd)
         with fork_lock:
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
-            del closing[fd]
+            del closed_by[fd]
             given, fd = fd, -1
             return into((mapping.pop(), given, None))
     finally:
         if fd >= 0:
             with fork_lock:
-                closing.pop(fd, None)
+                closed_by.pop(fd, None)
                 os.close(fd)
 
 

@@ -15,10 +15,11 @@ import os
 import stat
 import sys
 
-from ipcio._forklock import Halfway, fork_lock, halfway, put_away
+from ipcio._forklock import fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import HeldByCall, close_later, held_by_calls
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +36,7 @@ _NAMELESS = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
-class OpenObject(Halfway):
+class OpenObject(HeldByCall):
     """What a call has opened so far; a ``with`` block gives it back if the call fails.
 
     The block also puts the name that the caller knows into an `OSError`.
@@ -44,7 +45,7 @@ class OpenObject(Halfway):
     __slots__ = ("name", "path", "share")
 
     def __init__(self, name: str, path: str) -> None:
-        self.hurry = False
+        self.is_urgent = False
         self.fd = -1
         self.memory = None
         self.name = name  # as the caller spells it
@@ -53,14 +54,14 @@ class OpenObject(Halfway):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None:
-            halfway.discard(self)
+            held_by_calls.discard(self)
             return
         # After what a signal handler raised, the caller does not wait until gigabytes are freed.
-        self.hurry = not isinstance(error, OSError) or error.errno is None
+        self.is_urgent = not isinstance(error, OSError) or error.errno is None
         try:
             self.roll_back()
         finally:
-            halfway.discard(self)
+            held_by_calls.discard(self)
         if isinstance(error, OSError) and error.errno is not None:
             self._complete(error)
 
@@ -102,20 +103,20 @@ class OpenObject(Halfway):
         self.fd = -1
         return mapping
 
-    def put_away(self) -> None:
-        """See `ipcio._forklock.Halfway`."""
+    def close_later(self) -> None:
+        """See `ipcio._unowned.HeldByCall`."""
         share, self.share = self.share, None
         if share is not None and share.owns(self.fd):
             self.fd = -1
-            share.release(put_away)
-        super().put_away()
+            share.release(close_later)
+        super().close_later()
 
-    def lose(self) -> None:
-        """See `ipcio._forklock.Halfway`."""
+    def close_copies(self) -> None:
+        """See `ipcio._unowned.HeldByCall`."""
         share, self.share = self.share, None
         if share is not None:
             share.lose()
-        super().lose()
+        super().close_copies()
 
 
 def keep_share(raw: Any, hand: OpenObject) -> None:

@@ -17,9 +17,10 @@ import os
 import time
 from _thread import get_ident
 
-from ipcio._forklock import Halfway, clear_away, fork_lock
+from ipcio._forklock import fork_lock
 from ipcio._posix import forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import HeldByCall, close_listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -44,7 +45,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
     `ready` is called right before the removal, with the open object, which has a shared lock
     then.  If it returns False, so does this function, and the name stays.
     """
-    with Halfway() as found:
+    with HeldByCall() as found:
         try:
             found.open_file(path, lifetime.PROBE)
             # An orphaned object is removed, and the next attempt finds the name free.  If the shared lock
@@ -66,7 +67,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
             os.unlink(path)  # ipcio did not make it; the kernel decides whether it may be removed
         finally:
             with fork_lock:
-                found.put_away()  # freed after the directory is unlocked: it may be large
+                found.close_later()  # freed after the directory is unlocked: it may be large
     return True
 
 
@@ -90,7 +91,7 @@ def directory_lock(path: str, *, required: bool = False) -> Generator[None, None
     if me in _locked_directories:  # a signal handler, or the garbage collector, has interrupted such a block
         yield
         return
-    with Halfway() as found:
+    with HeldByCall() as found:
         try:
             found.open_file(directory, _DIRECTORY)
             while not (locked := lifetime.try_lock(found.fd, lifetime.EXCLUSIVE)):
@@ -115,7 +116,7 @@ def directory_lock(path: str, *, required: bool = False) -> Generator[None, None
                     # To close it is not enough: a child that another thread is just starting has a copy.
                     lifetime.try_lock(found.fd, fcntl.LOCK_UN)
             finally:
-                clear_away()  # closes what `remove_once` has put away
+                close_listed()  # closes what `remove_once` has listed
 
 
 _is_kept_locked = False  # whether the last wait was in vain; the directory has not been free since

@@ -20,9 +20,10 @@ import os
 import time
 from weakref import ref
 
-from ipcio._forklock import Halfway, fork_lock
+from ipcio._forklock import fork_lock
 from ipcio._posix import exits, forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +219,7 @@ _shares: dict[int, ref[Share]] = {}  # by the descriptor that the lock is on
 
 def _remove_if_orphan_at(path: str) -> bool:
     """Remove the object under `path` if it is orphaned, asking by a new description; False if it is in use."""
-    with Halfway() as found:
+    with HeldByCall() as found:
         try:
             found.open_file(path, lifetime.PROBE)
         except OSError as error:

@@ -28,12 +28,13 @@ import stat
 import struct
 import sys
 
-from ipcio._forklock import Halfway, fork_lock
+from ipcio._forklock import fork_lock
 from ipcio._names import check_name
 from ipcio._posix import lifetime, namespace
 from ipcio._posix.namespace import RECORD, semaphore_path, semaphore_paths
 from ipcio._posix.objects import keep_share
 from ipcio._typing import TYPE_CHECKING, NamedTuple
+from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,7 +335,7 @@ def clear_persistent(path: str) -> bool:
     A persistent one without a name is one: the process that removed the name was killed before
     it could do this.  So is one that does not persist: its mode was changed.
     """
-    with Halfway() as look:
+    with HeldByCall() as look:
         look.open_file(path, lifetime.PROBE)
         fd = look.fd
         info = os.fstat(fd)

@@ -16,7 +16,7 @@ import time
 import pytest
 from children import Event, Forked, fork_quietly
 
-from ipcio import _forklock, mmap, sem, shm, strfile
+from ipcio import _unowned, mmap, sem, shm, strfile
 from ipcio._segment_writer import grow
 
 fcntl = pytest.importorskip("fcntl")
@@ -324,7 +324,7 @@ def test_an_interrupt_does_not_wait_until_what_was_set_aside_is_freed(monkeypatc
     with Forked(_descriptors) as forked:
         assert forked.result() == before
     free.set()
-    _until(lambda: not _forklock.closing and _descriptors() == before)
+    _until(lambda: not _unowned.closed_by and _descriptors() == before)
 
 
 def test_a_profiler_does_not_keep_memory_from_being_set_aside(name):
@@ -390,14 +390,14 @@ def test_what_an_interrupt_left_to_be_closed_is_closed_by_the_next_call(monkeypa
         with pytest.raises(InterruptedHereError):
             shm.create(name, LARGE).close()
     assert _descriptors() == before
-    assert not _forklock.closing
-    assert not _forklock._descriptors
+    assert not _unowned.closed_by
+    assert not _unowned._descriptors
 
 
 def test_without_a_descriptor_left_a_large_segment_is_closed_all_the_same(monkeypatch, name):
     before = _descriptors()
     h = shm.create(name, LARGE)
     with monkeypatch.context() as patch:
-        patch.setattr(_forklock, "_ANYTHING", ("/nowhere", 0))
+        patch.setattr(_unowned, "_ANY_FILE", ("/nowhere", 0))
         h.close()
     assert _descriptors() == before
