@@ -65,9 +65,9 @@ def turn(request):
 @pytest.fixture(autouse=True)
 def patient_search(request, monkeypatch):
     """On a busy machine it takes longer to find which process has a lock; tests of its name wait for that."""
-    filelock = sys.modules.get("ipcio.filelock")
-    if filelock is not None and not request.node.get_closest_marker("hurried"):
-        monkeypatch.setattr(filelock, "_SEARCH_AFTER", 5)
+    holders = sys.modules.get("ipcio._filelock.holders")
+    if holders is not None and not request.node.get_closest_marker("hurried"):
+        monkeypatch.setattr(holders, "SEARCH_AFTER", 5)
 
 
 def short(number: int) -> str:

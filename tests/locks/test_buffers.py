@@ -718,7 +718,7 @@ INTERRUPTED = {
 
 
 interrupted_after = functools.partial(
-    troubles.interrupted_after, inside={"ipcio._buffering", "ipcio.filelock"}.__contains__
+    troubles.interrupted_after, inside=lambda name: name.startswith(("ipcio._buffering", "ipcio._filelock."))
 )
 
 

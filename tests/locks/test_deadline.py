@@ -21,6 +21,7 @@ from children import Event, Forked
 from waiting import DEADLINE, blocked, until_it_waits
 
 from ipcio import filelock
+from ipcio._filelock import ranges
 
 if lacks("deadlines"):
     pytest.skip(lacks("deadlines"), allow_module_level=True)
@@ -290,14 +291,14 @@ def interrupted_after(name, path, error):
 
     setattr(place, name, call)
     answers = iter([BlockingIOError(errno.EAGAIN, "made up")])
-    ask = filelock._ask
+    ask = ranges._ask
 
     def refuse_once(*arguments):
         for answer in answers:
             raise answer
         return ask(*arguments)
 
-    filelock._ask = refuse_once
+    ranges._ask = refuse_once
     with opened(path) as file:
         try:
             filelock.lock(file, timeout=DEADLINE)

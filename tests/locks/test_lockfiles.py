@@ -14,7 +14,7 @@ import pytest
 from children import Forked
 from waiting import until_it_waits
 
-from ipcio import filelock
+from ipcio import _filelock, filelock
 from ipcio.filelock import lock, lock_async, locked, query, trylock
 
 DEADLINE = 30  # seconds until what does not happen is a failed test
@@ -212,7 +212,7 @@ def test_one_after_the_other_though_each_removes_the_file(tmp_path, path):
 @pytest.mark.parametrize("timeout", [0, 0.1])
 def test_the_time_is_that_of_all_tries_together(monkeypatch, path, timeout):
     """The path never means what was opened."""
-    monkeypatch.setattr(filelock.os.path, "samestat", lambda *_: False)
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
     with pytest.raises(TimeoutError, match="each time") as caught, locked(path, timeout=timeout):
         pass
     assert caught.value.filename == path
@@ -260,8 +260,8 @@ def test_threads_may_use_one_object(path):
 @pytest.mark.needs("full")
 def test_what_cannot_be_written_is_raised_and_the_file_is_closed(monkeypatch, path):
     """The lock goes with the file, for the block is over."""
-    monkeypatch.setattr(filelock._backend, "open_path", lambda *_: os.open("/dev/full", os.O_RDWR | os.O_CLOEXEC))
-    monkeypatch.setattr(filelock.os.path, "samestat", lambda *_: True)
+    monkeypatch.setattr(_filelock.backend, "open_path", lambda *_: os.open("/dev/full", os.O_RDWR | os.O_CLOEXEC))
+    monkeypatch.setattr(os.path, "samestat", lambda *_: True)
     with open(path, "wb"):
         pass
     guard = locked(path)

@@ -113,9 +113,9 @@ def _descriptors_of_memory() -> bool:
 
 
 def _commands() -> bool:
-    from ipcio.filelock import _backend
+    from ipcio._filelock import backend
 
-    return bool(_backend.describe(os.getpid()))
+    return bool(backend.describe(os.getpid()))
 
 
 def _pipe_locks() -> bool:
