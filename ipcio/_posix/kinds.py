@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 
 from ipcio._posix import lifetime, namespace, undo
@@ -64,7 +65,11 @@ def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
 
 
 def refuse_other(name: str, fd: int, info: os.stat_result) -> bool:
-    """Refuse what is no semaphore, where memory may have its name; otherwise return True.  An empty file is neither."""
-    if not namespace.semaphore_prefix() and info.st_size and not is_semaphore(name, fd, info, surely=False):
+    """Refuse a file that is no semaphore, where memory may have its name; otherwise return True.
+
+    An empty file is neither, and the system has an error of its own for what is no file.
+    """
+    is_other = stat.S_ISREG(info.st_mode) and info.st_size
+    if not namespace.semaphore_prefix() and is_other and not is_semaphore(name, fd, info, surely=False):
         raise OSError(errno.EINVAL, f"not a semaphore: shared memory or another file has the name ({SHARED_NAMES})")
     return True

@@ -245,7 +245,7 @@ def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(nam
 
 
 @pytest.mark.root
-@pytest.mark.needs("files", "users", "fork")
+@pytest.mark.needs("files", "namespaces", "users", "fork")
 def test_another_user_is_told_what_anybody_may_know(name, peer):
     other = peer("from ipcio._posix import inventory", user=ordinary())
     look = f"[e for e in inventory.survey() if e['name'] == {name!r}]"

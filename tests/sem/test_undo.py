@@ -849,7 +849,7 @@ def die_with_permits(handle, ready):
 def test_permits_taken_by_a_pickled_handle_come_back(s, method):
     # In a program of its own: a fork server would outlive the test.
     code = (
-        f"import multiprocessing, sys; sys.path[:] = {sys.path!r}\n"
+        f"import multiprocessing, sys; sys.path[:] = {[os.path.dirname(__file__), *sys.path]!r}\n"
         "import test_undo; from ipcio import sem\n"
         "if __name__ == '__main__':\n"
         f"    s = sem.attach({s.name!r}); s.dec(); context = multiprocessing.get_context({method!r})\n"
