@@ -65,7 +65,7 @@ def test_to_ask_twice_lets_that_guest_in_with_the_help_of_another():
 class AttachThatAsksTwice(Protocol):
     def join(self, lock, _):
         for _ in range(2):
-            if (yield from self.bury(lock)) or not (yield "flock", lock, SHARED):
+            if (yield from self.remove_if_orphan(lock)) or not (yield "flock", lock, SHARED):
                 return False
         return (yield "fstat", lock)[1]
 
@@ -106,7 +106,7 @@ def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newcomer_its_name():
 
 class NoLookAtTheLinks(Protocol):
     def join(self, lock, _):
-        return not (yield from self.bury(lock)) and (yield "flock", lock, SHARED)
+        return not (yield from self.remove_if_orphan(lock)) and (yield "flock", lock, SHARED)
 
 
 class NoComparison(Protocol):
@@ -157,17 +157,16 @@ class QuestionThatKeepsTheShare(Protocol):
 
     def close(self, fds, ino):
         fd, lock = fds
-        yield from self.bury(fd, ino)
+        yield from self.remove_if_orphan(fd, ino)
         yield "close", lock
         yield "close", fd
         return DONE, 0
 
 
 class ProbeThatLooksOnce(Protocol):
-    def lives(self, fd):
-        if (yield from self.bury(fd)) or not (yield "flock", fd, SHARED):
+    def is_in_use(self, fd, ino):
+        if (yield from self.remove_if_orphan(fd)) or not (yield "flock", fd, SHARED):
             return False
-        ino = (yield "fstat", fd)[0]
         return (yield "lstat") == ino
 
 
@@ -194,10 +193,10 @@ class RemovalWithoutALock(Protocol):
 class RemovalsSideBySide(Protocol):
     """Each with a lock on the object alone, so that one can come late."""
 
-    def alone(self):
+    def lock_directory(self):
         return (yield "open directory")
 
-    def leave(self, directory, fd=0):
+    def unlock_directory(self, directory, fd=0):
         for each in filter(None, (fd, directory)):
             yield "close", each
 

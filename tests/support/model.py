@@ -67,7 +67,11 @@ class Protocol:
             del fd, lock, ino
 
     def join(self, lock, ino):
-        if not (yield from self.bury(lock)) and (yield "flock", lock, SHARED) and (yield from self.held(lock)):
+        if (
+            not (yield from self.remove_if_orphan(lock))
+            and (yield "flock", lock, SHARED)
+            and (yield from self.held(lock))
+        ):
             there = yield "fstat", lock
             return there[1] and there[0] == ino
         return False
@@ -79,20 +83,20 @@ class Protocol:
 
     def unlink(self):
         while True:
-            directory = yield from self.alone()
+            directory = yield from self.lock_directory()
             outcome, fd = yield from self.remove_once()
-            yield from self.leave(directory, fd)
+            yield from self.unlock_directory(directory, fd)
             if outcome:
                 return outcome, 0
             del directory, outcome, fd
 
-    def alone(self):
+    def lock_directory(self):
         directory = yield "open directory"
         while not (yield "flock", directory, EXCLUSIVE):
             yield "sleep"
         return directory
 
-    def leave(self, directory, fd=0):
+    def unlock_directory(self, directory, fd=0):
         yield "flock", directory, NO_LOCK
         if fd:  # which may be slow to free
             yield "close", fd
@@ -104,7 +108,7 @@ class Protocol:
             return ABSENT, 0
         outcome = None
         yield "fstat", fd
-        if not (yield from self.bury(fd)) and (yield "flock", fd, SHARED) and (yield from self.held(fd)):
+        if not (yield from self.remove_if_orphan(fd)) and (yield "flock", fd, SHARED) and (yield from self.held(fd)):
             ino = (yield "fstat", fd)[0]
             if (yield "lstat") == ino:
                 outcome = DONE if (yield "unlink", ino) else ABSENT
@@ -116,9 +120,9 @@ class Protocol:
         lock = yield "reopen", fd
         yield from self.make(fd, lock)
         while True:
-            directory = yield from self.alone()
+            directory = yield from self.lock_directory()
             moved = yield from self.move(fd)
-            yield from self.leave(directory)
+            yield from self.unlock_directory(directory)
             if moved:
                 return MADE, (fd, lock)
             del directory, moved
@@ -146,11 +150,11 @@ class Protocol:
         fd, lock = fds
         yield "fstat", lock
         yield "close", lock
-        yield from self.bury(fd, ino)
+        yield from self.remove_if_orphan(fd, ino)
         yield "close", fd
         return DONE, 0
 
-    def bury(self, fd, known=0):
+    def remove_if_orphan(self, fd, known=0):
         if not (yield "flock", fd, EXCLUSIVE):
             return False
         there = known and (yield "lstat") == known
@@ -169,19 +173,22 @@ class Protocol:
             fd = yield "open"
             if not fd:
                 return True
-            yield "fstat", fd
-            alive = yield from self.lives(fd)
+            ino = (yield "fstat", fd)[0]
+            in_use = yield from self.is_in_use(fd, ino)
             yield "close", fd
-            if alive:
+            if in_use:
                 return False
-            del fd, alive
+            del fd, ino, in_use
 
-    def lives(self, fd):
-        if (yield from self.bury(fd)) or not (yield "flock", fd, SHARED) or (yield from self.bury(fd)):
+    def is_in_use(self, fd, ino):
+        if (
+            (yield from self.remove_if_orphan(fd))
+            or not (yield "flock", fd, SHARED)
+            or (yield from self.remove_if_orphan(fd))
+        ):
             return False
         if not (yield from self.held(fd)):
             return False
-        ino = (yield "fstat", fd)[0]
         return (yield "lstat") == ino
 
 
