@@ -1,8 +1,8 @@
 """Handles among the arguments of a child that `multiprocessing` starts.
 
-The parent may drop its own handle as soon as ``start()`` returns; the child attaches later.
-Until then the child itself keeps the name alive, from its first instruction on, by what it
-inherits.  Nothing waits for an answer, and nothing is left behind if the child fails.
+The parent may drop its own handle as soon as ``start()`` returns, and the child attaches later.
+Until then the child itself keeps the name, from its first instruction on, by a descriptor that it
+inherits.  So the parent waits for no answer, and nothing is left behind if the child fails.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
     Recipe = tuple[Callable[..., Any], tuple[Any, ...]]
 
-__all__ = ["hand_over"]
-
 
 def hand_over(handle: object, share: Share | None, recipe: Recipe) -> Recipe:
-    """Return the `recipe` by which pickle makes `handle` again; for a child that is being started, with its share."""
+    """Return the `recipe` by which pickle makes `handle` again; for a child that is being started, with the share."""
     context: Any = sys.modules.get("multiprocessing.context")
     child: Any = None if context is None else context.get_spawning_popen()  # of this thread
     if child is None or share is None:
@@ -38,7 +36,7 @@ def hand_over(handle: object, share: Share | None, recipe: Recipe) -> Recipe:
 
 
 def _take_over(inherited: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """In the child: attach, and close what was inherited for that time."""
+    """In the child: attach; then close what it inherited, which has kept the name until now."""
     fd = inherited.detach()
     try:
         return function(*arguments)
@@ -47,7 +45,7 @@ def _take_over(inherited: Any, function: Callable[..., Any], arguments: tuple[An
 
 
 def _keep_until_exit(handle: object, child: Any) -> None:
-    """Where nothing can be inherited: keep the handle until the parent learns of the child's exit."""
+    """Where nothing can be inherited: keep the handle until the parent asks for the child's exit code and gets one."""
     kept: list[object] | None = getattr(child, "_ipcio_handles", None)
     if kept is None:
         kept = []

@@ -1,4 +1,4 @@
-"""What all named objects share: one rule for names, one for permissions, and create-or-attach without a race."""
+"""Rules of all named objects: what a name, permissions and an owner may be; and create-or-attach without a race."""
 
 from __future__ import annotations
 
@@ -15,25 +15,14 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = [
-    "attach_in_time",
-    "check_name",
-    "check_owner",
-    "check_perm",
-    "create_or_attach",
-    "explained",
-    "invent_name",
-    "owner_of_new",
-]
-
 
 def check_name(name: str) -> str:
     """Return `name` if it can name a shared object on every platform.
 
     A name is one component, without the leading slash that POSIX adds: ``"x"``
     is ``shm_open("/x")``.  Raises `TypeError` for anything but a `str` and
-    `ValueError` for a malformed one.  Whether it is too long is for the
-    platform to say (``OSError(ENAMETOOLONG)``).
+    `ValueError` for a malformed one.  The back end checks the length, for each
+    platform has its own limit (``OSError(ENAMETOOLONG)``).
     """
     if not isinstance(name, str):
         raise TypeError(f"a name must be a str, not {type(name).__name__!r}")
@@ -54,7 +43,7 @@ _REASONS = {
 
 
 class explained:  # noqa: N801 -- read as a verb: ``with explained("semaphore", name):``
-    """Within the block, an error of the system says what kind of object was wanted, and what usually is the reason.
+    """Within the block, an error of the system says which object was wanted, and the usual reason.
 
     An error that a back end has explained already keeps its text.
     """
@@ -78,7 +67,7 @@ class explained:  # noqa: N801 -- read as a verb: ``with explained("semaphore", 
 
 
 def check_perm(perm: int) -> int:
-    """Return `perm` if it is permission bits and nothing else."""
+    """Return `perm` if it consists of permission bits; `ValueError` for any other bit."""
     perm = index(perm)
     if perm & ~0o777:
         raise ValueError(f"perm must be permission bits (0 to 0o777), not {perm:#o}")
@@ -106,12 +95,12 @@ def check_owner(owner: int | None) -> int | None:
 
 
 def owner_of_new(owner: int | None) -> int | None:
-    """Whose a new object is, if the caller insists on an owner; for its pickled copies, which then insist as well."""
+    """Return the owner of a new object, which pickled copies of its handle require, if the caller requires an owner."""
     return None if owner is None else int(os.geteuid())  # type: ignore[attr-defined,unused-ignore]
 
 
 def invent_name() -> str:
-    """Return a name that nobody uses: 64 random bits, short enough for macOS (30 characters)."""
+    """Return a name that no object has: 64 random bits, short enough for macOS (30 characters)."""
     return f"ipcio-{os.urandom(8).hex()}"
 
 
@@ -119,7 +108,7 @@ _LONGEST_PAUSE = 0.02  # seconds between two looks for a name
 
 
 def attach_in_time(attach: Callable[[], T], timeout: float | None) -> T:
-    """Return what `attach` gives, within `timeout` seconds (None or negative: for ever) as soon as the name exists."""
+    """Return what `attach` returns; wait for the name, up to `timeout` seconds (None or negative: for ever)."""
     seconds = check_timeout(timeout)
     if seconds != 0:
         found: list[T] = []
@@ -129,9 +118,9 @@ def attach_in_time(attach: Callable[[], T], timeout: float | None) -> T:
 
 
 def create_or_attach(name: str | None, create: Callable[[str], T], attach: Callable[[str], T] | None) -> T:
-    """Return what `create` gives under `name`, or under an invented one if it is None; `attach` if the name lives.
+    """Create an object, or attach to it if the name exists; without an `attach`, raise `FileExistsError` then.
 
-    Without an `attach`, a name that lives is a `FileExistsError`.
+    None as the name means an invented one.
     """
     while True:
         wanted = invent_name() if name is None else name
@@ -144,5 +133,5 @@ def create_or_attach(name: str | None, create: Callable[[str], T], attach: Calla
                 raise
         try:
             return attach(wanted)
-        except FileNotFoundError:  # gone since: our turn to create
+        except FileNotFoundError:  # it was removed in between, so it can be created
             continue

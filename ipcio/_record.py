@@ -1,4 +1,4 @@
-"""Calls whose result no signal handler can lose; and, told once for all of ipcio, when Python runs signal handlers.
+"""Calls whose result no signal handler can lose; and when Python runs signal handlers.
 
 **The problem.**  A handler that raises, as the one for Ctrl-C does, may run between any two steps of
 the interpreter.  In ``fd = os.open(path, flags)`` there is room for one between the call and the
@@ -76,7 +76,7 @@ def record_until(results: list[T], end: T, limit: int, function: Callable[..., T
 
 
 def calling(function: Callable[..., T], *arguments: Any) -> Iterator[T]:
-    """Return an iterator whose one step makes the call.
+    """Return an iterator of one step, which makes the call.
 
     In ``for x in calling(f, a): return x`` the call is made and its result returned, or no call was
     made.  The same holds of ``for self.x in calling(f, a): pass`` and the assignment, and of

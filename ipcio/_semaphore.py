@@ -1,9 +1,9 @@
-""":class:`Semaphore`: what every handle of sem is.
+"""The handle of a semaphore: :class:`Semaphore`.
 
-The work is done by an object of the back end, on Linux the C class behind
-`multiprocessing.Semaphore`.  Its bound methods lie in slots of the handle, so that a
-``with`` statement calls them and no Python in between.  A handle that is closed has
-something in its slots that refuses.
+The work is done by an object of the back end, on Linux by the C class behind
+`multiprocessing.Semaphore`.  Its bound methods are in slots of the handle, so that a ``with``
+statement calls them, with no Python code in between.  `Semaphore.close` puts a function
+there that raises.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 
     from ipcio._backend import OpenSemaphore, RawSemaphore
 
-__all__ = ["Semaphore"]
-
-_ONE = 1  # ``is _ONE`` is the cheapest way to tell the default
+_ONE = 1  # ``is _ONE`` is the fastest test for the default
 _ZERO = 0
-_NUMBERS = frozenset({int, float})  # the usual ones
-_NOTHING: repeat[tuple[()]] = repeat(())
-_AT_ONCE = repeat((False,))  # do not block
+_NUMBERS = frozenset({int, float})  # the usual types
+_NO_ARGUMENTS: repeat[tuple[()]] = repeat(())
+_DO_NOT_BLOCK = repeat((False,))
 
 
-# A method that lies in a slot of the instance: C code finds it there, and it can be called on
-# the class.  (No docstring: `help` would show it in place of the method's own.)
+# A method that is in a slot of the instance: C code finds it there, and it can be called on
+# the class.  (It has no docstring, which `help` would show in place of the method's own.)
 class _InSlot(property):
     def __init__(self, slot: str, doc: str) -> None:
         super().__init__(attrgetter(slot))
@@ -48,26 +46,26 @@ class _InSlot(property):
 
 
 class Semaphore:
-    """A number of permits that processes share: taking one waits while there are none.
+    """A number of permits that processes share: to acquire one, a process waits until one is free.
 
-    Handles come from `ipcio.sem`, not from this class.  ``dec`` and ``inc`` are
+    Functions of `ipcio.sem` return handles; this class is not called.  ``dec`` and ``inc`` are
     LuaIPC's words, ``acquire`` and ``release`` those of `threading.Semaphore`; they do
-    the same.  ``with s:`` takes a permit and gives it back.
+    the same.  ``with s:`` acquires a permit and releases it after the block.
 
-    While one thread waits, others run, and Ctrl-C gets through: a call that is
-    interrupted has taken nothing.  (An interrupt in the instant in which a ``with``
+    While one thread waits, others run, and Ctrl-C interrupts the wait: a call that is
+    interrupted has acquired nothing.  (An interrupt in the instant in which a ``with``
     block over a crash-safe semaphore ends can leave the permit with the process.)
 
-    A closed handle raises `ValueError` from every method but `close`.  Closing is
-    optional: a handle that is garbage-collected closes itself.  It gives back no permit;
-    a handle does not know what was taken through it.  Handles may be shared between
+    After `close`, every method but `close` raises `ValueError`.  Closing is
+    optional: a handle that is garbage-collected closes itself.  Closing releases no permit,
+    for a handle does not know which permits were acquired through it.  Handles may be shared between
     threads, work on both sides of a ``fork`` and pickle by attaching again.
     """
 
     __slots__ = (
         "__weakref__",
         "_acquire",
-        "_again",
+        "_attach",
         "_created",
         "_enter",
         "_exit",
@@ -90,25 +88,25 @@ class Semaphore:
         if sys.version_info[:2] == (3, 14):  # see `ipcio._forklock.RLock`
 
             def __enter__(self) -> bool:
-                """Acquire a permit; wait for one if there is none."""
+                """Acquire a permit; wait until one is free."""
                 for got in self._waiting:
                     return got
                 raise AssertionError("unreachable")
 
         else:
-            __enter__ = _InSlot("_enter", "Acquire a permit; wait for one if there is none.")
+            __enter__ = _InSlot("_enter", "Acquire a permit; wait until one is free.")
         __exit__ = _InSlot("_exit", "Release a permit.")
 
     _enter: Callable[[], bool]
     _exit: Callable[..., None]
     _acquire: Callable[..., bool]
-    _waiting: Iterator[bool]  # each step takes a permit, however long that takes
-    _trying: Iterator[bool]  # each step tries to take one
+    _waiting: Iterator[bool]  # each step acquires a permit, however long it waits
+    _trying: Iterator[bool]  # each step tries to acquire one
     _release: Callable[[], None]
     _post: Callable[[int], None]
     _value: Callable[[], int]
     _raw: RawSemaphore | None  # None: closed
-    _again: Callable[[str], Semaphore]  # attaches
+    _attach: Callable[[str], Semaphore]
     _name: str
     _created: bool
     _undo: bool
@@ -122,7 +120,7 @@ class Semaphore:
         cls,
         permits: OpenSemaphore,
         name: str,
-        again: Callable[[str], Semaphore],
+        attach: Callable[[str], Semaphore],
         created: bool,
     ) -> Semaphore:
         self: Semaphore = cls.__new__(cls)
@@ -130,23 +128,23 @@ class Semaphore:
         self._enter = raw.__enter__
         self._exit = raw.__exit__
         self._acquire = raw.acquire
-        self._waiting = starmap(raw.__enter__, _NOTHING)
-        self._trying = starmap(raw.acquire, _AT_ONCE)
+        self._waiting = starmap(raw.__enter__, _NO_ARGUMENTS)
+        self._trying = starmap(raw.acquire, _DO_NOT_BLOCK)
         self._release = raw.release
         self._raw = raw
         self._name = name
-        self._again = again
+        self._attach = attach
         self._created = created
         return self
 
     # -- LuaIPC's words --------------------------------------------------
 
     def dec(self, timeout: float | None = None) -> bool:
-        """Take a permit; return whether it was got.
+        """Acquire a permit within `timeout` seconds; return whether it was acquired.
 
-        `timeout` None or negative waits for ever, 0 tries, anything else is seconds,
-        fractions allowed; `ValueError` for NaN.  (POSIX: ``sem_wait(3)``, whose clock
-        for timeouts is the system's; a crash-safe semaphore uses the monotonic one.)
+        None or a negative timeout waits for ever, 0 does not wait, and fractions are allowed.  NaN
+        raises `ValueError`.  (POSIX: ``sem_wait(3)``, which measures timeouts by the system's
+        clock; a crash-safe semaphore uses the monotonic clock.)
         """
         # Each loop is `ipcio._record.calling`, written out for speed: no Ctrl-C loses a permit that was acquired.
         if timeout is None:
@@ -156,8 +154,8 @@ class Semaphore:
             for got in self._trying:
                 return got
         else:
-            trying, acquire = self._trying, self._acquire  # both now: from here on, a close is no end of the wait
-            if type(timeout) in _NUMBERS and timeout > 0:  # there may be a permit, and then no time matters
+            trying, acquire = self._trying, self._acquire  # both now: a later close does not end the wait
+            if type(timeout) in _NUMBERS and timeout > 0:  # if a permit is free, the timeout does not matter
                 for got in trying:
                     if got:
                         return got
@@ -167,15 +165,15 @@ class Semaphore:
         raise AssertionError("unreachable")
 
     def inc(self, n: int = 1) -> bool:
-        """Give `n` permits and return True.
+        """Release `n` permits and return True.
 
-        `OverflowError` if the value would pass the maximum of the platform (on Linux
+        `OverflowError` if the value would exceed the maximum of the platform (on Linux
         2147483647, for a crash-safe semaphore 32767); nothing has changed then.
-        Waiting processes may get some of several permits before the last is given; a
-        crash-safe semaphore gives them in one step, and so does Windows.  Elsewhere more than
-        4096 are given in steps of 4096, so that other threads and signal handlers run in
+        A crash-safe semaphore releases several permits in one step, and so does Windows.
+        Elsewhere waiting processes may get some of them before the last is released.  There, more
+        than 4096 are released in steps of 4096, so that other threads and signal handlers run in
         between.  If a handler raises, as the one for Ctrl-C does, a multiple of 4096 has
-        been given and the rest has not.  (POSIX: ``sem_post(3)``.)
+        been released and the rest has not.  (POSIX: ``sem_post(3)``.)
         """
         if n is _ONE:
             try:
@@ -193,7 +191,7 @@ class Semaphore:
     # -- threading's words -----------------------------------------------
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Do as `dec`; ``acquire(False)`` tries, and takes no timeout."""
+        """Do as `dec`; ``acquire(False)`` does not wait, and accepts no timeout."""
         if timeout is None:
             for got in self._waiting if blocking else self._trying:
                 return got
@@ -218,26 +216,26 @@ class Semaphore:
 
     @property
     def value(self) -> int:
-        """How many permits there are to take now.
+        """How many permits are free now.
 
-        Others may take them before you look.  `NotImplementedError` where the platform
-        cannot tell (macOS).
+        Other processes may change that before the caller looks at the number.  `NotImplementedError` where the
+        system does not say it (macOS).
         """
         return self._value()
 
     @property
     def name(self) -> str:
-        """The name that the handle was opened by; kept after `close`."""
+        """The name by which the handle was opened; kept after `close`."""
         return self._name
 
     @property
     def created(self) -> bool:
-        """Whether this very call made the semaphore (``exist_ok=True`` may attach instead)."""
+        """Whether the call that returned this handle created the semaphore (``exist_ok=True`` may attach instead)."""
         return self._created
 
     @property
     def undo(self) -> bool:
-        """Whether it is crash-safe: permits come back from processes that die."""
+        """Whether it is crash-safe: when a process exits or is killed, the permits that it holds are released."""
         return self._undo
 
     @property
@@ -254,30 +252,30 @@ class Semaphore:
         with fork_lock:
             if self._raw is None:
                 _refuse(self._name)
-            return hand_over(self, self._raw.share, (self._again, (self._name,)))
+            return hand_over(self, self._raw.share, (self._attach, (self._name,)))
 
     # -- its end ---------------------------------------------------------
 
     def close(self) -> None:
-        """Give up this handle's share in the name; the last one takes the name with it.
+        """Close the handle; when the last handle of all processes is closed, the name is removed.
 
-        What was taken stays taken.  May be called again.
+        Permits that were acquired stay acquired.  May be called again.
         """
         with fork_lock:
             raw, self._raw = self._raw, None
             if raw is None:
                 return
-            # A plain semaphore stays open for a thread that waits in it; of a crash-safe one
-            # the last handle takes the set away, and the wait ends with EIDRM.
+            # A thread that waits in a plain semaphore goes on waiting.  The last handle of a
+            # crash-safe one removes the set, and then the wait ends with EIDRM.
             refuse = partial(_refuse, self._name)
             self._enter = self._exit = self._acquire = self._release = self._post = self._value = refuse
-            self._waiting = self._trying = starmap(refuse, _NOTHING)
+            self._waiting = self._trying = starmap(refuse, _NO_ARGUMENTS)
             share, raw.share = raw.share, None
             if share is not None:
                 share.release()
 
     def _refused(self, error: ValueError | OSError) -> Exception:
-        """What `release` should have said."""
+        """Return what is to be raised in place of an error of `_release`."""
         if self.closed or (isinstance(error, OSError) and error.errno != errno.EOVERFLOW):
             return error
         try:

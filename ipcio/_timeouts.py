@@ -1,4 +1,4 @@
-"""One rule for timeouts, and a way to wait where the system offers none."""
+"""One rule for timeouts, and a way to wait where the system has no call that waits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import SupportsFloat
 
-__all__ = ["check_timeout", "now", "poll"]
-
 now = time.perf_counter
-"""The clock of timeouts: monotonic everywhere, and on Windows finer than the one of that name."""
+"""The clock of timeouts: monotonic everywhere, and on Windows finer than `time.monotonic`."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries
-_EVER = 1e8  # seconds, three years: what no clock of any platform overflows with
+_LONGEST = 1e8  # seconds, three years: no clock of any platform overflows
 
 
 def check_timeout(timeout: SupportsFloat | None) -> float | None:
-    """Return how many seconds to wait, None for ever: what is negative, infinite or beyond three years.
+    """Return how many seconds to wait.
 
-    Raises `ValueError` for NaN and `TypeError` for what is no number.
+    None means for ever.  So does a timeout that is negative, infinite or longer than three years.
+    Raises `ValueError` for NaN and `TypeError` for anything but a number.
     """
     if timeout is None:
         return None
@@ -32,9 +31,9 @@ def check_timeout(timeout: SupportsFloat | None) -> float | None:
         if isnan(timeout):
             raise ValueError("timeout must be a number of seconds, not NaN; None waits for ever")
         seconds = float(timeout)
-    except OverflowError:  # an int that no float can be
+    except OverflowError:  # an int that is larger than any float
         return None
-    return seconds if 0 <= seconds <= _EVER else None
+    return seconds if 0 <= seconds <= _LONGEST else None
 
 
 def poll(
@@ -43,10 +42,10 @@ def poll(
     seconds: float | None,
     longest: float = _LAST_PAUSE,
 ) -> bool:
-    """Try again and again, within that time (None: for ever), until `attempt` raises none of `busy`; return whether.
+    """Call `attempt` until it raises none of `busy`, for so many seconds (None: for ever); return whether it succeeded.
 
-    `longest` is the longest pause between two tries, in seconds.  Longer pauses would come late, shorter
-    ones burn more time.
+    `longest` is the longest pause between two calls, in seconds.  With longer pauses the caller learns later that
+    `attempt` can succeed, and shorter ones cost more processor time.
     """
     end = None if seconds is None else now() + seconds
     pause = _FIRST_PAUSE

@@ -60,7 +60,7 @@ class HeldByCall:
         self.thread = 0
 
     def open_file(self, path: str | bytes, flags: int) -> None:
-        """Open a file, however long that takes."""
+        """Open a file.  A fork waits a moment for that, but not for ever."""
         me = get_ident()
         try:
             fork_waits_for.append(me)
@@ -131,10 +131,10 @@ def _close_one(me: int) -> None:
     """Close one descriptor.
 
     A forked child must close its copy, but never close what another thread has opened under the same number
-    since.  So a large file gives up its number only under the lock: first another file takes its
-    place (``dup2(2)``), which is the slow step, and then the number is closed.
+    since.  So the number of a large file is closed under the lock, and before that another file takes its
+    place (``dup2(2)``), which is the slow step.
     """
-    mine: list[int] = []  # the descriptor, and the one that takes its place
+    mine: list[int] = []  # the descriptor, and the one that replaces it
     try:
         with fork_lock:
             if not _descriptors:  # another thread was quicker
