@@ -8,7 +8,7 @@ leaves nothing behind when it raises.
 
 from __future__ import annotations
 
-from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
+from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
@@ -359,51 +359,47 @@ class ProcBackend(Protocol):
         ...
 
 
-class ProcessInfo(TypedDict):
+class ProcessInfo(NamedTuple):
     """A process that has an object open or mapped."""
 
     pid: int
     command: str
-    """Its short name, empty if it cannot be known."""
+    """Its short name, empty if it is unknown."""
 
 
-class Entry(TypedDict):
-    """What can be seen of a named object, in the words of ``ipcio ls --json``; None for what cannot be."""
+class ObjectInfo(NamedTuple):
+    """What is known of a named object, in the words of ``ipcio ls --json``; None for what is unknown."""
 
     kind: Literal["shm", "sem"]
     name: str
     """As given to ipcio."""
     size: int | None
-    """In bytes; None of a semaphore."""
+    """In bytes; a semaphore does not have one."""
     value: int | None
+    """Of a semaphore."""
     undo: bool
     """Whether it is a crash-safe semaphore."""
     perm: str | None
     """Four octal digits."""
     owner: str | None
-    """The user's name, or number if there is no name."""
+    """The user's name, or their number if they do not have one."""
     age: float | None
-    """Seconds since it was made; a write through a file descriptor may make it younger."""
+    """Seconds since it was created; a write through a file descriptor may make it younger."""
     state: Literal["live", "orphan", "persistent", "foreign"]
     holders: list[ProcessInfo]
 
 
 class InventoryBackend(Protocol):
-    """What named objects there are."""
+    """Which named objects exist."""
 
-    def survey(self) -> list[Entry]:
-        """Look at all of them, and change nothing: not what there is, and nobody's use of it."""
+    def list_objects(self) -> list[ObjectInfo]:
+        """Look at all of them, and change nothing: neither an object nor what another process does with it."""
         ...
 
+    def remove_orphans(self, skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
+        """Remove every orphaned object that this user may remove; yield each as it was.
 
-class LitterBackend(Protocol):
-    """What the dead left behind."""
-
-    def collect(self, skipped: Callable[[str, str], object] = ..., /) -> Iterator[tuple[str, str, int | None]]:
-        """Remove every orphaned object that this user may remove; give the kind, the name and the size of each.
-
-        The kind is ``"shm"`` or ``"sem"``; a semaphore has no size.  An object that could not be
-        removed is tried once, and never an error: `skipped` is called with the name of its file
-        and the reason.
+        What is in use, persists or was not made by ipcio stays.  An object that cannot be removed is
+        tried once, and is never an error: `skipped` is called with the name of its file and the reason.
         """
         ...

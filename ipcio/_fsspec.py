@@ -23,7 +23,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.core import has_magic
 
 from ipcio import shm
-from ipcio._inventory import survey
+from ipcio._inventory import list_objects
 from ipcio._names import check_name, check_perm
 from ipcio._segment_writer import grow
 from ipcio._typing import TYPE_CHECKING
@@ -123,12 +123,12 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if self._strip_protocol(path):
             found.append(self.info(path))
         else:
-            for entry in survey():
-                if entry["kind"] == "shm" and entry["state"] != "orphan":
+            for entry in list_objects():
+                if entry.kind == "shm" and entry.state != "orphan":
                     try:
-                        found.append(self.info(entry["name"]))
+                        found.append(self.info(entry.name))
                     except PermissionError:
-                        found.append({"name": entry["name"], "size": entry["size"], "type": "file"})
+                        found.append({"name": entry.name, "size": entry.size, "type": "file"})
                     except (OSError, ValueError):  # gone, or not shared memory
                         pass
         return found if detail else [each["name"] for each in found]
@@ -346,12 +346,12 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _mine(self) -> set[str]:
         """The persistent segments of ipcio that belong to this user."""
         found: set[str] = set()
-        for entry in survey():
-            if entry["kind"] == "shm" and entry["state"] == "persistent":
+        for entry in list_objects():
+            if entry.kind == "shm" and entry.state == "persistent":
                 with contextlib.suppress(OSError):  # what may not be opened is another user's, or gone
                     # Without an owner in it, users see their own segments only.
-                    if self.info(entry["name"]).get("uid") in {None, _user()}:
-                        found.add(entry["name"])
+                    if self.info(entry.name).get("uid") in {None, _user()}:
+                        found.add(entry.name)
         return found
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:  # noqa: ARG002 -- as fsspec has it

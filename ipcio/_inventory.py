@@ -1,4 +1,4 @@
-"""What named objects there are on this machine, and who has them."""
+"""Which named objects exist on this machine, and which processes hold them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipcio._backend import Entry, InventoryBackend
+    from collections.abc import Callable, Iterator
 
-__all__ = ["survey"]
+    from ipcio._backend import InventoryBackend, ObjectInfo
 
 _backend: InventoryBackend
 
@@ -23,6 +23,18 @@ else:
     _backend = _files
 
 
-def survey() -> list[Entry]:
-    """List shared memory and semaphores, whoever made them; looking changes nothing."""
-    return _backend.survey()
+def list_objects() -> list[ObjectInfo]:
+    """Return all shared memory and all semaphores, of ipcio and of other programs; this changes nothing."""
+    return sorted(_backend.list_objects(), key=lambda each: (each.kind != "shm", each.name))
+
+
+def _ignore(*_: str) -> None:
+    pass
+
+
+def remove_orphans(skipped: Callable[[str, str], object] = _ignore) -> Iterator[ObjectInfo]:
+    """Remove what only killed processes held; yield each object when it has been removed.
+
+    `skipped` is called with the name of each file that could not be removed, and with the reason.
+    """
+    return _backend.remove_orphans(skipped)

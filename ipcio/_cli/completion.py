@@ -38,7 +38,7 @@ def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
 
 
 def _names(kind: str) -> list[str]:
-    from ipcio._inventory import survey
+    from ipcio._inventory import list_objects
 
-    living = [entry["name"] for entry in survey() if entry["kind"] == kind and entry["state"] != "orphan"]
-    return [name for name in living if name.isprintable()]  # a shell could not be told of others
+    usable = [each.name for each in list_objects() if each.kind == kind and each.state != "orphan"]
+    return [name for name in usable if name.isprintable()]  # a shell could not be told of others

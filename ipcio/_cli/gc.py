@@ -30,15 +30,12 @@ def register(commands: Commands) -> None:
 
 
 def _run(_: argparse.Namespace) -> None:
-    if sys.platform == "win32":
-        from ipcio._windows import litter
-    else:
-        from ipcio._posix import litter
+    from ipcio._inventory import remove_orphans
 
     nothing = True
-    for kind, name, size in litter.collect(_skipped):
+    for each in remove_orphans(_skipped):
         nothing = False
-        print(kind, shown(name), *([] if size is None else [size, "bytes"]))
+        print(each.kind, shown(each.name), *([] if each.size is None else [each.size, "bytes"]))
     if nothing:
         note("nothing was left behind")
 

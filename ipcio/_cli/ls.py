@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from ipcio._backend import Entry
+    from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
 
 __all__ = ["register"]
@@ -53,15 +53,15 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from ipcio._inventory import survey
+    from ipcio._inventory import list_objects
 
     if arguments.watch is not None:
         if sys.platform == "win32" or not sys.stdout.isatty():
             arguments.fail("--watch is for a terminal of a POSIX system; call `ipcio ls` in a loop instead")
-        _watch(survey, max(arguments.watch, _SHORTEST))
-    entries = survey()
+        _watch(list_objects, max(arguments.watch, _SHORTEST))
+    entries = list_objects()
     if arguments.json:
-        json.dump(entries, sys.stdout, indent=2)
+        json.dump([_plain(entry) for entry in entries], sys.stdout, indent=2)
         print()
     elif entries:
         width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
@@ -70,11 +70,11 @@ def _run(arguments: argparse.Namespace) -> None:
         table.note("no shared memory and no semaphores")
 
 
-def _watch(survey: Callable[[], list[Entry]], period: float) -> None:
+def _watch(list_objects: Callable[[], list[ObjectInfo]], period: float) -> None:
     print(end=_CLEAR)
     try:
         while True:
-            entries = survey()
+            entries = list_objects()
             width, height = os.get_terminal_size(sys.stdout.fileno())
             lines = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}", *_table(entries, width)]
             # Overwritten rather than cleared before, which would flicker.
@@ -97,28 +97,32 @@ def _page(lines: list[str], width: int, height: int) -> list[str]:
     return page
 
 
-def _table(entries: list[Entry], width: int | None) -> list[str]:
+def _table(entries: list[ObjectInfo], width: int | None) -> list[str]:
     return table.lines([_HEADER, *map(_row, entries)], width=width)
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _plain(entry: ObjectInfo) -> dict[str, object]:
+    return {**entry._asdict(), "holders": [holder._asdict() for holder in entry.holders]}
+
+
+def _row(entry: ObjectInfo) -> tuple[str, ...]:
     return (
-        entry["kind"],
-        shown(entry["name"]),
+        entry.kind,
+        shown(entry.name),
         _amount(entry),
-        entry["perm"] or "-",
-        shown(entry["owner"] or "-"),
-        "-" if entry["age"] is None else _age(entry["age"]),
-        entry["state"],
-        ", ".join(f"{holder['pid']} {shown(holder['command'])}".rstrip() for holder in entry["holders"]) or "-",
+        entry.perm or "-",
+        shown(entry.owner or "-"),
+        "-" if entry.age is None else _age(entry.age),
+        entry.state,
+        ", ".join(f"{holder.pid} {shown(holder.command)}".rstrip() for holder in entry.holders) or "-",
     )
 
 
-def _amount(entry: Entry) -> str:
-    if entry["kind"] == "shm":
-        return "-" if entry["size"] is None else _size(entry["size"])
-    value = "value ?" if entry["value"] is None else f"value {entry['value']}"
-    return f"{value} (undo)" if entry["undo"] else value
+def _amount(entry: ObjectInfo) -> str:
+    if entry.kind == "shm":
+        return "-" if entry.size is None else _size(entry.size)
+    value = "value ?" if entry.value is None else f"value {entry.value}"
+    return f"{value} (undo)" if entry.undo else value
 
 
 def _size(size: float) -> str:

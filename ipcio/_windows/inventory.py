@@ -1,11 +1,11 @@
-"""What named objects there are in the user's session: the kernel lists their names.
+"""Which named objects exist in the user's session: the kernel lists their names.
 
-To ask for more, say the size or a permission, would take a handle on each.  That would
-keep its name for that moment, and who creates it anew just then would be told that it is
-taken.  So what there is to know is the kind and the name.
+To ask for more, such as the size or the permissions, would need a handle on each object.  That
+handle would keep the name for a moment, and a process that creates the name in that moment would
+find it in use.  So only kind and name are known.
 
-Windows counts the handles of all programs alike, so it matters to nobody who made an
-object: all of them live, and none is left behind.
+Windows counts the handles of all programs alike and removes an object with its last handle.  So
+every object is in use, and there are no orphans.
 """
 
 from __future__ import annotations
@@ -16,51 +16,39 @@ import os
 from ctypes import wintypes
 from itertools import chain, repeat
 
+from ipcio._backend import ObjectInfo
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Literal
-
-    from ipcio._backend import Entry
-
-__all__ = ["survey"]
 
 _KINDS: dict[str, Literal["shm", "sem"]] = {"Section": "shm", "Semaphore": "sem"}
 _SLACK = "\x01"  # at the end of a name that only ipcio knows, see `ipcio._windows.shm`
-_ROOM = 4096  # bytes; more than the longest name takes
+_ROOM = 4096  # bytes; more than the longest name needs
 
 
-def survey() -> list[Entry]:
-    """See `ipcio._backend.InventoryBackend`."""
+def list_objects() -> list[ObjectInfo]:
     with objects.Handles() as mine:
         found: set[tuple[Literal["shm", "sem"], str]] = {
             (_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)
         }
         mine.release()
-    entries = [_entry(kind, name) for kind, name in found]
-    entries.sort(key=lambda entry: (entry["kind"] != "shm", entry["name"]))
-    return entries
+    return [
+        ObjectInfo(
+            kind, name, size=None, value=None, undo=False, perm=None, owner=None, age=None, state="live", holders=[]
+        )
+        for kind, name in found
+    ]
 
 
-def _entry(kind: Literal["shm", "sem"], name: str) -> Entry:
-    return {
-        "kind": kind,
-        "name": name,
-        "size": None,
-        "value": None,
-        "undo": False,
-        "perm": None,
-        "owner": None,
-        "age": None,
-        "state": "live",
-        "holders": [],
-    }
+def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:  # noqa: ARG001 -- see above
+    return iter(())
 
 
 def _names(mine: objects.Handles) -> Iterator[tuple[str, str]]:
-    """Every name in the directory where ours are, with the type of what it names."""
+    """Yield every name in the directory where ours are, with the type of the object."""
     directory = mine.call(_open)
     place, length = ctypes.c_ulong(), ctypes.c_ulong()
     memory = ctypes.create_string_buffer(_ROOM)

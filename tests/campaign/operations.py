@@ -17,7 +17,8 @@ from leftovers_linux import SHM, semaphore_name
 
 from campaign.parts import new_name
 from ipcio import filelock, mmap, proc, sem, shm
-from ipcio._posix import libc, litter
+from ipcio._inventory import remove_orphans
+from ipcio._posix import inventory, libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +77,12 @@ def gc_of(name: str, found: list[str] | None = None) -> None:
     stand_in = types.ModuleType("os")
     stand_in.__getattr__ = lambda attribute: getattr(os, attribute)
     stand_in.listdir = lambda _: entries(name) if found is None else found
-    litter.os = stand_in
+    inventory.os = stand_in
     try:
-        for _ in litter.collect():
+        for _ in remove_orphans():
             pass
     finally:
-        litter.os = os
+        inventory.os = os
 
 
 # -- operations --------------------------------------------------------------

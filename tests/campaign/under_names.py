@@ -10,8 +10,8 @@ import stat
 import types
 
 from ipcio import sem, shm
-from ipcio._inventory import survey
-from ipcio._posix import lifetime, litter, sysv, undo
+from ipcio._inventory import list_objects, remove_orphans
+from ipcio._posix import inventory, lifetime, sysv, undo
 
 SHM = "/dev/shm"
 TERABYTE = 1 << 40
@@ -281,21 +281,21 @@ def collect(scene):
         anchors = {f"{undo.ANCHOR}{key:08x}" for key in scene.keys}
         return [entry for entry in os.listdir(path) if scene.name in entry or entry in anchors]
 
-    real, litter.os = litter.os, types.SimpleNamespace(listdir=listdir, lstat=os.lstat)
+    real, inventory.os = inventory.os, types.SimpleNamespace(**{**vars(os), "listdir": listdir})
     try:
-        for kind, name, size in litter.collect():
-            assert kind in {"shm", "sem"}
-            assert isinstance(name, str)
-            assert size is None or size >= 0
+        for each in remove_orphans():
+            assert each.kind in {"shm", "sem"}
+            assert isinstance(each.name, str)
+            assert each.size is None or each.size >= 0
     finally:
-        litter.os = real
+        inventory.os = real
 
 
 def look(_):
-    for entry in survey():
-        assert entry["kind"] in {"shm", "sem"}
-        assert entry["state"] in {"live", "orphan", "persistent", "foreign"}
-        assert isinstance(entry["name"], str)
+    for entry in list_objects():
+        assert entry.kind in {"shm", "sem"}
+        assert entry.state in {"live", "orphan", "persistent", "foreign"}
+        assert isinstance(entry.name, str)
 
 
 def opened(touch, call):

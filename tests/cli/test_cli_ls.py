@@ -14,14 +14,15 @@ import pytest
 from command import DEADLINE, finish, run, start
 
 from ipcio import _cli, _inventory, sem, shm
+from ipcio._backend import ObjectInfo, ProcessInfo
 from ipcio._cli import ls, table
 
 FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
 
 
-def entry(**more) -> dict:
+def entry(**more) -> ObjectInfo:
     made = {"kind": "shm", "name": "prices", "size": 4096, "value": None, "undo": False, "perm": "0600"}
-    return {**made, "owner": "ann", "age": 12.3, "state": "live", "holders": [], **more}
+    return ObjectInfo(**{**made, "owner": "ann", "age": 12.3, "state": "live", "holders": [], **more})
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def showing(monkeypatch, capsys):
     """Have the command find these entries; return what it prints."""
 
     def show(*entries, arguments=()):
-        monkeypatch.setattr(_inventory, "survey", lambda: list(entries))
+        monkeypatch.setattr(_inventory, "list_objects", lambda: list(entries))
         assert _cli.main(["ls", *arguments]) == 0
         output, errors = capsys.readouterr()
         assert errors == ""
@@ -63,7 +64,7 @@ def test_json_keeps_names_whole(showing):
 
 def test_the_table(showing):
     output = showing(
-        entry(holders=[{"pid": 7, "command": "python3"}, {"pid": 19, "command": ""}]),
+        entry(holders=[ProcessInfo(7, "python3"), ProcessInfo(19, "")]),
         entry(name="t", size=None, perm=None, owner=None, age=None, state="foreign"),
         entry(kind="sem", name="slots", size=None, value=3, age=7300),
         entry(kind="sem", name="jobs", size=None, value=0, undo=True, age=2e6, state="orphan"),
@@ -85,7 +86,7 @@ def test_nothing_is_no_line(showing):
 
 def test_no_name_and_no_command_speaks_to_the_terminal(showing):
     output = showing(
-        entry(name="\x1b[2J\n\u202eevil", holders=[{"pid": 1, "command": "\x1b]0;x\a"}]),
+        entry(name="\x1b[2J\n\u202eevil", holders=[ProcessInfo(1, "\x1b]0;x\a")]),
         entry(name="z\udcffrich"),
     )
     assert output.count("\n") == 3
@@ -193,9 +194,7 @@ def until(terminal: int, text: bytes) -> bytes:
 
 @pytest.mark.needs("posix")
 def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
-    from ipcio._posix import litter
-
-    monkeypatch.setattr(litter, "collect", lambda _: iter(()))
+    monkeypatch.setattr(_inventory, "remove_orphans", lambda _: iter(()))
     assert _cli.main(["gc"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

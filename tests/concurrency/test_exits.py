@@ -12,7 +12,7 @@ from named_contract import is_free
 
 import ipcio
 from ipcio import sem, shm
-from ipcio._inventory import survey
+from ipcio._inventory import list_objects
 
 PATH = os.pathsep.join(filter(None, [os.path.dirname(os.path.dirname(ipcio.__file__)), os.environ.get("PYTHONPATH")]))
 METHODS = [
@@ -56,7 +56,7 @@ def run(tmp_path):
 
 
 def assert_free(*names: str) -> None:
-    there = {entry["name"] for entry in survey()}
+    there = {entry.name for entry in list_objects()}
     for name in names:
         assert not there & {name, f"{name}s", f"{name}u"}
         assert is_free(shm, name)

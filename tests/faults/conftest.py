@@ -58,12 +58,13 @@ class Remains:
 
     def collect(self):
         """Do what `ipcio gc` does, but leave the orphans of other tests alone, which may be about them."""
-        from ipcio._posix import litter
+        from ipcio._inventory import remove_orphans
+        from ipcio._posix import inventory
 
         ours = types.SimpleNamespace(**{**vars(os), "listdir": lambda _: self.entries()})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(litter, "os", ours)
-            return list(litter.collect())
+            patch.setattr(inventory, "os", ours)
+            return [each[:3] for each in remove_orphans()]
 
     def clear(self):
         """Leave the machine clean even if the test failed, and fail it if it has not."""

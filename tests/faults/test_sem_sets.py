@@ -46,10 +46,11 @@ def test_an_owner_who_gave_himself_no_access_leaves_nothing(name, peer, perm, pe
     # As `Remains.collect` does, but over there.
     other.run(f"""
 import types
-from ipcio._posix import litter
+from ipcio._inventory import remove_orphans
+from ipcio._posix import inventory
 there = [entry for entry in {hidden!r} if os.path.exists(f"/dev/shm/{{entry}}")]
-litter.os = types.SimpleNamespace(**{{**vars(os), "listdir": lambda _: there}})
-list(litter.collect())
+inventory.os = types.SimpleNamespace(**{{**vars(os), "listdir": lambda _: there}})
+list(remove_orphans())
 """)
     number = libc.semget(key, 0, 0)
     if number >= 0:

@@ -22,7 +22,7 @@ from abilities import lacks
 from children import Forked
 
 from ipcio import MemoryFile, sem, shm
-from ipcio._inventory import survey
+from ipcio._inventory import list_objects
 from ipcio._segment_writer import grow
 
 fsspec = pytest.importorskip("fsspec")
@@ -72,12 +72,12 @@ def place(request, monkeypatch):
 @pytest.fixture
 def collect(monkeypatch):
     """What `ipcio gc` does to these entries, and to none of other tests; the names of what it removed."""
-    from ipcio._posix import litter
+    from ipcio._inventory import remove_orphans
 
     def call(*entries):
         with monkeypatch.context() as patch:
             patch.setattr(os, "listdir", lambda path: [e for e in entries if os.path.lexists(f"{path}/{e}")])
-            return [found[1] for found in litter.collect()]
+            return [found.name for found in remove_orphans()]
 
     return call
 
@@ -393,7 +393,7 @@ def test_a_segment_may_be_empty(fs, name, collect):
     with pytest.raises(FileExistsError):
         fs.open(name, "xb")
     assert (fs.cat(name), fs.size(name), fs.exists(name)) == (b"", 0, True)
-    assert [(each["size"], each["state"]) for each in survey() if each["name"] == name] == [(0, "persistent")]
+    assert [(each.size, each.state) for each in list_objects() if each.name == name] == [(0, "persistent")]
     assert collect(name) == []
     for mode in ("r", "rw"):
         with shm.attach(name, mode) as h, pickle.loads(pickle.dumps(h)) as copy:

@@ -131,10 +131,10 @@ def test_the_dead_hold_nothing(kind, peer):
 
 
 def test_gc_finds_the_dead_and_no_others(kind, peer):
-    a, b = peer(kind.make()), peer("from ipcio._posix import litter")
-    assert b.ask("list(litter.collect())") == []
+    a, b = peer(kind.make()), peer("from ipcio._inventory import remove_orphans")
+    assert b.ask("[each[:3] for each in remove_orphans()]") == []
     a.kill()
-    assert b.ask("list(litter.collect())") == [
+    assert b.ask("[each[:3] for each in remove_orphans()]") == [
         ("shm", kind.name, 5000) if kind.kind == "shm" else ("sem", kind.name, None)
     ]
     assert kind.nothing()
@@ -155,8 +155,8 @@ def test_persistent_ones_stay_until_they_are_unlinked(kind, peer):
     a = peer(kind.make(", persist=True"), "h.close()")
     assert kind.is_there()
     a.kill()
-    b = peer("from ipcio._posix import litter")
-    assert b.ask("list(litter.collect())") == []
+    b = peer("from ipcio._inventory import remove_orphans")
+    assert b.ask("[each[:3] for each in remove_orphans()]") == []
     b.run(f"h = {kind.attach}")
     b.run(kind.unlink)
     assert refusal(b, kind.attach) == ("FileNotFoundError", errno.ENOENT)
@@ -272,7 +272,7 @@ def test_who_dies_over_it_leaves_nothing_for_good(kind):
         f"    h = {kind.create.format('')}\n    o = {kind.attach}\n    o.close(); h.close()\n"
         f"    h = {kind.create.format(', persist=True')}\n    {kind.unlink}\n    h.close()\n"
     )
-    gc = "from ipcio._posix import litter; print(list(litter.collect()))"
+    gc = "from ipcio._inventory import remove_orphans; print([each[:3] for each in remove_orphans()])"
     path = os.pathsep.join([entry for entry in sys.path if entry])
     options = {"env": {**os.environ, "PYTHONPATH": path}, "stdout": subprocess.PIPE}
     for _ in range(ROUNDS):
@@ -316,9 +316,9 @@ def test_names_that_a_file_system_may_take_for_one(root, name, peer):
     entries = os.listdir(f"{root}/ipcio-{os.geteuid()}")
     assert len({entry.lower() for entry in entries}) == 3
     a.kill()
-    b = peer("from ipcio._posix import litter")
+    b = peer("from ipcio._inventory import remove_orphans")
     found = [("shm", name + end, size) for end, size in (("%c3", 3), ("Ab", 1), ("aB", 2))]
-    assert sorted(b.ask("list(litter.collect())")) == found
+    assert sorted(b.ask("[each[:3] for each in remove_orphans()]")) == found
 
 
 def test_too_long_a_name_tells_what_would_not_be(peer):
@@ -412,11 +412,11 @@ def test_companions_are_listed_in_place_of_objects(name, peer):
     n = name
     a = peer(f"n = {n!r}; h = shm.create(n, 5000, perm=0o640), sem.create(n, 3), sem.create(n + 'u', 4, undo=True)")
     a.run("kept = shm.create(n + 'p', 10, persist=True)")
-    b = peer("from ipcio._posix import inventory")
+    b = peer("from ipcio._inventory import list_objects, remove_orphans")
 
     def look():
-        shown = "e['kind'], e['name'], e['size'], e['value'], e['undo'], e['perm'], e['state'], e['holders']"
-        return b.ask(f"[({shown}) for e in inventory.survey()]")
+        shown = "e.kind, e.name, e.size, e.value, e.undo, e.perm, e.state, e.holders"
+        return b.ask(f"[({shown}) for e in list_objects()]")
 
     told = [
         ("shm", n, 5000, None, False, "0640", "live", []),
@@ -429,7 +429,7 @@ def test_companions_are_listed_in_place_of_objects(name, peer):
     assert look() == [told[0], *told[2:]]
     a.kill()
     assert look() == [(*entry[:6], "orphan", []) for entry in told if entry[6] == "live"]
-    b.run("from ipcio._posix import litter")
-    assert set(b.ask("list(litter.collect())")) == {("sem", n + "u", None), ("sem", n, None), ("shm", n, 5000)}
+    removed = b.ask("[each[:3] for each in remove_orphans()]")
+    assert set(removed) == {("sem", n + "u", None), ("sem", n, None), ("shm", n, 5000)}
     assert look() == []
     b.run(f"shm.create({n + 'p'!r}, 1).close()")

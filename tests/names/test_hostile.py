@@ -15,13 +15,13 @@ from namespaces import can_go_apart
 from peers import PeerError
 
 from ipcio import sem, shm
-from ipcio._inventory import survey
+from ipcio._inventory import list_objects, remove_orphans
 
 pytest.importorskip("fcntl", reason="named objects are not files here")
 
 import fcntl
 
-from ipcio._posix import inventory, lifetime, litter, namespace, sysv, undo
+from ipcio._posix import inventory, lifetime, namespace, sysv, undo
 
 pytestmark = pytest.mark.needs("files")
 
@@ -29,11 +29,11 @@ SHM = "/dev/shm"
 
 
 def found(name: str) -> list:
-    return [entry for entry in survey() if name in entry["name"]]
+    return [entry for entry in list_objects() if name in entry.name]
 
 
 def states(name: str) -> list[str]:
-    return [entry["state"] for entry in found(name)]
+    return [entry.state for entry in found(name)]
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def planted(path: str, key: int, told: str, seal: int = undo._SEAL) -> str:
 
 
 ACTS = {
-    "gc": lambda _: list(litter.collect()),
+    "gc": lambda _: list(remove_orphans()),
     "create": lambda name: sem.create(name, 1).close(),
     "attach": sem.attach,
     "unlink": sem.unlink,
@@ -79,7 +79,7 @@ def test_a_name_in_a_record_leads_nowhere_but_into_the_directory(unique, peer, a
     other.run(f"os.mkdir('{SHM}/sem.{inner}'); os.link({path!r}, '{SHM}/sem.{inner}/victim')")
     with contextlib.suppress(OSError):
         ACTS[act](name)
-    list(litter.collect())
+    list(remove_orphans())
     assert os.listdir(f"{SHM}/sem.{inner}") == ["victim"]
     assert not os.path.lexists(path)
     os.unlink(f"{SHM}/sem.{inner}/victim")
@@ -104,7 +104,7 @@ def test_who_may_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, pee
             os.chmod(path, later)
         h.close()
         assert not os.path.lexists(path)
-        list(litter.collect())
+        list(remove_orphans())
         assert not os.path.lexists(anchor)
 
 
@@ -136,7 +136,7 @@ def test_who_may_use_a_crash_safe_semaphore_cannot_write_its_record(name, peer):
                 with pytest.raises(PeerError) as caught:
                     other.run(call)
                 assert caught.value.kind == "PermissionError"
-        assert [(entry["perm"], entry["value"]) for entry in found(name)] == [("0666", 1)]
+        assert [(entry.perm, entry.value) for entry in found(name)] == [("0666", 1)]
         other.kill()
         assert s.value == 2
     other = peer(user=NOBODY)
@@ -152,8 +152,8 @@ def test_a_record_under_another_name_is_no_semaphore(unique):
     with closing(sem.create(name, 2, undo=True)):
         os.link(f"{SHM}/sem.{name}", f"{SHM}/sem.{other}")
         try:
-            assert [(entry["kind"], entry["undo"]) for entry in found(other)] == [("shm", False)]
-            assert [(entry["kind"], entry["undo"]) for entry in found(name)] == [("sem", True)]
+            assert [(entry.kind, entry.undo) for entry in found(other)] == [("shm", False)]
+            assert [(entry.kind, entry.undo) for entry in found(name)] == [("sem", True)]
             with pytest.raises(OSError) as caught:
                 sem.attach(other)
             assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, other)
@@ -183,12 +183,12 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
             raise OSError(number, os.strerror(number), path)
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(litter.os, "listdir", lambda _: [os.path.basename(path) for path in dead])
+    monkeypatch.setattr(inventory.os, "listdir", lambda _: [os.path.basename(path) for path in dead])
     monkeypatch.setattr(os, "open", refuse)
     skipped = []
     try:
-        assert good in [entry["name"] for entry in inventory.survey()]
-        assert list(litter.collect(lambda *what: skipped.append(what))) == [("shm", good, 10)]
+        assert good in [entry.name for entry in list_objects()]
+        assert [each[:3] for each in remove_orphans(lambda *what: skipped.append(what))] == [("shm", good, 10)]
     finally:
         monkeypatch.undo()
         for path in dead[:2]:
@@ -214,7 +214,7 @@ def test_gc_does_not_wait_for_an_object_that_another_process_keeps_locked(unique
         raise AssertionError("it waits")
 
     with monkeypatch.context() as patch:
-        patch.setattr(litter.os, "listdir", lambda _: names)
+        patch.setattr(inventory.os, "listdir", lambda _: names)
         patch.setattr(lifetime.time, "sleep", fail)
         assert _cli.main(["gc"]) == 0
     output, errors = capfd.readouterr()
@@ -234,8 +234,8 @@ def test_gc_names_what_only_others_may_remove(unique, peer):
     peer(f"h = shm.create({dead!r}, 1), sem.create({dead!r}, 1, undo=True)", user=NOBODY).kill()
     owner = peer(f"shm.create({kept!r}, 1, persist=True); h = shm.create({live!r}, 1)", user=NOBODY)
     owner.run(f"sem.create({kept!r}, 1, persist=True, undo=True).close(); s = sem.create({live!r}, 1, undo=True)")
-    other = peer("from ipcio._posix import litter; skipped = []", user=SOMEBODY)
-    other.run("removed = list(litter.collect(lambda *what: skipped.append(what)))")
+    other = peer("from ipcio._inventory import remove_orphans; skipped = []", user=SOMEBODY)
+    other.run("removed = [each[:3] for each in remove_orphans(lambda *what: skipped.append(what))]")
     told = [name for name, _ in other.ask("skipped") if dead in name or kept in name or live in name]
     assert told == [dead, f"sem.{dead}"]
     owner.run(f"shm.unlink({kept!r}); sem.unlink({kept!r})")
@@ -274,7 +274,7 @@ def test_a_persistent_object_stays_one_when_another_user_writes_to_it(name, peer
         assert states(name) == ["persistent"] * 2
         os.chmod(f"{SHM}/{name}", 0o640)
         assert states(name) == ["persistent"] * 2
-        list(litter.collect())
+        list(remove_orphans())
         assert shm.attach(name).read(1) == b"x"
     finally:
         shm.unlink(name)
@@ -343,13 +343,15 @@ def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(
     other.run(
         f"os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"
     )
-    other.run("from ipcio._posix import inventory, litter, growing, lifetime, objects")
-    other.run("look = lambda: [(e['kind'], e['name'], e['state']) for e in inventory.survey()]")
+    other.run(
+        "from ipcio._inventory import list_objects, remove_orphans; from ipcio._posix import growing, lifetime, objects"
+    )
+    other.run("look = lambda: [(e.kind, e.name, e.state) for e in list_objects()]")
     other.run("shm.create('kept', 5, persist=True, perm=0o666).close()")
     other.run("sem.create('kept', 5, persist=True, undo=True, perm=0o666).close(); h = shm.create('live', 1)")
     kept = "persistent" if keeps_flags() else "foreign"
     assert other.ask("look()") == [("shm", "kept", kept), ("shm", "live", "live"), ("sem", "kept", "persistent")]
-    assert other.ask("list(litter.collect()), sets()") == ([], 1)
+    assert other.ask("list(remove_orphans()), sets()") == ([], 1)
     other.run("s = sem.attach('kept'); sem.unlink('kept'); assert s.dec(0); s.close(); h.close()")
     assert other.ask("look(), sets()") == ([("shm", "kept", kept)], 0)
     # What is left of a writer that is killed while it replaces a segment.
@@ -357,6 +359,6 @@ def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(
         "with objects.NewObject('x', '/dev/shm/.ipcio-' + 16 * '0') as new: new.create_unnamed(0o600); new.publish()"
     )
     other.run("new.mark_persistent(0o600); new.share.unlock_and_disown()")
-    assert other.ask("[kind for kind, *_ in litter.collect()]") == ["shm"]
+    assert other.ask("[each.kind for each in remove_orphans()]") == ["shm"]
     other.run("shm.unlink('kept')")
     assert other.ask("entries()") == []

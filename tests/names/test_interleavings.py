@@ -261,7 +261,8 @@ def test_a_call_during_the_look_of_a_create_finds_the_name_in_use(workers, third
 
 def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
     """It asks for exclusive locks only: a shared one, if granted, would let an `attach` in after the last close."""
-    from ipcio._posix import lifetime, litter
+    from ipcio._inventory import remove_orphans
+    from ipcio._posix import lifetime
 
     asked = []
     lock = lifetime.try_lock
@@ -272,7 +273,7 @@ def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
 
     with shm.create(name, 10), sem.create(name, 1, undo=True):
         monkeypatch.setattr(lifetime, "try_lock", note)
-        assert name not in [found[1] for found in litter.collect()]
+        assert name not in [found.name for found in remove_orphans()]
         monkeypatch.undo()
     assert asked
     assert set(asked) == {fcntl.LOCK_EX | fcntl.LOCK_NB}

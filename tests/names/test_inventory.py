@@ -15,22 +15,21 @@ from children import Forked, leave_dead
 from named_contract import ordinary
 
 from ipcio import sem, shm
+from ipcio._inventory import list_objects, remove_orphans
 
-if sys.platform == "win32":
-    from ipcio._windows import inventory
-else:
-    from ipcio._posix import inventory
+if sys.platform != "win32":
+    from ipcio._posix import inventory, object_files
 
 HERE = os.getpid()
 
 
 def found(name: str) -> list:
     """What is told of the objects under a name."""
-    return [entry for entry in inventory.survey() if entry["name"] == name]
+    return [entry for entry in list_objects() if entry.name == name]
 
 
 def states(name: str) -> list[str]:
-    return [entry["state"] for entry in found(name)]
+    return [entry.state for entry in found(name)]
 
 
 def told_of_the_dead(name: str, make) -> list:
@@ -44,7 +43,7 @@ def told_of_the_dead(name: str, make) -> list:
 
 
 def pids(entry) -> list[int]:
-    return [holder["pid"] for holder in entry["holders"]]
+    return [holder.pid for holder in entry.holders]
 
 
 def write(name: str, content: bytes) -> None:
@@ -57,8 +56,9 @@ def test_everything_that_is_known_of_shared_memory(name):
     started = time.time()
     with shm.create(name, 5000, perm=0o640):
         (entry,) = found(name)
-    age, holders, owner = entry.pop("age"), entry.pop("holders"), entry.pop("owner")
-    assert entry == {
+    told = entry._asdict()
+    age, holders, owner = told.pop("age"), told.pop("holders"), told.pop("owner")
+    assert told == {
         "kind": "shm",
         "name": name,
         "size": 5000,
@@ -68,8 +68,8 @@ def test_everything_that_is_known_of_shared_memory(name):
         "state": "live",
     }
     assert 0 <= age <= time.time() - started + 1
-    assert [holder["pid"] for holder in holders] == [HERE]
-    assert holders[0]["command"]
+    assert [holder.pid for holder in holders] == [HERE]
+    assert holders[0].command
     import pwd
 
     try:
@@ -87,9 +87,9 @@ def test_a_semaphore_and_its_value(name, undo, persist):
         s.dec()
         (entry,) = found(name)
         try:
-            assert (entry["kind"], entry["undo"], entry["size"]) == ("sem", undo, None)
-            assert (entry["value"], entry["perm"]) == (6, "0600")
-            assert entry["state"] == ("persistent" if persist else "live")
+            assert (entry.kind, entry.undo, entry.size) == ("sem", undo, None)
+            assert (entry.value, entry.perm) == (6, "0600")
+            assert entry.state == ("persistent" if persist else "live")
             assert pids(entry) == [HERE]
             assert s.value == 6
         finally:
@@ -101,7 +101,7 @@ def test_a_semaphore_and_its_value(name, undo, persist):
 @pytest.mark.needs("files", "namespaces")
 def test_both_kinds_may_have_a_name(name):
     with shm.create(name, 1), closing(sem.create(name)):
-        assert [(entry["kind"], entry["state"]) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
+        assert [(entry.kind, entry.state) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
 
 
 @pytest.mark.able(probe=lambda: not lacks("sections"))
@@ -109,9 +109,9 @@ def test_names_in_the_session(name):
     """No more than the kind: asking would take a handle, and that would keep the name."""
     with shm.create(name, 5000), closing(sem.create(f"{name}-größe", 3)):
         (memory,), (semaphore,) = found(name), found(f"{name}-größe")
-        assert (memory["kind"], memory["state"], memory["size"]) == ("shm", "live", None)
-        assert (semaphore["kind"], semaphore["state"], semaphore["value"]) == ("sem", "live", None)
-        assert not [entry for entry in inventory.survey() if entry["name"].endswith("\x01")]
+        assert (memory.kind, memory.state, memory.size) == ("shm", "live", None)
+        assert (semaphore.kind, semaphore.state, semaphore.value) == ("sem", "live", None)
+        assert not [entry for entry in list_objects() if entry.name.endswith("\x01")]
     assert found(name) == found(f"{name}-größe") == []
 
 
@@ -121,8 +121,8 @@ def test_the_dead_are_told_and_left_alone(name, create):
     told = told_of_the_dead(name, lambda: create(name))
     assert len(told) == 2
     for entry in told:
-        assert (entry["state"], entry["holders"]) == ("orphan", [])
-        assert entry["value"] == (1 if entry["kind"] == "sem" else None)
+        assert (entry.state, entry.holders) == ("orphan", [])
+        assert entry.value == (1 if entry.kind == "sem" else None)
     create(name).close()
     assert found(name) == []
 
@@ -130,8 +130,8 @@ def test_the_dead_are_told_and_left_alone(name, create):
 @pytest.mark.needs("files", "fork")
 def test_persistent_ones_have_holders_or_none(name):
     with shm.create(name, 10, persist=True):
-        assert [(entry["state"], pids(entry)) for entry in found(name)] == [("persistent", [HERE])]
-    assert [(entry["state"], pids(entry)) for entry in found(name)] == [("persistent", [])]
+        assert [(entry.state, pids(entry)) for entry in found(name)] == [("persistent", [HERE])]
+    assert [(entry.state, pids(entry)) for entry in found(name)] == [("persistent", [])]
     shm.unlink(name)
     assert found(name) == []
 
@@ -145,7 +145,7 @@ def test_a_child_that_goes_on_is_the_holder(name):
         os.read(ready[0], 1)
         assert [pids(entry) for entry in found(name)] == [sorted([HERE, child.pid])]
         h.close()
-        assert [(entry["state"], pids(entry)) for entry in found(name)] == [("live", [child.pid])]
+        assert [(entry.state, pids(entry)) for entry in found(name)] == [("live", [child.pid])]
     assert states(name) in (["orphan"], [])  # another test's `gc` may have been here
     shm.create(name, 10).close()
     for end in (*ready, *go):
@@ -162,10 +162,10 @@ def test_what_a_foreign_program_has_mapped(name):
         with open(f"/dev/shm/{name}", "rb") as file:
             memory = mmap.mmap(file.fileno(), 100, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         with memory:  # Python's has a descriptor of its own
-            assert [(entry["state"], pids(entry)) for entry in found(name)] == [("foreign", [HERE])]
+            assert [(entry.state, pids(entry)) for entry in found(name)] == [("foreign", [HERE])]
         os.chmod(f"/dev/shm/{name}", 0o1640)
         with open(f"/dev/shm/{name}", "rb"):
-            assert [(entry["state"], pids(entry)) for entry in found(name)] == [("orphan", [HERE])]
+            assert [(entry.state, pids(entry)) for entry in found(name)] == [("orphan", [HERE])]
     finally:
         os.unlink(f"/dev/shm/{name}")
 
@@ -193,8 +193,8 @@ def test_what_is_in_the_directory_and_no_semaphore(name):
         os.symlink("/dev/null", f"/dev/shm/{name}e")
         os.mkfifo(f"/dev/shm/{name}f")
         os.mkdir(f"/dev/shm/{name}g")
-        told = {entry["name"]: entry for entry in inventory.survey() if name in entry["name"]}
-        assert {each: (entry["kind"], entry["size"], entry["state"]) for each, entry in told.items()} == {
+        told = {entry.name: entry for entry in list_objects() if name in entry.name}
+        assert {each: (entry.kind, entry.size, entry.state) for each, entry in told.items()} == {
             each: ("shm", len(content), "foreign") for each, content in made.items()
         }
     finally:
@@ -210,7 +210,7 @@ def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
             write(f"sem.{name}-copy", file.read())
         try:
             (entry,) = found(f"sem.{name}-copy")
-            assert (entry["kind"], entry["undo"], entry["state"]) == ("shm", False, "foreign")
+            assert (entry.kind, entry.undo, entry.state) == ("shm", False, "foreign")
         finally:
             os.unlink(f"/dev/shm/sem.{name}-copy")
 
@@ -219,8 +219,8 @@ def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
 @pytest.mark.needs("files", "fork", "value")
 def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(name):
     def hidden():
-        ours = {os.path.basename(each.path) for each in inventory._look() if each.name == name}
-        return [each for each in inventory.survey() if each["name"] in ours and each["name"] != name]
+        ours = {os.path.basename(each.path) for each in inventory._find_all() if each.name == name}
+        return [each for each in list_objects() if each.name in ours and each.name != name]
 
     with closing(sem.create(name, 2, undo=True)) as s:
         assert len(found(name)) == 1
@@ -236,30 +236,28 @@ def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(nam
         if left:
             break
     (entry,) = left
-    assert (entry["kind"], entry["undo"], entry["value"], entry["state"]) == ("sem", True, 2, "orphan")
+    assert (entry.kind, entry.undo, entry.value, entry.state) == ("sem", True, 2, "orphan")
 
-    from ipcio._posix import litter
-
-    list(litter.collect())
+    list(remove_orphans())
     assert hidden() == []
 
 
 @pytest.mark.root
 @pytest.mark.needs("files", "namespaces", "users", "fork")
 def test_another_user_is_told_what_anybody_may_know(name, peer):
-    other = peer("from ipcio._posix import inventory", user=ordinary())
-    look = f"[e for e in inventory.survey() if e['name'] == {name!r}]"
+    other = peer("from ipcio._inventory import list_objects", user=ordinary())
+    look = f"[(e.state, e.size, e.value, e.undo, e.holders) for e in list_objects() if e.name == {name!r}]"
     undo = sem.create(f"{name}-u", 3, undo=True)
     with shm.create(name, 100), closing(sem.create(name, 3)), closing(undo):
         memory, semaphore = other.ask(look)
-        assert (memory["state"], memory["size"], memory["holders"]) == ("live", 100, [])
-        assert (semaphore["state"], semaphore["value"], semaphore["holders"]) == ("live", None, [])
+        assert memory == ("live", 100, None, False, [])
+        assert semaphore == ("live", None, None, False, [])
         (crash_safe,) = other.ask(look.replace(name, f"{name}-u"))
-        assert (crash_safe["undo"], crash_safe["value"], crash_safe["state"]) == (True, None, "live")
+        assert crash_safe == ("live", None, None, True, [])
     other.run(f"kept = shm.create({name!r}, 7)")
     (entry,) = found(name)
-    assert (entry["state"], pids(entry)) == ("live", [other.pid])
-    assert entry["owner"] == inventory._user(ordinary())
+    assert (entry.state, pids(entry)) == ("live", [other.pid])
+    assert entry.owner == object_files._user(ordinary())
     other.kill()
     assert states(name) in (["orphan"], [])  # another test's `gc` may have been here
     shm.create(name, 1).close()
@@ -273,7 +271,7 @@ def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:
             assert not inventory.procfs.has_flock(HERE, str(file.fileno()))
-    assert [each["state"] for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
+    assert [each.state for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
@@ -284,29 +282,30 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
 
     monkeypatch.setattr(inventory.procfs, "flocks", no_list)
     monkeypatch.setattr(inventory.procfs, "processes", list)
-    look = inventory._look  # the objects of other tests are not for us to try
-    monkeypatch.setattr(inventory, "_look", lambda: [each for each in look() if each.name == name])
+    look = inventory._find_all  # the objects of other tests are not for us to try
+    monkeypatch.setattr(inventory, "_find_all", lambda: [each for each in look() if each.name == name])
     with shm.create(name, 10):
         assert states(name) == ["live"]
         assert states(name) == ["live"]
-    assert [each["state"] for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
+    assert [each.state for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
 @pytest.mark.needs("files", "namespaces")
-@pytest.mark.parametrize("step", ["identify", "_locked", "_search", "_value"])
+@pytest.mark.parametrize("step", ["identify", "_locked", "_find_holders", "_value"])
 def test_what_goes_meanwhile_is_no_error_and_no_orphan(name, monkeypatch, step):
     """Before each step the objects go."""
     handles = [shm.create(name, 1), sem.create(name), sem.create(f"{name}-u", undo=True)]
-    original = getattr(inventory, step)
+    module = inventory if hasattr(inventory, step) else object_files
+    original = getattr(module, step)
 
     def after_the_end(*arguments):
         for handle in handles:
             handle.close()
         return original(*arguments)
 
-    monkeypatch.setattr(inventory, step, after_the_end)
-    assert {entry["state"] for entry in inventory.survey() if entry["name"].startswith(name)} <= {"live"}
+    monkeypatch.setattr(module, step, after_the_end)
+    assert {entry.state for entry in list_objects() if entry.name.startswith(name)} <= {"live"}
     assert [handle.closed for handle in handles] == [True] * 3
 
 
@@ -334,7 +333,7 @@ def test_surveys_are_in_nobodys_way(name):
 
     def look():
         while not done.is_set():
-            wrong.extend(entry for entry in inventory.survey() if entry["name"] == name and entry["state"] == "orphan")
+            wrong.extend(entry for entry in list_objects() if entry.name == name and entry.state == "orphan")
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -356,7 +355,7 @@ def test_a_survey_leaves_all_times_and_modes(name):
         h.write(b"12345")
         paths = [f"/dev/shm/{name}", semaphore_file(f"{name}s")]
         before = [os.stat(path) for path in paths]
-        inventory.survey()
+        list_objects()
         after = [os.stat(path) for path in paths]
         for old, new in zip(before, after, strict=True):
             assert (old.st_mode, old.st_mtime_ns, old.st_ctime_ns) == (new.st_mode, new.st_mtime_ns, new.st_ctime_ns)

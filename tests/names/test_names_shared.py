@@ -18,7 +18,7 @@ if lacks("files"):
 
 import _multiprocessing
 
-from ipcio._posix import litter, namespace
+from ipcio._posix import namespace
 from ipcio._posix import sem as backend
 
 SHM = "/dev/shm"
@@ -59,7 +59,7 @@ def shared_names(monkeypatch):
 
 
 def listed(name):
-    return [(entry["kind"], entry["undo"], entry["state"]) for entry in _inventory.survey() if entry["name"] == name]
+    return [(entry.kind, entry.undo, entry.state) for entry in _inventory.list_objects() if entry.name == name]
 
 
 def refuses(number, call, *arguments, **options):
@@ -132,7 +132,7 @@ def test_what_persists_under_the_path_of_another_c_library_stays(name):
     sem.create(name, 3, undo=True, persist=True).close()
     os.rename(f"{SHM}/{name}", f"{SHM}/sem.{name}")
     try:
-        gone = [found for _, found, _ in litter.collect()]
+        gone = [found.name for found in _inventory.remove_orphans()]
         assert name not in gone
         assert os.path.lexists(f"{SHM}/sem.{name}")
     finally:

@@ -33,7 +33,8 @@ from waiting import until_it_waits
 from ipcio import Semaphore, _semaphore, sem, shm
 
 if not lacks("undo"):
-    from ipcio._posix import litter, sysv  # before any signal handler would find it half imported
+    from ipcio._inventory import remove_orphans
+    from ipcio._posix import sysv  # before any signal handler would find it half imported
 
 DEADLINE = 30  # seconds until what has not happened is a failure
 CLOSED = "^I/O operation on closed file"
@@ -1334,7 +1335,7 @@ def test_a_record_that_somebody_made_up_is_removed_like_any_dead_one(name, bad):
     try:
         with contextlib.closing(sem.create(name, 2)) as s:
             assert permits_of(s) == 2
-        list(litter.collect())  # one with a name that cannot be one is no record
+        list(remove_orphans())  # one with a name that cannot be one is no record
         assert not os.path.exists(hidden)
     finally:
         with contextlib.suppress(FileNotFoundError):

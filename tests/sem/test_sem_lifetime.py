@@ -50,17 +50,17 @@ class CrashSafe(Semaphores):
 
     def perm_of(self, name):
         """Those of the set; nobody but the owner can write what stands for it."""
-        from ipcio._inventory import survey
+        from ipcio._inventory import list_objects
 
         assert not os.stat(self.path(name)).st_mode & 0o022
-        (found,) = [entry for entry in survey() if entry["name"] == name]
-        return int(found["perm"], 8)
+        (found,) = [entry for entry in list_objects() if entry.name == name]
+        return int(found.perm, 8)
 
     def sweep(self):
-        from ipcio._posix import litter
+        from ipcio._inventory import remove_orphans
 
         with turns.alone():
-            list(litter.collect())
+            list(remove_orphans())
 
 
 class TestNames(Semaphores, NameContract):

@@ -28,7 +28,8 @@ pytest.importorskip("fcntl", reason="no permits come back from the dead here")
 
 import fcntl
 
-from ipcio._posix import lifetime, litter, namespace, sysv
+from ipcio._inventory import remove_orphans
+from ipcio._posix import lifetime, namespace, sysv
 
 PERMITS = 5
 MAXIMUM = 32767
@@ -687,9 +688,9 @@ def test_gc_leaves_what_is_in_use_or_persists(name, unique):
         creator.do(create_one, name, 2)
         sem.create(kept, 4, undo=True, persist=True).close()
         keys = the_key_of(name), the_key_of(kept)
-        assert ("sem", name, None) not in list(litter.collect())
+        assert ("sem", name) not in [each[:2] for each in remove_orphans()]
         sem.unlink(name)
-        assert ("sem", name, None) not in list(litter.collect())
+        assert ("sem", name) not in [each[:2] for each in remove_orphans()]
         assert existing(set(keys)) == set(keys)
         assert creator.do(value) == 2
         sem.unlink(kept)
@@ -744,12 +745,12 @@ def test_gc_goes_past_what_another_program_keeps_locked(unique, monkeypatch):
         for name in names[1:]:
             with Living() as creator:
                 creator.do(create_one, name, 3)
-        list(litter.collect())
+        list(remove_orphans())
         for name in names[1:]:
             assert_nothing_left(name)
     finally:
         os.close(locked)
-        list(litter.collect())
+        list(remove_orphans())
     assert_nothing_left(names[0])
 
 
@@ -790,7 +791,7 @@ def test_permits_come_back_to_a_persistent_semaphore(name):
         for _ in range(2):
             with closing(sem.attach(name)) as s:
                 assert s.value == 5
-        list(litter.collect())
+        list(remove_orphans())
         assert existing({key})
     finally:
         sem.unlink(name)
@@ -816,7 +817,7 @@ def test_an_unlinked_persistent_semaphore_ends_with_its_last_handle(name, end):
             other.do(close)
         else:
             other.kill()
-            list(litter.collect())
+            list(remove_orphans())
     assert_nothing_left(name, key)
 
 
@@ -826,7 +827,7 @@ def test_a_persistent_semaphore_survives_every_holder(name):
         creator.do(create_one, name, 2, persist=True)
         creator.do(take, 2)
     key = the_key_of(name)
-    list(litter.collect())
+    list(remove_orphans())
     with closing(sem.attach(name)) as s:
         assert s.value == 2
     with pytest.raises(FileExistsError):
@@ -1095,7 +1096,7 @@ def test_kills_at_random_moments_lose_no_permit_and_make_none(name, unique):
         assert keys_of(name) == {key}
     assert_nothing_left(name, key)
     keys = keys_of(second)
-    list(litter.collect())
+    list(remove_orphans())
     assert_nothing_left(second, *keys)
 
 
