@@ -1,9 +1,9 @@
-"""Objects under names in ``/dev/shm``: made whole or not at all, found alive or not at all.
+"""The files of named objects: created complete or not at all, and found in use or not at all.
 
-That is where glibc keeps shared memory and named semaphores, and both are
-files there.  What `ipcio._posix.shm` and `ipcio._posix.sem` do to an object between
-the steps is their own; the steps are here.  Where objects are no files, the same steps
-make and find the files that stand for them (`ipcio._posix.companions`).
+In ``/dev/shm`` shared memory and named semaphores are files themselves.  The steps that create
+and find one are here.  What happens to the file between the steps depends on the kind of object
+(`ipcio._posix.shm`, `ipcio._posix.sem`).  Where objects are no files, the same steps create and
+find the files beside them (`ipcio._posix.companions`).
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ if TYPE_CHECKING:
 
     from ipcio._backend import Mapping
 
-# Linux's own; 0 where there is no such thing.
-_TMPFILE: int = getattr(os, "O_TMPFILE", 0)
-_NAMELESS = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
+_TMPFILE: int = getattr(os, "O_TMPFILE", 0)  # of Linux; 0 elsewhere
+_UNNAMED = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
 
-# What open(O_TMPFILE) says where there is no such thing: an old file system, an old
-# kernel, which takes it for O_DIRECTORY, or a look-alike of a kernel.
+# Errors from open(O_TMPFILE) where it is missing: in an old file system, in an old kernel, for
+# which it is O_DIRECTORY, and in sandboxes that imitate a kernel.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 class OpenObject(HeldByCall):
-    """What a call has opened so far; a ``with`` block gives it back if the call fails.
+    """The object that a call is about: its open descriptor, memory and share, until a handle takes them over.
 
-    The block also puts the name that the caller knows into an `OSError`.
+    If the ``with`` block fails, it closes them, and puts the name that the caller knows into the `OSError`.
     """
 
     __slots__ = ("name", "path", "share")
@@ -48,7 +47,7 @@ class OpenObject(HeldByCall):
         self.is_urgent = False
         self.fd = -1
         self.memory = None
-        self.name = name  # as the caller spells it
+        self.name = name  # as the user spells it
         self.path = path
         self.share: shares.Share | None = None
 
@@ -75,7 +74,7 @@ class OpenObject(HeldByCall):
         error.args = error.errno, error.strerror
 
     def _reason(self, number: int) -> str | None:
-        """What is the matter with the name or with the place of all objects, if that is why a call failed."""
+        """Return what is wrong with the name or the directory, if that is why a call failed."""
         if number == errno.ENAMETOOLONG:
             return self._limit()
         place = namespace.DIRECTORY
@@ -91,13 +90,13 @@ class OpenObject(HeldByCall):
         return None
 
     def _limit(self) -> str:
-        """How long a name may be, for one that is too long."""
+        """Return how long a name may be; this one is too long."""
         length = len(os.fsencode(self.name))
         more = len(os.fsencode(os.path.basename(self.path))) - length
         return f"a name may have {namespace.LONGEST - more} bytes here, not {length}"
 
     def hand_over(self) -> Mapping:
-        """Under `fork_lock`: return what is in hand, for a handle to keep."""
+        """Under `fork_lock`: return what is open, which belongs to the caller then."""
         mapping = self.memory, self.fd, self.share
         self.memory = self.share = None
         self.fd = -1
@@ -115,35 +114,35 @@ class OpenObject(HeldByCall):
         """See `ipcio._unowned.HeldByCall`."""
         share, self.share = self.share, None
         if share is not None:
-            share.lose()
+            share.close_copy()
         super().close_copies()
 
 
 def keep_share(raw: Any, hand: OpenObject) -> None:
-    """Under `fork_lock`: the share in hand is that of a semaphore now; without one the descriptor has done its duty."""
+    """Under `fork_lock`: give the share to a semaphore; if there is none, close the descriptor."""
     _, fd, raw.share = hand.hand_over()
     if raw.share is None and fd >= 0:
         os.close(fd)
 
 
 class NewObject(OpenObject):
-    """A new object: first without a name, then `link` shows it complete.
+    """A new object: it has no name at first, and gets it in one step (`link`) when it is complete.
 
-    So nobody ever sees half of it, and a kill at any point leaves nothing, or a
-    dead object that the next call recognises.
+    So no process ever sees an incomplete object, and a kill at any point leaves nothing, or an
+    orphaned object that the next call removes.
     """
 
-    __slots__ = ("_kept", "_perm", "_source", "_temporary", "info")
+    __slots__ = ("_perm", "_persists", "_source", "_temporary", "info")
 
     info: os.stat_result
 
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name, path)
         self._temporary = ""
-        self._kept = False
+        self._persists = False
 
     def _reason(self, number: int) -> str | None:
-        """See above; a new object also needs the right to create one, and ``/proc`` to get its name."""
+        """Do as for other objects; a new one also needs permission to create it, and ``/proc`` to get its name."""
         place = os.path.dirname(self.path)
         if number == errno.EACCES and not os.access(place, os.W_OK | os.X_OK):
             return f"this user may not create anything in {place} (for all users its mode is 1777)"
@@ -152,12 +151,12 @@ class NewObject(OpenObject):
             return "/proc is missing, through which a new object gets its name"
         return reason
 
-    def create_unnamed(self, perm: int, *, lives_by: str | None = None) -> None:
-        """Have an empty object open as `fd`, with its mode and the first share.
+    def create_unnamed(self, perm: int, *, share_path: str | None = None) -> None:
+        """Create an empty object, open as `fd`, with its mode and the first share.
 
-        `lives_by` is the path of the share, if it is not the object's own.  What the
-        dead left under the name goes first: it may fill the place that we need.  Not under
-        `fork_lock`, like all that follows here: it may wait for other processes.
+        `share_path` is the path of the share, if that is not the object's own.  An orphaned object that
+        has the name is removed first, because it may fill the memory that the new one needs.
+        This and the following steps may wait for other processes, so the caller does not hold `fork_lock`.
         """
         if shares.to_recheck:
             shares.recheck()
@@ -166,7 +165,7 @@ class NewObject(OpenObject):
         mode = perm | namespace.MANAGED
         for _ in lifetime.retry_while_busy(self.name):
             with fork_lock:
-                if self._create_unnamed(mode, lives_by or self.path):
+                if self._create_unnamed(mode, share_path or self.path):
                     break
             self.roll_back()
         self._perm = perm
@@ -176,32 +175,32 @@ class NewObject(OpenObject):
     def _bury(self, path: str) -> bool:
         return lifetime.free_name(path)
 
-    def _create_unnamed(self, mode: int, lives_by: str) -> bool:
+    def _create_unnamed(self, mode: int, share_path: str) -> bool:
         if _has_tmpfile():
             # The share opens it once more, to read.
-            self.fd = os.open(namespace.DIRECTORY, _NAMELESS, mode | stat.S_IRUSR)
+            self.fd = os.open(namespace.DIRECTORY, _UNNAMED, mode | stat.S_IRUSR)
             self._source = f"/proc/self/fd/{self.fd}"
         else:
-            # Marked from the beginning, so that `gc` finds it if we are killed; which
-            # may also find it now, before it is locked.
-            self._source = self._temporary = f"{os.path.dirname(lives_by)}/.{invent_name()}"
+            # It has its mark from the beginning, so `ipcio gc` removes it if this process is killed, and
+            # also if it looks before the file is locked.
+            self._source = self._temporary = f"{os.path.dirname(share_path)}/.{invent_name()}"
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             self.fd = os.open(self._temporary, flags, 0o600 | namespace.MANAGED)
         self.info = os.fstat(self.fd)
         if not self.info.st_mode & stat.S_IRUSR:  # the umask
             os.fchmod(self.fd, 0o600 | namespace.MANAGED)
             self.info = os.fstat(self.fd)
-        self.share = shares.Share(lives_by)
+        self.share = shares.Share(share_path)
         return self.share.take(self.fd, self._source, self.info) and (
             not self._temporary or lifetime.path_means(self._temporary, self.info)
         )
 
     def link(self, path: str) -> None:
-        """Give the object a name; `FileExistsError` if somebody alive has it."""
+        """Give the object a name; `FileExistsError` if an object has it that is not orphaned."""
         while True:
             try:
-                # The descriptor argument changes nothing about an absolute path, but makes
-                # os.link call linkat, which alone can follow /proc/self/fd to the object.
+                # The descriptor argument means nothing for an absolute path.  But with it os.link calls
+                # linkat, and only that can follow /proc/self/fd to the object.
                 os.link(self._source, path, src_dir_fd=0)
                 return
             except FileExistsError:
@@ -209,18 +208,18 @@ class NewObject(OpenObject):
                     raise
 
     def publish(self) -> None:
-        """Give the object its name; from here on it is there for others."""
+        """Give the object its name; from here on other processes can attach."""
         self.link(self.path)
         if self._temporary:
             os.unlink(self._temporary)
 
     def mark_persistent(self, perm: int) -> None:
-        """Have the object persist; the first share still says that somebody is at it."""
-        self._kept = True
+        """Have the object persist; the first share still shows that it is in use."""
+        self._persists = True
         namespace.mark_persistent(self.fd, perm)
 
     def finish(self, perm: int, *, persist: bool) -> None:
-        """Last of all: have a persistent object persist, and the permissions be what they are to be."""
+        """Do the last step: set the final permissions, and let a persistent object persist."""
         if persist:
             self.mark_persistent(perm)
             assert self.share is not None
@@ -230,15 +229,15 @@ class NewObject(OpenObject):
             os.fchmod(self.fd, perm | namespace.MANAGED)
 
     def close(self) -> None:
-        """Close the descriptor, which has done its duty."""
+        """Close the descriptor, which is no longer needed."""
         super().roll_back()
 
     def roll_back(self) -> None:
-        """Give everything back, the name as well."""
+        """Undo everything: close what is open, and remove the names."""
         with contextlib.suppress(OSError):
             if self._temporary:
                 os.unlink(self._temporary)
-        if self._kept:
+        if self._persists:
             with contextlib.suppress(OSError), removal.directory_lock(self.path):
                 if lifetime.path_means(self.path, self.info):
                     os.unlink(self.path)
@@ -246,9 +245,9 @@ class NewObject(OpenObject):
 
 
 class ExistingObject(OpenObject):
-    """What is there under a name: opened, then joined.
+    """The object that has a name: it is opened, and then a share in it is taken.
 
-    An object of another user than `owner` (None: any user) is not even locked.
+    If it belongs to another user than `owner` (None: any user), it is not even locked.
     """
 
     __slots__ = ("info", "owner")
@@ -260,7 +259,7 @@ class ExistingObject(OpenObject):
         self.owner = owner
 
     def open(self, *, writable: bool) -> None:
-        """Open it, whatever it is, without following a link or waiting for another process."""
+        """Open it, of whatever kind it is, without following a link or waiting for another process."""
         try:
             self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
         except FileNotFoundError:
@@ -270,19 +269,21 @@ class ExistingObject(OpenObject):
         self.info = os.fstat(self.fd)
         check_owner(self.info, self.owner)
 
-    def join(self, lives_by: str | None = None) -> bool:
-        """Take a share in it, under `fork_lock`; False if it is gone or going: `roll_back` it and look again.
+    def join(self, share_path: str | None = None) -> bool:
+        """Take a share in it, under `fork_lock`.
 
-        An object without our mark needs none, unless `lives_by` says where its share is.
+        Return False if the object has lost its name or is losing it.  The caller closes it (`roll_back`)
+        and opens the name again.  An object that is not managed has no shares, unless `share_path`
+        is the path of its share.
         """
-        if lives_by is None and not namespace.is_managed(self.info):
+        if share_path is None and not namespace.is_managed(self.info):
             return True
-        self.share = shares.Share(lives_by or self.path)
+        self.share = shares.Share(share_path or self.path)
         return self.share.join(self.fd, self.info)
 
 
 def may_be_semaphore(path: str) -> bool:
-    """Whether what has the name has the size of a semaphore, of either kind; which memory seldom has."""
+    """Whether the object has the size of a semaphore, of either kind; shared memory seldom has."""
     try:
         return os.lstat(path).st_size in {namespace.SEMAPHORE, namespace.RECORD}
     except OSError:
@@ -290,18 +291,18 @@ def may_be_semaphore(path: str) -> bool:
 
 
 def is_empty(fd: int, info: os.stat_result) -> bool:
-    """Whether it is a persistent segment of no bytes; one without that mark is damaged, or not complete yet."""
+    """Whether this is a persistent segment of no bytes; an empty file that is not persistent is no complete segment."""
     return not info.st_size and stat.S_ISREG(info.st_mode) and namespace.is_persistent(fd, info)
 
 
 def check_owner(info: os.stat_result, owner: int | None) -> None:
-    """Refuse an object that belongs to another user than `owner` (None: any user)."""
+    """Raise `PermissionError` if the object belongs to another user than `owner` (None: any user)."""
     if owner is not None and info.st_uid != owner:
         raise PermissionError(errno.EPERM, f"the object belongs to user {info.st_uid}, not to user {owner} (owner=)")
 
 
 def check_regular(info: os.stat_result, kind: str) -> None:
-    """Refuse what somebody else put there if it is no file at all; `kind` is what it should have been."""
+    """Raise `OSError` if a name means no file, or an empty one; `kind` is what it should have been."""
     if stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(info.st_mode):
@@ -312,14 +313,14 @@ def check_regular(info: os.stat_result, kind: str) -> None:
 
 @functools.cache
 def _has_tmpfile() -> bool:
-    """Whether files can be made without a name here and get one later (``open(2)``, O_TMPFILE)."""
+    """Whether a file can be created without a name here and get one later (``open(2)``, O_TMPFILE)."""
     if not _TMPFILE:
         return False
     try:
-        fd = os.open(namespace.DIRECTORY, _NAMELESS, 0o600)
+        fd = os.open(namespace.DIRECTORY, _UNNAMED, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
-            raise  # that passes, and is no answer to remember
+            raise  # a failure that passes is no answer to remember
         return False
     try:
         return os.path.exists(f"/proc/self/fd/{fd}")

@@ -174,7 +174,7 @@ class Share:
                         if fd >= 0:
                             close(fd)
 
-    def lose(self) -> None:
+    def close_copy(self) -> None:
         """In a forked child: close the copy of the lock, for the call that was to make a handle goes on in the parent.
 
         The parent may have closed that handle by now.  Then the copy was the last share.

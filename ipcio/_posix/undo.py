@@ -200,7 +200,7 @@ def create(
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
         with making() as new:
             mode = _mode_for(perm)
-            new.create_unnamed(mode, lives_by=_anchor(key, new.path))
+            new.create_unnamed(mode, share_path=_anchor(key, new.path))
             # Sealed before it has a name: from then on every process that finds it believes it.
             os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(new.name)))
             _seal(new.fd, _NO_ID)
@@ -278,7 +278,7 @@ def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemapho
             raise OSError(errno.EINVAL, "not a semaphore: a copy of the file of a crash-safe one, or a link to it")
         return None
     sysv.check_access(record.key)
-    if not found.join(lives_by=anchor):
+    if not found.join(share_path=anchor):
         return None
     number = set_of(record, found.info)
     if number is None:
