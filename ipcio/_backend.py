@@ -31,6 +31,13 @@ class Share(Protocol):
         """
         ...
 
+    def is_open(self, fd: int, /) -> bool:
+        """Whether `fd` still is a descriptor of the object.
+
+        A daemon closes all of its descriptors, and later their numbers mean other files.
+        """
+        ...
+
     def pass_to(self, child: Any, /) -> Any:
         """Have a child keep the name until it has attached; `child` is what multiprocessing starts it by.
 
@@ -96,6 +103,10 @@ class MmapBackend(Protocol):
         self, file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]
     ) -> Handle:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
+        ...
+
+    def map_descriptor(self, fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
+        """Map `size` bytes of the object open as `fd` from `offset`, shared with every other map of it."""
         ...
 
     def reserve(self, fd: int, offset: int, size: int, name: Any) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["FORGET", "MEMORY", "PLAIN", "WRITE_OUT", "add_memory", "flush", "innermost", "lent", "refresh"]
-
 PLAIN: set[type] = {int, io.FileIO}
 """The usual types between which and the descriptor there is nothing; there are others."""
 

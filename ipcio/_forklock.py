@@ -17,7 +17,7 @@ handle's, a position is read and moved.
 A Python without the GIL (:data:`FREE_THREADED`) may run two threads in a step that the GIL would make atomic, so there
 a handle of memory also has a lock of its own, which ``fork`` acquires as well.  Two rules keep these locks from
 deadlocks: a thread that acquires both acquires `fork_lock` first; and while a thread holds a handle's lock
-without `fork_lock`, it runs no Python code (see `ipcio._memfile_fast.LockedFile`).
+without `fork_lock`, it runs no Python code (see `ipcio._memfile_locked`).
 """
 
 from __future__ import annotations

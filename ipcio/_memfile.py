@@ -1,11 +1,19 @@
-"""The file face of memory: what every handle of shm, mmap and strfile is.
+"""The handle of memory: what every handle of shm, mmap and strfile promises.
 
-:class:`MemoryFile` here is written over a plain `memoryview` and is complete:
-strfile uses it as it stands.  Handles over an `mmap.mmap` are the subclass in
-`ipcio._memfile_fast`, which lets the map's own C methods do the work while nothing
-special has been asked of the handle, and falls back on these methods when
-something has: a narrowed face, a position past the end, a descriptor whose
-offset the position must follow.
+:class:`MemoryFile` is the whole contract, and complete: each method here is right for every
+handle in every state.  A handle shows all of its memory or, once narrowed, the beginning
+(`_view`, `_size`).  Its position is in up to three places:
+
+* ``_position``: where these methods left it.
+* The *cursor*, where there is one: an object in C with a position of its own over exactly
+  the bytes that the handle shows.  It is an `mmap.mmap`, or an `io.BytesIO` over `bytes`.  Its
+  methods may have moved it since, and then it is right.
+* The offset of the descriptor, once `fileno` has given that to the caller.
+
+`_get_position` and `_set_position` keep them together; nothing else moves a handle.  While all
+that a handle needs is the cursor, the class of the handle is `ipcio._memfile_fast.DirectFile`,
+whose methods are those of the cursor; on a Python without the GIL, see `ipcio._memfile_locked`.
+What the handle has open, and its end, is in `ipcio._memory`.
 """
 
 from __future__ import annotations
@@ -14,43 +22,26 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
-from functools import cache
 from operator import index
 
 from ipcio._buffering import add_memory
+from ipcio._bytes import LINE_GUESS, exporter, is_plain, line_at, raw_bytes, writable_bytes
 from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._handover import hand_over
+from ipcio._memory import CLOSED, OpenMemory
 from ipcio._typing import TYPE_CHECKING
-from ipcio._unowned import LARGE, close_later, close_listed, free_later
+from ipcio._unowned import LARGE, close_listed, free_later
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO
+    from typing import Any, NoReturn
 
     from typing_extensions import Buffer, Self
 
-    from ipcio._backend import Share
-
-    # A `typing.BinaryIO` for checkers, as they see `io.FileIO`: so a handle may be passed
-    # wherever a binary file is documented.
-    class _RawBinaryFile(io.RawIOBase, BinaryIO):
-        pass
-
-    Memory = mmap.mmap | memoryview[int]
-    Recipe = Callable[[Any], tuple[Callable[..., "MemoryFile"], tuple[Any, ...]]]
-else:
-    _RawBinaryFile = io.RawIOBase
-
-__all__ = ["CLOSED", "InvalidSeekError", "MemoryFile", "prepare", "raw_bytes", "writable_bytes"]
-
-CLOSED = "I/O operation on closed file."  # the io module's words
-
-_LINE_GUESS = 128  # bytes looked at first when a line is sought; eight times more each round
+    from ipcio._memory import Memory
 
 
-class MemoryFile(_RawBinaryFile):
+class MemoryFile(OpenMemory):
     """A fixed-size run of bytes with a position: memory as a raw binary file.
 
     Handles come from `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile`, not from
@@ -58,7 +49,7 @@ class MemoryFile(_RawBinaryFile):
     changes is this:
 
     * It never grows.  `write` is all or nothing, `truncate` narrows this
-      handle's view of the memory and nothing else.
+      what this handle shows of the memory and nothing else.
     * It is coherent: there is no cache.  When `write` returns, every process
       that maps the bytes sees them.
     * `size`, `addr` (from LuaIPC) and `getbuffer` (from `io.BytesIO`) reach the
@@ -73,33 +64,32 @@ class MemoryFile(_RawBinaryFile):
     """
 
     __slots__ = (
-        "_at",
-        "_base",
-        "_created",
-        "_face",
-        "_fd",
-        "_given",
-        "_lent",
-        "_memory",
-        "_mode",
-        "_name",
-        "_opened",
-        "_recipe",
-        "_share",
+        "_cursor",
+        "_cursor_read",
+        "_cursor_readline",
+        "_cursor_seek",
+        "_cursor_seen",
+        "_cursor_tell",
+        "_cursor_write",
+        "_loops",
+        "_position",
         "_size",
+        "_user_fd",
+        "_view",
     )
 
-    _memory: Memory | None  # None: closed
-    _face: memoryview[int] | None  # the bytes that this handle shows, narrowed or not
-    _size: int  # of the face
-    _at: int  # the position; may lie past the end
-    _fd: int  # the descriptor behind the memory, -1 if there is none
-    _lent: int  # the descriptor that users get and `ipcio.filelock` locks; -1 until one is needed
-    _given: int  # the same from the first fileno() on: its offset is the position then; -1 before
-    _base: int  # where in the descriptor's file the memory begins; such a handle never gives the descriptor
-    _recipe: Recipe  # says how to open this memory again, for pickle; must not keep it alive
-    _share: Share | None  # in keeping the name alive
-    _opened: os.stat_result | None  # what the descriptor has open, if no share owns it
+    _view: memoryview[int] | None  # the bytes that this handle shows
+    _size: int  # how many
+    _position: int  # may lie past the end
+    _user_fd: int  # the descriptor that `fileno` has given, or -1
+    _cursor: Any  # over just these bytes; None where there is none
+    _cursor_tell: Callable[[], int]
+    _cursor_seek: Callable[..., Any]
+    _cursor_read: Callable[..., bytes]
+    _cursor_readline: Callable[[], bytes]
+    _cursor_write: Callable[[Buffer], int]
+    _cursor_seen: int  # where the cursor was when the position was last looked at
+    _loops: Any  # what the loops of a DirectFile take from the cursor, until its end
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile` make handles."""
@@ -114,34 +104,15 @@ class MemoryFile(_RawBinaryFile):
         handle._begin(*arguments)
         return handle
 
-    # Positional, all of them: keywords would double the price of the call.
-    def _begin(
-        self,
-        memory: Memory,
-        name: str | Any,
-        mode: str,
-        recipe: Recipe,
-        fd: int = -1,
-        base: int = 0,
-        share: Share | None = None,
-        created: bool = False,
-    ) -> None:
-        self._face = None
-        self._fd = fd
-        self._lent = self._given = -1
-        self._share = share
-        self._opened = None
-        self._memory = memory  # from here on, whatever is raised, __del__ gives it all back
-        self._name = name
-        self._mode = mode
-        self._recipe = recipe
-        self._base = base
-        self._created = created
-        self._at = 0
+    def _begin(self, cursor: Any, memory: Memory, *rest: Any) -> None:
+        """Begin at position 0; `cursor` is None or at its beginning, `rest` as for `OpenMemory._own`."""
+        self._view = self._cursor = None
+        self._user_fd = -1
+        self._own(memory, *rest)
+        self._position = 0
         self._size = len(memory)
-        self._face = memoryview(memory)
-        if share is None and fd >= 0:
-            self._opened = os.fstat(fd)
+        self._view = memoryview(memory)
+        self._use_cursor(cursor)
 
     # -- what it is ------------------------------------------------------
 
@@ -185,7 +156,7 @@ class MemoryFile(_RawBinaryFile):
         return True
 
     def size(self) -> int:
-        """Return the size of the file face in bytes (`truncate` narrows it)."""
+        """Return how many bytes the handle shows (`truncate` narrows it)."""
         self._check_open()
         return self._size
 
@@ -233,32 +204,17 @@ class MemoryFile(_RawBinaryFile):
         """
         with fork_lock:
             lent = self._lend()
-            if self._base or self._size < os.fstat(lent).st_size:
+            if self._file_offset or self._size < os.fstat(lent).st_size:
                 raise io.UnsupportedOperation(
-                    f"fileno: the handle shows {self._size} bytes from offset {self._base}, and its descriptor "
+                    f"fileno: the handle shows {self._size} bytes from offset {self._file_offset}, and its descriptor "
                     "would show all of the file; use read(), or getbuffer() for the memory without a copy"
                 )
-            if self._given < 0:
-                position = self._where()
+            if self._user_fd < 0:
+                position = self._get_position()
                 os.lseek(lent, position, os.SEEK_SET)
-                self._given = lent
-                self._go(position)
+                self._user_fd = lent
+                self._set_position(position)
             return lent
-
-    def _lend(self) -> int:
-        """The descriptor for users and for locks, of all that lies behind the memory; made when first needed."""
-        lent = self._lent
-        if lent < 0:
-            with fork_lock:
-                self._check_open()
-                if self._fd < 0:
-                    raise io.UnsupportedOperation("fileno: this memory has no descriptor; getbuffer() gives its bytes")
-                if self._lent < 0:
-                    # Not the one that a share's lock is on: what is locked, unlocked or dropped
-                    # through the user's must not matter to the name, nor last as long as a map.
-                    self._lent = self._fd if self._share is None else self._share.open_again(self._fd)
-                lent = self._lent
-        return lent
 
     # -- position --------------------------------------------------------
 
@@ -266,7 +222,7 @@ class MemoryFile(_RawBinaryFile):
         """Return the position in bytes."""
         with fork_lock:
             self._check_open()
-            return self._where()
+            return self._get_position()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move to `offset` bytes from the start, the position or the end; return the new position.
@@ -282,7 +238,7 @@ class MemoryFile(_RawBinaryFile):
             if whence == os.SEEK_SET:
                 target = offset
             elif whence == os.SEEK_CUR:
-                target = self._where() + offset
+                target = self._get_position() + offset
             elif whence == os.SEEK_END:
                 target = self._size + offset
             else:
@@ -291,29 +247,36 @@ class MemoryFile(_RawBinaryFile):
                 raise InvalidSeekError(errno.EINVAL, f"negative seek position {target}", self._name)
             if target > sys.maxsize:
                 raise OverflowError(f"seek position {target} is too large")
-            self._go(target)
+            self._set_position(target)
             return target
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Narrow this handle's face to `size` bytes (default: the position); return `size`.
+        """Narrow this handle to its first `size` bytes (default: up to the position); return `size`.
 
         A position beyond the new end is moved to it.  The memory itself and every
         other handle stay as they are; there is no way back but another handle.
         More than `size()` or less than 0 is a `ValueError`.
         """
         wanted = None if size is None else index(size)
-        with fork_lock:
-            self._check_open()
-            position = self._where()
-            if wanted is None:
-                wanted = position
-            if not 0 <= wanted <= self._size:
-                raise ValueError(f"cannot truncate to {wanted} bytes: memory of {self._size} bytes only narrows")
-            if wanted < self._size:
-                self._narrow(wanted)
-            if position > wanted:
-                self._go(wanted)
-            return wanted
+        try:
+            with fork_lock:
+                return self._truncate(wanted)
+        finally:
+            close_listed()  # what `_narrow` has listed
+
+    def _truncate(self, wanted: int | None) -> int:
+        self._check_open()
+        position = self._get_position()
+        if wanted is None:
+            wanted = position
+        if not 0 <= wanted <= self._size:
+            raise ValueError(f"cannot truncate to {wanted} bytes: memory of {self._size} bytes only narrows")
+        if wanted < self._size:
+            self._narrow(wanted)
+            self._set_position(min(position, wanted))
+        elif position > wanted:
+            self._set_position(wanted)
+        return wanted
 
     # -- reading ---------------------------------------------------------
 
@@ -324,13 +287,13 @@ class MemoryFile(_RawBinaryFile):
         """
         count = -1 if size is None else index(size)
         with fork_lock:
-            face = self._check_readable()
-            start = self._where()
+            view = self._check_readable()
+            start = self._get_position()
             stop = self._size if count < 0 else min(start + count, self._size)
             if start >= stop:
                 return b""
-            data = face[start:stop].tobytes()
-            self._go(stop)
+            data = view[start:stop].tobytes()
+            self._set_position(stop)
             return data
 
     def read1(self, size: int | None = -1, /) -> bytes:
@@ -344,13 +307,13 @@ class MemoryFile(_RawBinaryFile):
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable contiguous `buffer`; return how many bytes, 0 at the end."""
         with writable_bytes(buffer) as target, fork_lock:
-            face = self._check_readable()
-            start = self._where()
+            view = self._check_readable()
+            start = self._get_position()
             count = min(len(target), self._size - start)
             if count <= 0:
                 return 0
-            target[:count] = face[start : start + count]
-            self._go(start + count)
+            target[:count] = view[start : start + count]
+            self._set_position(start + count)
             return count
 
     def readinto1(self, buffer: Buffer, /) -> int:
@@ -361,13 +324,13 @@ class MemoryFile(_RawBinaryFile):
         r"""Read up to and including the next ``b"\n"``, at most `size` bytes if not negative."""
         limit = -1 if size is None else index(size)
         with fork_lock:
-            face = self._check_readable()
-            start = self._where()
+            view = self._check_readable()
+            start = self._get_position()
             stop = self._size if limit < 0 else min(start + limit, self._size)
             if start >= stop:
                 return b""
-            line = _line(face, start, stop)
-            self._go(start + len(line))
+            line = line_at(view, start, stop)
+            self._set_position(start + len(line))
             return line
 
     def __iter__(self) -> Iterator[bytes]:
@@ -381,18 +344,18 @@ class MemoryFile(_RawBinaryFile):
         # lock: with the GIL the interpreter switches threads at calls and backward jumps, so
         # nothing comes between the last look at the position and its move.
         while True:
-            face, start = self._face, self._at
-            if face is None:
+            view, start = self._view, self._position
+            if view is None:
                 raise ValueError(CLOSED)
-            line = face[start : start + _LINE_GUESS].tobytes()
+            line = view[start : start + LINE_GUESS].tobytes()
             cut = line.find(b"\n") + 1
             if cut:
                 line = line[:cut]
-            elif len(line) == _LINE_GUESS:
-                line = _line(face, start, self._size)
+            elif len(line) == LINE_GUESS:
+                line = line_at(view, start, self._size)
             end = start + len(line)
-            if self._at == start:
-                self._at = end
+            if self._position == start:
+                self._position = end
                 if not line:
                     return
                 yield line
@@ -416,7 +379,7 @@ class MemoryFile(_RawBinaryFile):
             memory = self._check_open()
             if self._mode == "rb":
                 raise io.UnsupportedOperation("not writable")
-            start, count = self._where(), source.nbytes
+            start, count = self._get_position(), source.nbytes
             if not count:
                 return 0
             if start + count > self._size:
@@ -426,26 +389,31 @@ class MemoryFile(_RawBinaryFile):
                     self._name,
                 )
             # A map takes any contiguous buffer; a memoryview insists on its own format.
-            plain = not isinstance(memory, memoryview) or (
-                source.format == "B" and source.ndim == 1 and source.contiguous
-            )
+            plain = not isinstance(memory, memoryview) or is_plain(source)
             memory[start : start + count] = source if plain else raw_bytes(source)
-            self._go(start + count)
+            self._set_position(start + count)
             return count
 
     def flush(self) -> None:
-        """Do nothing, for there is no cache.  Handles of `ipcio.mmap` write through to the file (``msync``)."""
-        self._check_open()
+        """Write the changes through to the file (``msync``); for shared memory and strings there is nothing to do.
+
+        Only a crash of the machine makes a difference: other processes see each change at once, and
+        the system writes it back in its own time.  Raises `OSError` when the storage fails.
+        """
+        memory = self._check_open()
+        if self._mode != "rb" and not isinstance(memory, memoryview):
+            with memoryview(memory):  # so that a close() elsewhere cannot unmap meanwhile
+                memory.flush()
 
     # -- the memory itself -----------------------------------------------
 
     def getbuffer(self) -> memoryview[int]:
-        """Return a `memoryview` of the face, without a copy; read-only where the handle is.
+        """Return a `memoryview` of the bytes that the handle shows, without a copy; read-only where the handle is.
 
         Views may outlive `close`: the memory stays mapped until the last is gone.
         """
         with fork_lock:
-            whole = memoryview(_exporter(self._check_open()))[: self._size]
+            whole = memoryview(exporter(self._check_open()))[: self._size]
             return whole.toreadonly() if self._mode == "rb" else whole
 
     def __buffer__(self, _flags: int, /) -> memoryview[int]:
@@ -458,99 +426,132 @@ class MemoryFile(_RawBinaryFile):
 
         Views from `getbuffer` stay valid and keep the memory mapped.
         """
-        self._finish(self._unmap)
+        self._close(self._end)
 
     def __del__(self) -> None:
-        # Quietly, and only letting go of the memory: in ``shm.attach("x").read()`` the
-        # handle is gone before the call that it was asked for, and in ``for line in
-        # mmap.open(path)`` before the first line.
+        # Without a word, and the cursor stays usable: in ``shm.attach("x").read()`` the handle is
+        # gone before the call of the cursor's method that was fetched from it.
         try:
             if self._memory is not None:
-                self._finish(self._let_go)
-        except Exception:  # noqa: BLE001, S110 -- nobody could catch it
+                self._close(self._drop_memory)
+        except Exception:  # noqa: BLE001, S110 -- an error here would reach no caller
             pass
-
-    def _finish(self, part: Callable[[], None]) -> None:
-        close: Callable[..., None] = os.close
-        try:
-            with fork_lock:
-                if self._memory is None:
-                    return
-                fd, lent, share = self._fd, self._lent, self._share
-                if len(self._memory) >= LARGE:
-                    close = close_later
-                    free_later(self._memory)
-                try:
-                    part()
-                finally:
-                    self._memory = self._face = self._share = None
-                    self._fd = self._lent = self._given = -1
-                    try:
-                        if lent not in {-1, fd}:
-                            close(lent)
-                    finally:
-                        if share is not None:  # which owns the descriptor
-                            share.release(close)
-                        elif fd >= 0:
-                            is_ours = True
-                            try:
-                                is_ours = self._opened is None or _is_open(fd, self._opened)
-                            finally:
-                                if is_ours:
-                                    close(fd)
-        finally:
-            if close is close_later:
-                close_listed()
 
     def __reduce__(self) -> tuple[Any, ...]:
         with fork_lock:
             memory, size, position = self._check_open(), self._size, self.tell()
-        how = self._recipe(memory)  # which may ask for the file's path
+        how = self._reduce(memory)  # which may ask for the file's path
         with fork_lock:
             self._check_open()  # all that time
             return hand_over(self, self._share, (_reopen, (*how, size, position)))
 
-    # -- for the subclass ------------------------------------------------
+    def _end(self) -> None:
+        # The map is dropped and never closed: the last reference unmaps.  Not everything that still
+        # has the memory is a view, which would keep a map from being closed.  Numpy takes the map
+        # itself for an array's base (``numpy.ndarray(buffer=)``), and before 3.11 `mmap.read` went on
+        # with a map that the ``__index__`` of its argument had closed.
+        try:
+            if self._cursor is not None:
+                self._become(False)
+                self._drop_cursor()
+        finally:
+            self._drop_memory()
 
-    def _check_open(self) -> Memory:
-        memory = self._memory
-        if memory is None:
-            raise ValueError(CLOSED)
-        return memory
+    def _drop_memory(self) -> None:
+        view, self._view, self._memory = self._view, None, None
+        if view is not None:
+            view.release()
+        self._user_fd = -1
+        if self._cursor is not None and self._size >= LARGE:
+            free_later(self._cursor)
+        self._cursor = self._loops = None
+        self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
+        self._cursor_readline = self._cursor_write = _closed
+        self._become(False)
+
+    # -- which part of the memory, and which position ------------------------
+    #
+    # All of this is called under `fork_lock`.
 
     def _check_readable(self) -> memoryview[int]:
-        face = self._face
-        if face is None:
-            raise ValueError(CLOSED)
+        self._check_open()
         if self._mode == "wb":
             raise io.UnsupportedOperation("not readable")
-        return face
+        assert self._view is not None
+        return self._view
 
-    def _where(self) -> int:
-        """The position; once a descriptor was given, its offset is the truth."""
-        if self._given >= 0:
-            self._at = os.lseek(self._given, 0, os.SEEK_CUR)
-        return self._at
+    def _get_position(self) -> int:
+        """Return the position: where the cursor or the descriptor has been moved to, or where it was left."""
+        if self._cursor is not None:
+            reached = self._cursor_tell()
+            if reached != self._cursor_seen:
+                self._cursor_seen = self._position = reached
+                if self._user_fd >= 0:
+                    os.lseek(self._user_fd, reached, os.SEEK_SET)
+        if self._user_fd >= 0:
+            self._position = os.lseek(self._user_fd, 0, os.SEEK_CUR)
+        return self._position
 
-    def _go(self, position: int) -> None:
-        if self._given >= 0:
-            os.lseek(self._given, position, os.SEEK_SET)
-        self._at = position
+    def _set_position(self, position: int) -> None:
+        """Move the handle, its cursor and the offset of its descriptor."""
+        if self._user_fd >= 0:
+            os.lseek(self._user_fd, position, os.SEEK_SET)
+        self._position = position
+        if self._cursor is not None:
+            is_fast = position <= self._size and self._user_fd < 0
+            if not is_fast:
+                self._become(False)
+                self._end_loops()
+            self._cursor_seen = min(position, self._size)
+            self._cursor_seek(self._cursor_seen)
+            if is_fast:
+                self._become(True)
 
     def _narrow(self, size: int) -> None:
-        assert self._face is not None
-        self._face = self._face[:size]
-        self._size = size
+        """Show the first `size` bytes only; the caller sets the position then."""
+        shorter = None
+        if self._cursor is not None:
+            shorter = self._map_again(size)
+            self._become(False)
+            self._drop_cursor()
+        assert self._view is not None
+        self._view, self._size = self._view[:size], size
+        if shorter is not None:
+            self._use_cursor(shorter)
 
-    def _let_go(self) -> None:
-        """Drop the memory; it goes when nobody else has it."""
-        if self._face is not None:
-            self._face.release()
-        self._memory = self._face = None
+    def _use_cursor(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._cursor_seen = 0
+        self._loops = None
+        if cursor is not None:
+            self._cursor_tell = cursor.tell
+            self._cursor_seek = cursor.seek
+            self._cursor_read = cursor.read
+            self._cursor_readline = cursor.readline
+            self._cursor_write = cursor.write
+            if self._mode == "wb":
+                self._cursor_read = self._cursor_readline = _not_readable
+            elif self._mode == "rb":
+                self._cursor_write = _not_writable
 
-    def _unmap(self) -> None:
-        """Drop the memory, now where that can be."""
-        self._let_go()
+    def _drop_cursor(self) -> None:
+        """Do without the cursor, and leave nothing in it for an iterator or a method that the caller keeps."""
+        self._cursor_seek(self._size)
+        if self._size >= LARGE:
+            free_later(self._cursor)
+        self._cursor = self._loops = None
+        # Another thread may be in the midst of a fast method; an error makes that one fall back.
+        self._cursor_seek = self._cursor_write = _closed
+
+    def _end_loops(self) -> None:
+        """Bring the first part of fast loops, which knows of no descriptor and no other end, to its end."""
+        loops, self._loops = self._loops, None
+        if loops is not None:
+            self._cursor_seek(self._size)
+            next(loops, None)  # they go on with `_rest`
+
+    def _become(self, fast: bool, /) -> None:
+        """Be the handle whose methods are the cursor's, or the complete one; only subclasses can be both."""
 
 
 add_memory(MemoryFile)
@@ -558,86 +559,6 @@ add_memory(MemoryFile)
 
 class InvalidSeekError(OSError, ValueError):
     """A seek before 0: what `io.FileIO` raises and what `io.BytesIO` raises, at once."""
-
-
-def writable_bytes(buffer: Buffer) -> memoryview[int]:
-    """View `buffer`, writable and contiguous but of any format, as bytes.
-
-    Release the view: while one exists, in the traceback of an error say, the owner
-    of the buffer cannot resize it.
-    """
-    with memoryview(buffer) as view:
-        if view.readonly:
-            raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__!r}")
-        if not view.c_contiguous:
-            raise BufferError("readinto() argument must be C-contiguous")
-        if view.format == "B" and view.ndim == 1:
-            return view[:]
-    return raw_bytes(buffer)
-
-
-def raw_bytes(buffer: Buffer) -> memoryview[int]:
-    """View any contiguous buffer as bytes; `memoryview.cast` refuses big-endian and structured items."""
-    if TYPE_CHECKING:
-        from pickle import PickleBuffer
-    else:
-        from _pickle import PickleBuffer  # see `prepare`; without the rest of `pickle`
-
-    return PickleBuffer(buffer).raw()
-
-
-def _exporter(memory: Memory) -> Any:
-    """What to view `memory` through, so that the new view can be released by any thread."""
-    return memory
-
-
-if FREE_THREADED and not TYPE_CHECKING:
-
-    def _exporter(memory: Memory) -> Any:
-        # All views of a view count themselves in one place, and without the GIL two threads that
-        # release theirs miscount.  This one is counted by its references alone.
-        from _pickle import PickleBuffer
-
-        return PickleBuffer(memory) if isinstance(memory, memoryview) else memory
-
-
-@cache
-def prepare() -> None:
-    """Import what methods of handles need, before the first handle is made.
-
-    A process that has given up its rights (``setuid``, ``chroot``) may find no modules later, or
-    another user's.  Not under a lock of ours: another thread may hold the lock of an import and
-    wait for ours, in a garbage collection.
-    """
-    for module in "ctypes", "_pickle":
-        with suppress(ImportError):  # it is not there, or not for this sub-interpreter: the method will say so
-            __import__(module)
-
-
-def _line(face: memoryview[int], start: int, stop: int) -> bytes:
-    """The line at `start`, its newline included, or what there is before `stop`.
-
-    Looks at a little first and at eight times more each round, so that what is
-    copied stays in proportion to the line.
-    """
-    span = _LINE_GUESS
-    while True:
-        end = min(start + span, stop)
-        piece = face[start:end].tobytes()
-        cut = piece.find(b"\n") + 1
-        if cut:
-            return piece[:cut]
-        if end == stop:
-            return piece
-        span *= 8
-
-
-def _is_open(fd: int, opened: os.stat_result) -> bool:
-    """Whether the descriptor still means this: a daemon closes all, and then others get the numbers."""
-    try:
-        return os.path.samestat(os.fstat(fd), opened)
-    except OSError as error:
-        return error.errno != errno.EBADF
 
 
 def _reopen(opener: Callable[..., MemoryFile], arguments: tuple[Any, ...], size: int, position: int) -> MemoryFile:
@@ -650,3 +571,15 @@ def _reopen(opener: Callable[..., MemoryFile], arguments: tuple[Any, ...], size:
         handle.close()
         raise
     return handle
+
+
+def _not_readable(*_: object) -> NoReturn:
+    raise io.UnsupportedOperation("not readable")
+
+
+def _not_writable(*_: object) -> NoReturn:
+    raise io.UnsupportedOperation("not writable")
+
+
+def _closed(*_: object) -> NoReturn:
+    raise ValueError(CLOSED)

@@ -33,8 +33,9 @@ import os
 import sys
 from operator import index
 
-from ipcio._memfile import MemoryFile, prepare
+from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
+from ipcio._memory import prepare
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform == "win32":
@@ -111,7 +112,7 @@ def open(
             return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
         if memory is None:
-            return MemoryFile._over(memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
+            return MemoryFile._over(None, memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
         return FastFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
 
     opened = _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)

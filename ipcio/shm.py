@@ -35,8 +35,9 @@ import sys
 from functools import partial
 from operator import index
 
-from ipcio._memfile import MemoryFile, prepare
+from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
+from ipcio._memory import prepare
 from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
@@ -217,7 +218,7 @@ def _handle(mapping: Mapping, name: str, mode: str, owner: int | None, *, create
     if memory is None:  # an empty segment
         memory = memoryview(bytearray())
     if isinstance(memory, memoryview):
-        return MemoryFile._over(memory, name, mode, recipe, fd, 0, share, created)
+        return MemoryFile._over(None, memory, name, mode, recipe, fd, 0, share, created)
     return FastFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
 
 

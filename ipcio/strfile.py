@@ -18,8 +18,10 @@ import io
 import os
 from operator import index
 
-from ipcio._memfile import MemoryFile, prepare, raw_bytes
+from ipcio._bytes import is_plain, raw_bytes
+from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
+from ipcio._memory import prepare
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,11 +50,10 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         data = data.getbuffer()
     prepare()
     with memoryview(data) as whole:
-        plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
-        view = (whole[:] if plain else raw_bytes(data)).toreadonly()
+        view = (whole[:] if is_plain(whole) else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # nobody can change it, and BytesIO shares it
         return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
-    return MemoryFile._over(view, "<strfile>", "rb", _recipe)
+    return MemoryFile._over(None, view, "<strfile>", "rb", _recipe)
 
 
 class _BytesCursor(io.BytesIO):

@@ -22,14 +22,11 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["map_descriptor", "open", "path_of", "reserve"]
-
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR  # what `os.O_ACCMODE` is, which PyPy lacks
 
 
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
-    """Map `size` bytes of the object open as `fd`, shared."""
     access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, size, access=access, offset=offset, trackfd=False)

@@ -154,9 +154,9 @@ class Share:
                 is_ours = _shares.get(lock) is self._self  # otherwise the number is another share's by now
                 if is_ours:
                     del _shares[lock]
-                if not is_ours or not self._is_open(lock):
+                if not is_ours or not self.is_open(lock):
                     lock = -1
-                if (self._is_lent or lock < 0) and (fd in _shares or not self._is_open(fd)):
+                if (self._is_lent or lock < 0) and (fd in _shares or not self.is_open(fd)):
                     fd = -1
             finally:
                 try:
@@ -198,7 +198,7 @@ class Share:
             if not removed:  # a view of the memory keeps the description, and would keep the lock with it
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
-    def _is_open(self, fd: int) -> bool:
+    def is_open(self, fd: int) -> bool:
         """Whether the descriptor still means the object."""
         try:
             return os.path.samestat(os.fstat(fd), self._info)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["open", "path_of", "reserve"]
-
 _READ_WRITE = win32.GENERIC_READ | win32.GENERIC_WRITE
 _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_DELETE
 _PREFIX = "\\\\?\\"
@@ -36,6 +34,10 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
         os.close(fd)
         raise
     return into((memory, fd, None))
+
+
+def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
+    return mmap.mmap(fd, size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ, offset=offset)
 
 
 def reserve(fd: int, offset: int, size: int, name: Any) -> None:
@@ -88,7 +90,7 @@ def _map_part(file: Any, fd: int, *, writable: bool, offset: int, size: int) -> 
     if not size:
         return None
     try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ, offset=offset)
+        return map_descriptor(fd, size, writable=writable, offset=offset)
     except OSError as error:
         error.filename = file
         raise

@@ -160,6 +160,10 @@ class Handles:
         """There are no descriptors here; see `ipcio._backend.Share`."""
         return fd
 
+    def is_open(self, _: int) -> bool:
+        """There are no descriptors here; see `ipcio._backend.Share`."""
+        return False
+
     def pass_to(self, child: Any) -> None:
         """There are no descriptors here; see `ipcio._backend.Share`."""
 

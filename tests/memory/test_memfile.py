@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import file_contract
 import pytest
@@ -69,6 +70,73 @@ def test_narrowing_is_this_handle_s_alone(name):
             assert os.fstat(other.fileno()).st_size == 100
         with shm.attach(name) as third:
             assert third.size() == 100
+
+
+@pytest.mark.parametrize("kind", ["shm", "mmap"])
+def test_a_narrowed_handle_without_a_map_of_its_own_is_the_same(kind, name, tmp_path, monkeypatch):
+    """Only slower, if the system refuses a second map; with loops and methods that were fetched before."""
+    content = b"one\ntwo\nthree\nfour\n"
+    path = tmp_path / "file"
+
+    def told():
+        path.write_bytes(content)
+        with segment(name, content, "rw") if kind == "shm" else mmap.open(path, "rw") as h, h.getbuffer() as whole:
+            loop, read = iter(h), h.read
+            found = [next(loop), h.truncate(16), next(loop), read(1), h.tell(), h.read(3), h.readline(), [*loop]]
+            for position, data in (14, b"xyz"), (14, b"ab"), (16, b"x"), (20, b""):
+                found += [h.seek(position), outcome(lambda data=data: h.write(data)), h.tell()]
+            target, large = bytearray(9), bytearray(100_000)
+            found += [h.seek(-9, 2), h.readinto(target), bytes(target), h.seek(1), h.readinto(large), h.tell()]
+            found += [h.truncate(7), h.seek(2), h.read(), h.seek(0), [*h], h.seek(-3, 1), h.readlines(), h.seek(0)]
+            return [*found, h.read(), h.size(), bytes(whole)]
+
+    usual = told()
+    monkeypatch.setattr("ipcio._memory.OpenMemory._map_again", lambda *_: None)
+    assert told() == usual
+    assert usual[-1] == b"one\ntwo\nthree\nab" + content[16:]
+
+
+@pytest.mark.skipif("free-threading" in sys.version, reason="there each method is a call under a lock")
+@pytest.mark.parametrize("kind", ["shm", "mmap"])
+def test_a_narrowed_handle_is_as_fast_as_any(kind, name, tmp_path):
+    """Its reading methods are functions of C."""
+    if kind == "shm" and lacks("descriptors"):
+        pytest.skip(lacks("descriptors"))
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    with shm.create(name, 100) if kind == "shm" else mmap.open(tmp_path / "file") as h:
+        for size in (99, 50, 1):
+            h.truncate(size)
+            assert {type(h.read), type(h.tell), type(h.read1)} == {type([].append)}
+            h.seek(200)
+            assert type(h.read) is not type([].append)
+            h.seek(0)
+
+
+@pytest.mark.needs("descriptors")
+def test_narrowing_never_shows_another_file(tmp_path):
+    """A daemon closes all its descriptors, and other files get their numbers."""
+    (tmp_path / "file").write_bytes(b"in the file")
+    (tmp_path / "other").write_bytes(b"another file")
+    run(
+        """
+import os, sys
+from ipcio import mmap, shm
+handles = [mmap.open(sys.argv[1], "rw"), shm.create(None, 11)]
+handles[1].getbuffer()[:] = b"in the file"
+os.closerange(3, 100)
+others = [os.open(sys.argv[2], os.O_RDWR) for _ in range(20)]
+for h in handles:
+    assert h.truncate(7) == 7
+    assert h.read() == b"in the "
+    h.seek(0)
+    assert h.write(b"changed") == 7
+    assert h.getbuffer() == b"changed"
+    h.close()
+assert os.read(others[0], 20) == b"another file"
+""",
+        tmp_path / "file",
+        tmp_path / "other",
+    )
 
 
 @pytest.mark.needs("posix", "descriptors")

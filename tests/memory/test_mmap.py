@@ -359,6 +359,17 @@ def test_a_closed_handle_keeps_neither_map_nor_descriptor(file, what):
 
 
 @pytest.mark.needs("proc")
+def test_a_handle_narrowed_again_and_again_keeps_two_maps(file):
+    path = file(bytes(3 << 20))
+    with mmap.open(path, "rw") as h:
+        for size in range(h.size() - 1, 1 << 20, -(1 << 18)):
+            h.truncate(size)
+            with open("/proc/self/maps") as listing:
+                assert listing.read().count(str(path)) == 2
+    assert not mapped(path)
+
+
+@pytest.mark.needs("proc")
 def test_the_last_view_unmaps(file):
     """After `close` the memory stays exactly as long as a view of it."""
     path = file(b"one\ntwo\n" * 1000)

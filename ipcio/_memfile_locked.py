@@ -1,0 +1,156 @@
+"""The handle of memory on a Python without the GIL.
+
+There a cursor is not thread-safe: two threads in its methods write past its end.  So each fast
+method of a `LockedFile` is one call of the cursor's under a lock of the handle's own.  That call
+and the release of the lock are one step of C (`ipcio._record.call_locked`): no signal handler and no finalizer
+runs while the lock is held, so a thread that holds it never waits for anything.  In the states
+that `ipcio._memfile_fast` calls slow, the methods of `MemoryFile` work, under `fork_lock` and then
+that lock.  No code of the user's runs under it: arguments are numbers and views by then.
+
+A `LockedFile` keeps its class in every state, for a change of class stops all threads.  The state
+shows in the slots of the cursor's methods, which are looked up under the lock: they are None in a
+slow one, and None cannot be called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from itertools import repeat, starmap
+from operator import index, methodcaller
+
+from ipcio._bytes import COPY_TWICE, writable_bytes
+from ipcio._forklock import RLock, fork_lock, handle_locks
+from ipcio._memfile import MemoryFile
+from ipcio._record import call_locked
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from typing_extensions import Buffer
+
+_FOR_EVER: repeat[tuple[()]] = repeat(())
+
+
+class LockedFile(MemoryFile):
+    """Memory with a cursor, and a lock for it."""
+
+    __slots__ = (
+        "_acquiring",
+        "_lock",
+        "_quick_read",
+        "_quick_readline",
+        "_quick_seek",
+        "_quick_tell",
+        "_quick_write",
+        "_release",
+    )
+
+    def _begin(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._lock = RLock()
+        self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
+        self._release = partial(self._lock.release)
+        super()._begin(*arguments)
+        with fork_lock:
+            handle_locks.add(self._lock)
+        self._become(True)
+
+    def _become(self, fast: bool, /) -> None:
+        cursor: Any = self._cursor if fast else None
+        reader = None if self._mode == "wb" else cursor
+        self._quick_tell = getattr(cursor, "tell", None)
+        # That of strfile is Python.
+        self._quick_seek = None if isinstance(self._memory, memoryview) else getattr(cursor, "seek", None)
+        self._quick_read = getattr(reader, "read", None)
+        self._quick_readline = getattr(reader, "readline", None)
+        self._quick_write = None if self._mode == "rb" else getattr(cursor, "write", None)
+
+    def tell(self) -> int:
+        try:
+            return call_locked(self, _TELL, self)  # type: ignore[no-any-return]
+        except TypeError:
+            pass
+        with fork_lock, self._lock:
+            return super().tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        offset, whence = index(offset), index(whence)
+        try:
+            return call_locked(self, methodcaller("_quick_seek", offset, whence), self)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, OverflowError):
+            pass
+        with fork_lock, self._lock:
+            return super().seek(offset, whence)
+
+    def fileno(self) -> int:
+        with fork_lock, self._lock:
+            return super().fileno()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        count = -1 if size is None else min(index(size), sys.maxsize)
+        try:
+            return call_locked(self, methodcaller("_quick_read", count), self)  # type: ignore[no-any-return]
+        except TypeError:
+            pass
+        with fork_lock, self._lock:
+            return super().read(count)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        limit = -1 if size is None else index(size)
+        if limit < 0:
+            try:
+                return call_locked(self, _READLINE, self)  # type: ignore[no-any-return]
+            except TypeError:
+                pass
+        with fork_lock, self._lock:
+            return super().readline(limit)
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        with writable_bytes(buffer) as target:
+            size = len(target)
+            if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # of `bytes`, whose cursor is no map
+                data = self.read(size)
+                target[: len(data)] = data
+                return len(data)
+            self._check_readable()
+            with memoryview(self._check_open()) as whole:
+                while (count := min(size, self._size - self.tell())) > 0:
+                    try:
+                        end = call_locked(self, methodcaller("_quick_seek", count, os.SEEK_CUR), self)
+                    except ValueError:  # another thread was quicker; fewer are left now
+                        continue
+                    except TypeError:
+                        break
+                    target[:count] = whole[end - count : end]
+                    return count
+            with fork_lock, self._lock:
+                return super().readinto(target)
+
+    readinto1 = readinto
+
+    def write(self, data: Buffer, /) -> int:
+        with memoryview(data) as source:
+            try:
+                return call_locked(self, methodcaller("_quick_write", source), self)  # type: ignore[no-any-return]
+            except (TypeError, ValueError, BufferError):
+                pass
+            with fork_lock, self._lock:
+                return super().write(source)
+
+    def _truncate(self, wanted: int | None) -> int:
+        with self._lock:  # `fork_lock` is held already
+            return super()._truncate(wanted)
+
+    def _end(self) -> None:
+        with self._lock:
+            super()._end()
+
+    def _drop_memory(self) -> None:  # also of a handle that is collected, whose lock no thread holds
+        super()._drop_memory()
+        handle_locks.discard(self._lock)
+
+
+_TELL = methodcaller("_quick_tell")
+_READLINE = methodcaller("_quick_readline")
