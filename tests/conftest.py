@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 
+import peers
 import pytest
 import turns
 from abilities import lacks
@@ -27,6 +28,14 @@ def standing_processes():
         return set()
     multiprocessing.resource_tracker.ensure_running()
     return {multiprocessing.resource_tracker._resource_tracker._pid}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def peers_are_forks():
+    """Start the process of which peers are forks; see `forkserver`."""
+    peers.serve()
+    yield
+    peers.stop_serving()
 
 
 def set_aside() -> None:

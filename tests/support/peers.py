@@ -5,21 +5,27 @@ from __future__ import annotations
 import ast
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
 
 from children import KILL
+from forkserver import Server, able
 
 import ipcio
 
 DEADLINE = 30  # seconds until a silent peer is a failed test
 
-_LOOP = """
+_IMPORTS = """
+import ctypes, encodings.ascii, gc, io, json, os, pickle, signal, subprocess, sys, time, typing
+from ipcio import sem, shm, mmap, strfile
+"""
+
+_LOOP = f"""
 import json, sys
-scope = {}
-exec("import ctypes, encodings.ascii, gc, io, os, pickle, signal, subprocess, time, typing", scope)
-exec("from ipcio import sem, shm, mmap, strfile", scope)
+scope = {{}}
+exec({_IMPORTS!r}, scope)
 if len(sys.argv) > 1:  # another user, who may not be able to read the interpreter's own directory
     user, os = int(sys.argv[1]), scope["os"]
     os.setgroups([])
@@ -41,6 +47,38 @@ for line in sys.stdin:
 """
 
 
+_servers: dict[tuple[str, ...], Server] = {}
+
+
+def serve(*first: str) -> None:
+    """Have peers be forks of a server as long as modules are imported from here, or from `first` and then here."""
+    path = (*first, *_path())
+    if able() and path not in _servers:
+        _servers[path] = Server(_IMPORTS, _LOOP, path)
+
+
+def stop_serving() -> None:
+    while _servers:
+        _servers.popitem()[1].stop()
+
+
+def _path() -> tuple[str, ...]:
+    return tuple(entry for entry in sys.path if entry)
+
+
+def _start(python: str, words: list[str]) -> subprocess.Popen:
+    # Another interpreter has a standard library of its own.
+    ours = os.path.dirname(os.path.dirname(ipcio.__file__))
+    theirs = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), ours]
+    return subprocess.Popen(
+        [python, "-u", "-c", _LOOP, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_path() if python == sys.executable else theirs)},
+    )
+
+
 class PeerError(Exception):
     """What the peer raised: `kind` is the class name, `errno` its number if it has one."""
 
@@ -60,17 +98,11 @@ class Peer:
     """
 
     def __init__(self, *setup: str, python: str = sys.executable, user: int | None = None) -> None:
-        # Another interpreter has a standard library of its own.
-        ours = os.path.dirname(os.path.dirname(ipcio.__file__))
-        theirs = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), ours]
-        path = [entry for entry in sys.path if entry] if python == sys.executable else theirs
-        self.process = subprocess.Popen(
-            [python, "-u", "-c", _LOOP, *([] if user is None else [str(user)])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-        )
+        words = [] if user is None else [str(user)]
+        server = _servers.get(_path()) if python == sys.executable else None
+        self.process = server.start(*words) if server is not None and server.fits() else None
+        if self.process is None:
+            self.process = _start(python, words)
         self.pid = self.process.pid
         for code in setup:
             self.run(code)
@@ -80,19 +112,29 @@ class Peer:
         self.process.stdin.flush()
 
     def answer(self):
-        watchdog = threading.Timer(DEADLINE, self.process.kill)
-        watchdog.start()
-        try:
-            line = self.process.stdout.readline()
-        finally:
-            watchdog.cancel()
-            watchdog.join()
+        line = self._line()
         if not line:
             raise AssertionError(f"the peer died (status {self.process.wait()})")
         kind, content = json.loads(line)
         if kind == "error":
             raise PeerError(*content)
         return ast.literal_eval(content)
+
+    def _line(self) -> str:
+        """What it says next; if it is silent for too long, it is killed, and that is nothing."""
+        if hasattr(select, "poll"):  # nothing is buffered: there is one line for each that it is sent
+            poll = select.poll()
+            poll.register(self.process.stdout, select.POLLIN)
+            if not poll.poll(DEADLINE * 1000):
+                self.process.kill()
+            return self.process.stdout.readline()
+        watchdog = threading.Timer(DEADLINE, self.process.kill)
+        watchdog.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            watchdog.cancel()
+            watchdog.join()
 
     def run(self, code: str) -> None:
         self.send("run", code)
