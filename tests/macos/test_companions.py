@@ -1,6 +1,6 @@
 """Named objects that are no files (macOS): what keeps them alive, and what is left of them after every kind of end.
 
-The processes here see Linux as `lesser` shows it, whatever this one sees.
+The processes here see Linux as `as_macos` shows it, whatever this one sees.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import errno
 import os
 import random
 import stat
-import subprocess
-import sys
 import time
+from functools import partial
 
+import peers
 import pytest
 from peers import Peer, PeerError
 
 fcntl = pytest.importorskip("fcntl")
 pytestmark = [pytest.mark.needs("fork", "witness"), pytest.mark.usefixtures("root")]
 
-LESSER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "as_macos")
+AS_MACOS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "as_macos")
 KINDS = {
     "shm": ("shm.create({!r}, 5000{})", "shm.attach({!r})", "shm.unlink({!r})"),
     "sem": ("sem.create({!r}, 3{})", "sem.attach({!r})", "sem.unlink({!r})"),
@@ -51,17 +51,23 @@ class Kind:
         return not os.path.exists(self.object) and not self.companions()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def peers_as_macos():
+    """Peers of these tests are forks, too, of a process whose ipcio has but what macOS has."""
+    peers.serve(AS_MACOS)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Have peers see the lesser system, and a directory of this test's for companions."""
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        f"import sys\nsys.path.insert(0, {LESSER!r})\nimport calls, objects, view\nview.install()\n"
-        f"from ipcio._posix import companion_paths\ncompanion_paths.ROOT = {str(tmp_path)!r}\n"
-    )
-    monkeypatch.syspath_prepend(str(site))
+    """A directory of this test's for companions."""
+    monkeypatch.syspath_prepend(AS_MACOS)
     return tmp_path
+
+
+@pytest.fixture
+def peer(root, peer):
+    """Peers that find nothing but what macOS has, and the companions there."""
+    return partial(peer, f"import ipcio._posix.companion_paths as places\nplaces.ROOT = {str(root)!r}")
 
 
 def new_kind(kind: str, root):
@@ -264,26 +270,22 @@ def test_what_was_before_the_system_started_is_no_object_of_now(plain, peer):
     b.run(plain.unlink)
 
 
-def test_who_dies_over_it_leaves_nothing_for_good(kind):
+def test_who_dies_over_it_leaves_nothing_for_good(kind, peer):
     """SIGKILL at any moment of create, attach, close and unlink; `gc` finds all there is."""
-    program = (
-        "import sys; from ipcio import sem, shm\nprint(flush=True)\n"
+    endless = (
         "while True:\n"
         f"    h = {kind.create.format('')}\n    o = {kind.attach}\n    o.close(); h.close()\n"
         f"    h = {kind.create.format(', persist=True')}\n    {kind.unlink}\n    h.close()\n"
     )
-    gc = "from ipcio._inventory import remove_orphans; print([each[:3] for each in remove_orphans()])"
-    path = os.pathsep.join([entry for entry in sys.path if entry])
-    options = {"env": {**os.environ, "PYTHONPATH": path}, "stdout": subprocess.PIPE}
+    collector = peer("from ipcio._inventory import remove_orphans", "import contextlib")
     for _ in range(ROUNDS):
-        with subprocess.Popen([sys.executable, "-c", program], **options) as victim:
-            victim.stdout.readline()
-            time.sleep(random.uniform(0, 0.01))
-            victim.kill()
-        subprocess.run([sys.executable, "-c", gc], check=True, **options)
+        victim = peer()
+        victim.send("run", endless)
+        time.sleep(random.uniform(0, 0.01))
+        victim.kill()
+        collector.run("list(remove_orphans())")
         if not kind.nothing():  # killed with a persistent one, or in the middle of its unlink
-            rest = f"import contextlib; from ipcio import sem, shm\nwith contextlib.suppress(OSError): {kind.unlink}"
-            subprocess.run([sys.executable, "-c", rest], check=True, **options)
+            collector.run(f"with contextlib.suppress(OSError): {kind.unlink}")
         assert kind.nothing(), (kind.companions(), os.path.exists(kind.object))
 
 

@@ -22,6 +22,11 @@ import ctypes, encodings.ascii, gc, io, json, os, pickle, signal, subprocess, sy
 from ipcio import sem, shm, mmap, strfile
 """
 
+# What is loaded with the first call that needs it, is loaded before the forks.
+_LOADED_LATER = """
+import ipcio._posix.libc, ipcio._posix.sysv
+"""
+
 _LOOP = f"""
 import json, sys
 scope = {{}}
@@ -54,7 +59,7 @@ def serve(*first: str) -> None:
     """Have peers be forks of a server as long as modules are imported from here, or from `first` and then here."""
     path = (*first, *_path())
     if able() and path not in _servers:
-        _servers[path] = Server(_IMPORTS, _LOOP, path)
+        _servers[path] = Server(_IMPORTS + _LOADED_LATER, _LOOP, path)
 
 
 def stop_serving() -> None:
