@@ -1,4 +1,4 @@
-"""What subcommands share: the types of arguments, and the line that tells of an error."""
+"""What subcommands share: the types of arguments, and the one line that reports an error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ipcio._names import check_name
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import TypeAlias
 
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-__all__ = ["add_exit_code", "add_names", "complain", "count", "seconds", "split_command"]
+_LARGEST_STATUS = 255
 
 
 def add_names(
     parser: argparse.ArgumentParser, completer: Callable[..., list[str]], word: str = "name", nargs: str | None = None
 ) -> None:
-    """Add an argument that is the name of an object, or several; the completer knows which there are."""
+    """Add an argument that is the name of an object, or several; the completer lists the names that exist."""
     action = parser.add_argument(word, metavar="NAME", type=_name, nargs=nargs)
     action.completer = completer  # type: ignore[attr-defined]
 
@@ -32,32 +32,8 @@ def _name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-_WITH_VALUE = "--range", "--timeout", "--conflict-exit-code", "-E"
-
-
-def split_command(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Split what follows ``ipcio`` into our own words and those of a command that is to be run.
-
-    The command is what follows ``--``; without that, it begins at the second word that is no option.
-    """
-    if "--" in words:
-        end = list(words).index("--")
-        return words[:end], words[end + 1 :]
-    plain = 0
-    rest = enumerate(words)
-    next(rest, None)  # the subcommand
-    for index, word in rest:
-        if word[:1] != "-" or word == "-":
-            plain += 1
-            if plain == 2:  # noqa: PLR2004 -- after FILE or NAME
-                return words[:index], words[index:]
-        elif word in _WITH_VALUE or (len(word) > 2 and any(each.startswith(word) for each in _WITH_VALUE)):  # noqa: PLR2004
-            next(rest, None)
-    return words, []
-
-
 def add_exit_code(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the option ``-E``: the status that says that the time was up, and nothing else."""
+    """Add the option ``-E``: the exit status for a timeout, and for nothing else."""
     parser.add_argument(
         "-E",
         "--conflict-exit-code",
@@ -70,8 +46,8 @@ def add_exit_code(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _exit_code(text: str) -> int:
     number = int(text)
-    if not 0 <= number <= 255:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"must be an exit status, 0 to 255, not {number}")
+    if not 0 <= number <= _LARGEST_STATUS:
+        raise argparse.ArgumentTypeError(f"must be an exit status, 0 to {_LARGEST_STATUS}, not {number}")
     return number
 
 
@@ -86,18 +62,18 @@ def count(text: str) -> int:
 def seconds(text: str) -> float:
     """Check how long to wait."""
     number = float(text)
-    if not number >= 0:  # NaN
+    if not number >= 0:  # also NaN
         raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text}")
     return number
 
 
-def complain(error: Exception) -> None:
-    """Tell of the error in one line, whatever names it tells."""
+def print_error(error: Exception) -> None:
+    """Report an error in one line on stderr, whatever characters are in a name."""
     if sys.stderr is None:
         return
     reason, where = str(error), ""
     if isinstance(error, OSError):
         reason = error.strerror or reason
-        # The text of an error that ipcio explains names the object already.
+        # Some messages of ipcio contain the name already.
         where = "" if error.filename is None or repr(error.filename) in reason else f": {error.filename!r}"
     print(f"ipcio: {reason if reason.isprintable() else ascii(reason)}{where}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Completion of words in a shell, by ``argcomplete`` if that is installed.
 
-It looks for what an argument can be in an attribute `completer` of what ``add_argument`` gave.
+It calls the attribute `completer` of what ``add_argument`` returned, for the values of that argument.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["answer", "memory", "of_option", "semaphores"]
-
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Tell the shell what can come next, and end; return if nobody can."""
+    """Print the words that can come next, and exit; return if ``argcomplete`` is not installed."""
     try:
         import argcomplete
     except ImportError:
@@ -23,17 +21,17 @@ def answer(parser: argparse.ArgumentParser) -> None:
 
 
 def memory(**_: object) -> list[str]:
-    """Give the names of shared memory."""
+    """Return the names of shared memory."""
     return _names("shm")
 
 
 def semaphores(**_: object) -> list[str]:
-    """Give the names of semaphores."""
+    """Return the names of semaphores."""
     return _names("sem")
 
 
 def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
-    """Give the names of what the option ``--sem`` says."""
+    """Return the names of semaphores if the option ``--sem`` is given, otherwise those of shared memory."""
     return _names("sem" if parsed_args.sem else "shm")
 
 
@@ -41,4 +39,4 @@ def _names(kind: str) -> list[str]:
     from ipcio._inventory import list_objects
 
     usable = [each.name for each in list_objects() if each.kind == kind and each.state != "orphan"]
-    return [name for name in usable if name.isprintable()]  # a shell could not be told of others
+    return [name for name in usable if name.isprintable()]  # the shell could not show others

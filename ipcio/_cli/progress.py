@@ -1,4 +1,4 @@
-"""How far a long transfer is: one line on a terminal, redrawn, and gone at the end."""
+"""The progress of a long transfer: one line on a terminal, redrawn, and erased at the end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Progress"]
-
-_PATIENCE = 1.0  # seconds before there is anything to see
-_PAUSE = 0.1  # seconds between two looks
+_PATIENCE = 1.0  # seconds before the line appears
+_PAUSE = 0.1  # seconds before it is drawn again
 _BAR = 24  # characters, if there is room
 
 
 class Progress:
-    """Counts bytes; shows them on stderr if that is a terminal, and the `other` end of the transfer is none.
+    """Counts bytes, and shows the count on stderr if that is a terminal and the `other` end of the transfer is not.
 
-    `total` is 0 if nobody knows.  The line never wraps: what finds no room is left out.
+    A `total` of 0 means unknown.  The line never wraps: a narrow terminal shows fewer parts.
     """
 
     def __init__(self, total: int, other: int) -> None:

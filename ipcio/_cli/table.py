@@ -1,4 +1,4 @@
-"""What people read: words without control characters, in columns, within the width of a terminal."""
+"""Output for people: text without control characters, in columns, within the width of a terminal."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["cells", "lines", "note", "shown"]
-
 _GAP = "  "
 _COMMA = ", "
 _FEWEST = 24  # cells that the last column needs beside the others
 _INDENT = 6  # cells before the last column on lines of its own
 
 
-def shown(text: str) -> str:
-    """Return the text as one word of a line, quoted if there is in it what a terminal may obey."""
+def printable(text: str) -> str:
+    """Return the text, escaped if it contains characters that could control a terminal."""
     return text if text.isprintable() else ascii(text)
 
 
-def note(text: str) -> None:
-    """Tell who sits there; a script that finds nothing to do need not hear of it."""
+def hint(text: str) -> None:
+    """Print a message for a person at a terminal; a script does not need it."""
     if sys.stderr is not None and sys.stderr.isatty():
         print(f"ipcio: {text}", file=sys.stderr)
 
 
 def lines(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
-    """Align the columns; nothing is cut.  Within a width, the last column is folded at its commas."""
+    """Align the columns; nothing is cut off.  With a width, the last column is folded at its commas."""
     widths = [max(map(cells, column)) for column in zip(*rows, strict=True)][:-1]
     start = sum(widths) + len(_GAP) * len(widths)
     made: list[str] = []
@@ -41,7 +39,7 @@ def lines(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[st
         elif start + _FEWEST <= width:
             folded = _fold(last, width - start)
             made += [line + folded[0], *(" " * start + piece for piece in folded[1:])]
-        else:  # there is no room beside the others
+        else:  # the terminal is too narrow for the last column beside the others
             made += [line.rstrip(), *(" " * _INDENT + piece for piece in _fold(last, width - _INDENT))]
     return made
 
@@ -64,7 +62,7 @@ def _fit(text: str, width: int) -> str:
 
 
 def cells(text: str) -> int:
-    """How much room a text takes on a terminal."""
+    """Return how many cells of a terminal a text fills."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)

@@ -19,13 +19,14 @@ from waiting import until_it_waits
 
 import ipcio
 from ipcio import _cli, filelock, sem, shm
+from ipcio._cli import commands
 
 
 def test_version():
     assert run("--version") == (0, f"ipcio {ipcio.__version__}\n", "")
 
 
-SUBCOMMANDS = ["demo", "ls", "rm", "gc", "put", "cat", "sem", "lock"]
+SUBCOMMANDS = commands.NAMES
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,13 @@ def test_help(words, capsys):
     assert errors == ""
     if not words:
         assert all(f"\n    {word}" in output for word in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("word", SUBCOMMANDS)
+def test_the_guide_has_a_section_on_each_subcommand(word):
+    page = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "guide", "command.md")
+    with open(page, encoding="utf-8") as file:
+        assert re.search(rf"^## (.* )?{word}( |$)", file.read(), re.MULTILINE)
 
 
 def test_help_of_the_program_itself():

@@ -15,7 +15,8 @@ from command import DEADLINE, finish, run, start
 
 from ipcio import _cli, _inventory, sem, shm
 from ipcio._backend import ObjectInfo, ProcessInfo
-from ipcio._cli import ls, table
+from ipcio._cli import table
+from ipcio._cli.commands import ls
 
 FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
 
@@ -199,4 +200,4 @@ def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert _cli.main(["gc"]) == 0
-    assert capsys.readouterr() == ("", "ipcio: nothing was left behind\n")
+    assert capsys.readouterr() == ("", "ipcio: there are no orphaned objects\n")

@@ -20,7 +20,8 @@ from children import leave_dead
 from command import ENVIRONMENT, finish, start
 
 from ipcio import _cli, shm
-from ipcio._cli import cat, progress, put
+from ipcio._cli import progress
+from ipcio._cli.commands import cat, put
 
 PIECE = 1 << 20  # bytes that are moved at once
 SIZES = [1, 4096, PIECE + 1]

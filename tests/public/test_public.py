@@ -316,7 +316,10 @@ def layers():
     for number, line in enumerate(picture.splitlines()):
         if line.startswith("  "):
             # "  _posix/shm sem     their meaning": the folder is that of all modules on the line.
-            folder, names = re.fullmatch(r"  (\w+/)?(\w+(?: \w+)*) {2,}\S.*", line).groups(default="")
+            # With "*" they are all modules of that folder.
+            folder, names = re.fullmatch(r"  ((?:\w+/)*)(\*|\w+(?: \w+)*) {2,}\S.*", line).groups()
+            if names == "*":
+                names = " ".join(path.stem for path in PACKAGE.joinpath(folder).glob("*.py") if path.stem != "__init__")
             for name in names.split():
                 path = f"ipcio/{folder}{name}".removesuffix("/__init__")
                 assert path not in found, f"docs/design.md, 'Layers': {path} stands there twice"

@@ -1,4 +1,4 @@
-"""``ipcio demo``: the six modules do one job together."""
+"""``ipcio demo``: one job for the six modules together."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add the subcommand."""
     demo = commands.add_parser(
         "demo",
-        help="workers that share nothing but names count the words of files",
-        description="Count the words of files with worker processes that share nothing but names, "
-        "and check the result against a count by a single process.",
+        help="count the words of files with worker processes that find each other by name",
+        description="Count the words of files with worker processes that find each other by name, "
+        "and compare the result with the count of a single process.",
     )
     demo.add_argument("files", metavar="FILE", nargs="*", help="default: the sources of Python's standard library")
     demo.add_argument("-j", "--workers", metavar="N", type=count, help="how many; default: two per CPU")

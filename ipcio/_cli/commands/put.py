@@ -1,4 +1,4 @@
-"""``ipcio put``: the standard input becomes a segment that persists."""
+"""``ipcio put``: a persistent segment made of standard input."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-__all__ = ["register"]
-
 _PIECE = 1 << 20  # bytes
 _SOURCE = "standard input"
 
@@ -27,12 +25,12 @@ def register(commands: Commands) -> None:
     """Add the subcommand."""
     put = commands.add_parser(
         "put",
-        help="make a segment of what is read from standard input",
-        description="Read the standard input to its end and make a segment of exactly that size of it, which persists "
-        "until it is removed. Nobody sees half of it: the name is there when all has been read.",
+        help="create a segment from standard input",
+        description="Read standard input to its end and create a segment of exactly that size, which persists until it "
+        "is removed. The name appears when everything has been read, so no process sees an incomplete segment.",
     )
     add_names(put, completion.memory)
-    put.add_argument("--force", action="store_true", help="replace a segment that has the name, at the very end")
+    put.add_argument("--force", action="store_true", help="replace an existing segment when everything has been read")
     put.set_defaults(run=_run)
 
 
@@ -60,7 +58,7 @@ def _put(arguments: argparse.Namespace) -> None:
 
 
 def _left(source: int) -> int:
-    """How much there is to read, 0 if nobody knows."""
+    """Return how many bytes can be read; 0 if that is unknown."""
     info = os.fstat(source)
     return max(info.st_size - os.lseek(source, 0, os.SEEK_CUR), 0) if stat.S_ISREG(info.st_mode) else 0
 
@@ -69,7 +67,7 @@ def _pieces(source: int) -> Iterator[bytes]:
     while True:
         try:
             piece = os.read(source, _PIECE)
-        except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
+        except BlockingIOError:  # another process that has the open file made it non-blocking
             _wait_for(source)
             continue
         except OSError as error:

@@ -1,4 +1,4 @@
-"""``ipcio cat``: a segment's bytes on the standard output."""
+"""``ipcio cat``: a segment's bytes on standard output."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ipcio import MemoryFile
     from ipcio._cli.common import Commands
 
-__all__ = ["register"]
-
 _PIECE = 1 << 20  # bytes
 
 
@@ -26,7 +24,8 @@ def register(commands: Commands) -> None:
     cat = commands.add_parser(
         "cat",
         help="write the bytes of a segment to standard output",
-        description="Write the bytes of a segment to the standard output, as they are when their turn comes.",
+        description="Write the bytes of a segment to standard output. Bytes that another process changes meanwhile "
+        "are written in either state.",
     )
     add_names(cat, completion.memory)
     cat.set_defaults(run=_run)
@@ -43,7 +42,7 @@ def _run(arguments: argparse.Namespace) -> None:
             while rest:
                 try:
                     written = os.write(target, rest)
-                except BlockingIOError:  # somebody who shares the open file does not want to wait; we do
+                except BlockingIOError:  # another process that has the open file made it non-blocking
                     _wait_for(target)
                     continue
                 rest = rest[written:]
@@ -51,14 +50,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _pieces(segment: MemoryFile) -> Iterator[memoryview]:
-    """Give the bytes, one piece after the other."""
+    """Yield the bytes, one piece after the other."""
     try:
         source = segment.fileno()
-    except OSError:  # there is none
+    except OSError:  # memory has no descriptor on this system
         content = segment.getbuffer()
         yield from (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
         return
-    # Not out of the memory that is mapped: all of it would count as this process's in the end.
+    # By read() and not from the map, of which every page that was touched would count as this process's memory.
     while piece := os.read(source, _PIECE):
         yield memoryview(piece)
 

@@ -1,9 +1,9 @@
-"""``ipcio rm``: names that go now."""
+"""``ipcio rm``: remove names now."""
 
 from __future__ import annotations
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_names, complain
+from ipcio._cli.common import add_names, print_error
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,20 +11,18 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add the subcommand."""
     rm = commands.add_parser(
         "rm",
-        help="remove names, whoever holds them",
-        description="Remove the names of shared memory now, whoever holds it and whoever made it. Processes that "
-        "have it open keep the memory; the name is free for others.",
-        epilog="A name that cannot be removed keeps no other from being removed; the exit status is 1 then.",
+        help="remove names, even of objects in use",
+        description="Remove the names of shared memory now, even if it is in use or was created by another program. "
+        "Processes that have it open keep the memory; the name is free again.",
+        epilog="If a name cannot be removed, the others are removed all the same; the exit status is then 1.",
     )
     add_names(rm, completion.of_option, "names", "+")
-    rm.add_argument("--sem", action="store_true", help="the names are those of semaphores")
+    rm.add_argument("--sem", action="store_true", help="remove semaphores instead of shared memory")
     rm.set_defaults(run=_run)
 
 
@@ -37,6 +35,6 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             unlink(each)
         except (OSError, NotImplementedError) as error:
-            complain(error)
+            print_error(error)
             status = 1
     return status

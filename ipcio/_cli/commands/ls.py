@@ -1,4 +1,4 @@
-"""``ipcio ls``: what named objects there are, and who has them."""
+"""``ipcio ls``: which named objects exist, and which processes hold them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from ipcio._cli import table
 from ipcio._cli.common import seconds
-from ipcio._cli.table import shown
+from ipcio._cli.table import printable
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
-
-__all__ = ["register"]
 
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
 _PERIOD = 2.0  # seconds
@@ -32,22 +30,22 @@ def register(commands: Commands) -> None:
     """Add the subcommand."""
     ls = commands.add_parser(
         "ls",
-        help="list shared memory and semaphores, and who holds them",
-        description="List shared memory and semaphores, whoever made them: kind, name, size or value, permissions, "
-        "owner, age, state, and the processes that have it open. Looking changes nothing.",
-        epilog="The states: live, made by ipcio and held; orphan, made by ipcio and held by nobody any more, so that "
-        "the next use of the name or `ipcio gc` removes it; persistent, made by ipcio to stay until it is removed; "
-        "foreign, made by another program. Of other users' processes only root sees what they hold.",
+        help="list shared memory and semaphores, and the processes that hold them",
+        description="List all shared memory and semaphores, including those of other programs: kind, name, size or "
+        "value, permissions, owner, age, state, and the processes that have it open. This changes nothing.",
+        epilog="The states: live, created by ipcio and open in a process; orphan, created by ipcio and no longer open "
+        "in any process, so the next use of the name or `ipcio gc` removes it; persistent, created by ipcio to stay "
+        "until it is removed; foreign, created by another program. Only root sees what processes of other users hold.",
     )
     how = ls.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="as a JSON list of objects, for programs")
+    how.add_argument("--json", action="store_true", help="print a JSON list of objects, for programs")
     how.add_argument(
         "--watch",
         metavar="SECONDS",
         nargs="?",
         type=seconds,
         const=_PERIOD,
-        help="again and again, on a terminal, until Ctrl-C; default: every %(const)g seconds",
+        help="print the list again and again on a terminal, until Ctrl-C; default: every %(const)g seconds",
     )
     ls.set_defaults(run=_run, fail=ls.error)
 
@@ -67,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> None:
         width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
         print(*_table(entries, width), sep="\n")
     else:
-        table.note("no shared memory and no semaphores")
+        table.hint("there is no shared memory and there are no semaphores")
 
 
 def _watch(list_objects: Callable[[], list[ObjectInfo]], period: float) -> None:
@@ -77,7 +75,7 @@ def _watch(list_objects: Callable[[], list[ObjectInfo]], period: float) -> None:
             entries = list_objects()
             width, height = os.get_terminal_size(sys.stdout.fileno())
             lines = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}", *_table(entries, width)]
-            # Overwritten rather than cleared before, which would flicker.
+            # Overwritten: clearing the screen first would flicker.
             page = f"{_REST_OF_LINE}\n".join(_page(lines, width, height))
             print(_HOME + page, end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)
             time.sleep(period)
@@ -86,9 +84,9 @@ def _watch(list_objects: Callable[[], list[ObjectInfo]], period: float) -> None:
 
 
 def _page(lines: list[str], width: int, height: int) -> list[str]:
-    """Return as many lines as a terminal can show; it wraps one that is wider."""
+    """Return as many lines as a terminal can show, which wraps those that are wider."""
     page: list[str] = []
-    room = max(height, 3) - 1  # a last line says how many there are more, or takes the prompt
+    room = max(height, 3) - 1  # the last line says how many lines are missing, or shows the prompt
     for number, line in enumerate(lines):
         room -= max(-(-table.cells(line) // max(width, 1)), 1)
         if room < 0:
@@ -108,13 +106,13 @@ def _plain(entry: ObjectInfo) -> dict[str, object]:
 def _row(entry: ObjectInfo) -> tuple[str, ...]:
     return (
         entry.kind,
-        shown(entry.name),
+        printable(entry.name),
         _amount(entry),
         entry.perm or "-",
-        shown(entry.owner or "-"),
+        printable(entry.owner or "-"),
         "-" if entry.age is None else _age(entry.age),
         entry.state,
-        ", ".join(f"{holder.pid} {shown(holder.command)}".rstrip() for holder in entry.holders) or "-",
+        ", ".join(f"{holder.pid} {printable(holder.command)}".rstrip() for holder in entry.holders) or "-",
     )
 
 

@@ -1,0 +1,42 @@
+"""``ipcio gc``: remove what processes that were killed have left."""
+
+from __future__ import annotations
+
+import sys
+
+from ipcio._cli.table import hint, printable
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ipcio._cli.common import Commands
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand."""
+    gc = commands.add_parser(
+        "gc",
+        help="remove orphaned shared memory and semaphores",
+        description="Remove shared memory and semaphores whose holders were all killed, and print a line for each. "
+        "The next call that uses such a name removes it, too, so running this is optional.",
+        epilog="An orphaned object is skipped, with a line on standard error, if it belongs to another user or if "
+        "another process keeps an exclusive lock on it. The exit status is 0 even then.",
+    )
+    gc.set_defaults(run=_run)
+
+
+def _run(_: argparse.Namespace) -> None:
+    from ipcio._inventory import remove_orphans
+
+    nothing = True
+    for each in remove_orphans(_print_skipped):
+        nothing = False
+        print(each.kind, printable(each.name), *([] if each.size is None else [each.size, "bytes"]))
+    if nothing:
+        hint("there are no orphaned objects")
+
+
+def _print_skipped(name: str, reason: str) -> None:
+    if sys.stderr is not None:
+        print(f"ipcio: skipped {printable(name)}: {reason}", file=sys.stderr)
