@@ -59,7 +59,7 @@ def _forget_read_ahead(file: Any) -> None:
             raise
         return
     # A BufferedReader that can reach a position within its buffer stays in there, but
-    # not from the end.  Both in one call of C, lest Ctrl-C leave it at the end.
+    # not from the end.  Both in one step (`ipcio._record`), lest Ctrl-C leave it at the end.
     seek: Callable[[int, int], int] = file.seek
     list(map(seek, (0, at), _END_AND_BACK))
 

@@ -213,7 +213,7 @@ def _permits(raw: PosixSemaphore, hand: objects.OpenObject) -> OpenSemaphore:
 
 
 def _post(raw: SemLock, n: int) -> None:
-    """Release `n` times, without a chance for a signal handler in between but after each step of many."""
+    """Release `n` permits.  Signal handlers run only between steps of `STEP` permits."""
     if n > _MAXIMUM - raw._get_value():
         raise OverflowError(f"so many more would take the semaphore over its maximum of {_MAXIMUM}")
     for given in range(0, n, STEP):

@@ -153,10 +153,8 @@ in_child.append(_hold_nothing)
 class UndoSemaphore:
     """One handle's face of a set, with the methods of `_multiprocessing.SemLock`.
 
-    What has to follow a call without fail does so by a ``for`` over an iterator that
-    makes the call: signal handlers, and so Ctrl-C, may run and raise as soon as a call
-    returns, before anybody has seen what it returned; not so between an iterator and
-    the loop's first step.
+    A permit and its token must not come apart, whatever Ctrl-C interrupts.  So each call is made by a loop of
+    one step, which is `ipcio._record.calling`, written out where speed matters.
     """
 
     __slots__ = ("_giving_back", "_held", "_name", "_number", "_popping", "_take", "_try", "_trying", "share")

@@ -34,10 +34,11 @@ import os
 import random
 from contextlib import suppress
 from functools import partial
-from operator import index, methodcaller
+from operator import index
 
 from ipcio._backend import Conflict
 from ipcio._forklock import fork_lock
+from ipcio._record import in_turn
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
@@ -79,8 +80,6 @@ _FLAGS = win32.LOCKFILE_FAIL_IMMEDIATELY, win32.LOCKFILE_FAIL_IMMEDIATELY | win3
 _ACCESS = {SHARE: win32.FILE_READ_DATA, EXCLUDE: win32.FILE_WRITE_DATA}
 _MOST_DESCRIPTORS = 8192  # that the C library of Windows can have
 _FIRST_SWEEP = 256  # files
-
-_call = methodcaller("__call__")
 
 
 class _OpenFile:
@@ -384,13 +383,13 @@ def _unlock(handle: int, piece: Piece) -> bool:
 
 
 def _could_lock(handle: int, piece: Piece, kind: int) -> bool:
-    """Lock a piece of which we have nothing and let go of it, in one call of C, which nothing interrupts."""
+    """Return whether a piece of which we have nothing can be locked.  It is unlocked in the same step."""
     steps = (
         partial(win32.LockFileEx, handle, _FLAGS[kind], *_arguments(piece)),
-        ctypes.get_last_error,
+        partial(ctypes.get_last_error),
         partial(win32.UnlockFileEx, handle, *_arguments(piece)),
     )
-    could, number, _ = list(map(_call, steps))
+    could, number, _ = in_turn(steps)
     if could or number == win32.ERROR_LOCK_VIOLATION:
         return bool(could)
     ctypes.set_last_error(number)
