@@ -1,9 +1,9 @@
-"""A semaphore whose permits come back from the dead: a System V set of one, operated with ``SEM_UNDO``.
+"""A crash-safe semaphore: a System V set of one semaphore, operated with ``SEM_UNDO``.
 
-With that flag the kernel adds up what a process takes and gives, and when the process
-dies, however it does, it reverses the sum, once.  Only permits that are actually held
-are to come back, so a release beyond those must not have the flag.  Therefore the
-process keeps count as well, of the very sum that the kernel keeps; see `Held`.
+With that flag the kernel adds up what a process acquires and releases, and reverses the sum
+when the process exits or is killed, once.  Only permits that the process holds are to
+come back, so a release beyond those must not have the flag.  Therefore the process counts
+the permits that it holds as well: the same sum that the kernel keeps (`Held`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from ipcio._backend import Share
 
-__all__ = ["MAXIMUM", "UndoSemaphore", "check_access", "find", "give_to_group", "make", "perm_of", "remove"]
-
-MAXIMUM = 32767  # SEMVMX; also the most that the kernel undoes for one process
+MAXIMUM = 32767  # SEMVMX; also the limit of what the kernel undoes for one process
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where the kernel does not wait with a timeout
 
@@ -45,14 +43,14 @@ _GIVE = byref(libc.Operation(0, 1, 0))
 
 
 def make(key: int, perm: int) -> int:
-    """Make the set for `key` and return its id; `FileExistsError` if the key is taken.  `begin` gives it a value."""
+    """Make the set for `key`, without a value, and return its id; `FileExistsError` if the key is taken."""
     number: int = libc.semget(key, 1, libc.IPC_CREAT | libc.IPC_EXCL | perm)
     if number < 0:
         raise _explained(libc.get_errno())
     return number
 
 
-def begin(number: int, value: int) -> None:
+def set_value(number: int, value: int) -> None:
     """Give a new set its value."""
     if libc.semctl(number, 0, libc.SETVAL, c_int(value)):
         raise libc.failure()
@@ -60,7 +58,7 @@ def begin(number: int, value: int) -> None:
 
 
 def find(key: int, creator: int) -> int | None:
-    """Return the id of the set for `key`, if there is one, of one semaphore, and the user `creator` made it."""
+    """Return the id of the set for `key`, None unless it has one semaphore and was made by the user `creator`."""
     number: int = libc.semget(key, 0, 0)
     about = libc.SetInfo()
     if number < 0 or libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
@@ -68,19 +66,20 @@ def find(key: int, creator: int) -> int | None:
         if error.errno in {errno.ENOENT, *_GONE}:
             return None
         raise error
-    if (about.key, about.creator) != (key, creator) or libc.semget(key, 2, 0) >= 0:  # two are more than it has
+    # To ask for two semaphores is an error if the set has one.
+    if (about.key, about.creator) != (key, creator) or libc.semget(key, 2, 0) >= 0:
         return None
     return number
 
 
 def check_access(key: int) -> None:
-    """Raise `PermissionError` if this user may not operate on the set for `key`, which others may have removed."""
+    """Raise `PermissionError` if this user may not operate on the set for `key`; a missing set is no error."""
     if libc.semget(key, 0, 0o600) < 0 and libc.get_errno() == errno.EACCES:
         raise libc.failure()
 
 
 def give_to_group(number: int, group: int) -> None:
-    """Have the permissions of a set for its group be those of another one."""
+    """Let the group permissions of a set apply to this group."""
     about = libc.SetInfo()
     if libc.semctl(number, 0, libc.IPC_STAT, byref(about)):
         raise libc.failure()
@@ -98,7 +97,7 @@ def perm_of(number: int) -> int:
 
 
 def remove(number: int) -> None:
-    """Remove a set; none is as good as removed."""
+    """Remove a set; a missing set is no error."""
     if libc.semctl(number, 0, libc.IPC_RMID) and libc.get_errno() not in _GONE:
         raise libc.failure()
 
@@ -125,10 +124,10 @@ def _explained(number: int) -> OSError:
 
 
 class Held(list[int]):
-    """The permits of one set that this process holds, a token for each.
+    """The permits of one set that this process holds: a list with one element for each.
 
-    Shared by all its handles on the set, as the kernel's sum is.  A list, because
-    what C does with it is one step for other threads and for signal handlers.
+    All handles of the process on the set share it, as they share the kernel's sum.  It is a list
+    because its methods are single steps for other threads and for signal handlers.
     """
 
     __slots__ = ("handles",)
@@ -151,9 +150,9 @@ in_child.append(_hold_nothing)
 
 
 class UndoSemaphore:
-    """One handle's face of a set, with the methods of `_multiprocessing.SemLock`.
+    """What a handle operates a set by, with the methods of `_multiprocessing.SemLock`.
 
-    A permit and its token must not come apart, whatever Ctrl-C interrupts.  So each call is made by a loop of
+    A permit and its entry in `Held` must not come apart, whatever Ctrl-C interrupts.  So each call is made by a loop of
     one step, which is `ipcio._record.calling`, written out where speed matters.
     """
 
@@ -176,13 +175,13 @@ class UndoSemaphore:
         with fork_lock:
             held = self._held
             held.handles -= 1
-            # Of what is held a later handle must know, if there can be one.
+            # What is held must be known to a later handle, unless the set is gone.
             if not held.handles and (not held or libc.semctl(self._number, 0, libc.GETVAL) < 0):
                 _held.pop(self._number, None)
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take a permit, within `timeout` seconds; return whether it was got."""
-        if not page[0]:  # forked, and its parent's count is not its own
+        """Acquire a permit, within `timeout` seconds; return whether that succeeded."""
+        if not page[0]:  # a forked process, which holds no permits of its parent's
             notice()
         failed = -1
         try:
@@ -206,10 +205,10 @@ class UndoSemaphore:
             self.release()
         except OSError as error:
             if self.share is not None or error.errno != errno.EIDRM:
-                raise  # else the block itself closed it, and nobody is left to miss the permit
+                raise  # otherwise the block has closed the last handle, and no process can want the permit
 
     def release(self) -> None:
-        """Give one permit."""
+        """Release one permit."""
         if not page[0]:
             notice()
         token, failed = None, -1
@@ -220,7 +219,7 @@ class UndoSemaphore:
                         return
                     break
                 break
-        except IndexError:  # we hold none
+        except IndexError:  # this process holds none
             pass
         except BaseException:
             if token is not None and failed:
@@ -228,10 +227,10 @@ class UndoSemaphore:
             raise
         if token is not None:
             self._held.append(token)
-        self.post(1)  # also says what the matter is
+        self.post(1)  # it also raises the right error
 
     def post(self, n: int) -> None:
-        """Give `n` permits in one step: those we hold, and beyond them new ones, which nobody will take back."""
+        """Release `n` permits in one step: those that this process holds, and new ones without the flag."""
         if n > MAXIMUM:
             raise self._overflow()
         if not page[0]:
@@ -242,7 +241,7 @@ class UndoSemaphore:
         try:
             try:
                 record_times(ours, n, held.pop)
-            except IndexError:  # so many we hold
+            except IndexError:  # this process holds fewer
                 pass
             record(done, libc.semop, *self._giving(len(ours), n - len(ours)))
             if done[0]:
@@ -255,7 +254,7 @@ class UndoSemaphore:
                 held.extend(ours)
 
     def value(self) -> int:
-        """How many permits there are to take now."""
+        """Return how many permits can be acquired now."""
         value: int = libc.semctl(self._number, 0, libc.GETVAL)
         if value < 0:
             self._fail(libc.get_errno())
@@ -285,10 +284,10 @@ class UndoSemaphore:
                     self._fail(number)
 
     def _operate(self, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
-        """Call once; return 0 for a permit, or errno."""
+        """Call once; return 0 if that acquired a permit, or else errno."""
         failed = number = -1
         try:
-            # With errno in the same step: the signal handler may use `ctypes`, too.
+            # errno is read in the same step: a signal handler may call C functions, too.
             step = zip(calling(function, *arguments), calling(libc.get_errno), strict=True)
             for failed, number in step:  # noqa: B007 -- used below
                 if not failed:
@@ -308,7 +307,7 @@ class UndoSemaphore:
         return self._number, (libc.Operation * len(steps))(*steps), c_size_t(len(steps))
 
     def _fail(self, number: int) -> None:
-        """Raise what a call failed with, unless a signal interrupted it."""
+        """Raise the error of a failed call, unless a signal interrupted it."""
         if number != errno.EINTR:
             error = _explained(number)
             error.filename = self._name

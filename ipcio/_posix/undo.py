@@ -1,22 +1,22 @@
-"""What stands for a crash-safe semaphore in ``/dev/shm``, so that it has a name and a life as all objects.
+"""The file of a crash-safe semaphore, which gives a System V set a name and a lifetime.
 
-A System V set has no name, only a key.  Where the name ``x`` would have its semaphore,
-the file ``sem.x``, there is a *record* that tells the key and the id of the set.  It
+A System V set has no name, only a key.  Where the semaphore of the name ``x`` would be,
+in the file ``sem.x``, there is a *record* with the key and the id of the set.  It
 begins with a real semaphore of value 0, so that a foreign ``sem_open`` gets one that
-blocks, and not a SIGBUS.
+blocks, and not SIGBUS.
 
-The record has a second, hidden name made of the key, the *anchor*.  The anchor comes
-first and goes last, and the set comes after it and goes before it.  So whoever is killed
-at whatever point, even while a set goes on after ``sem.x`` was unlinked, the anchor says
-that there is a set or was to be one; and the locks on the record say whether anybody
-uses it (`ipcio._posix.lifetime`).  A persistent record is locked in the same way, for
-the time after its `unlink`.
+The record has a second, hidden name made of the key, the *anchor*.  The anchor is created
+first and removed last; the set is created after it and removed before it.  So wherever a process
+is killed, and also while a set is in use after the `unlink` of ``sem.x``, the anchor shows
+that there is a set, or that there was to be one.  The locks on the record show whether it is
+in use (`ipcio._posix.lifetime`).  A persistent record is locked in the same way, for the time
+after its `unlink`.
 
-A file is believed to be a record only if its owner alone can have written it as it is: no
-other user has permission to write, and it is *sealed*, which the kernel lets only the owner
-do.  So a user with permission to write to a segment of ours cannot make a record of it.  The
-permissions that the caller asks for are those of the set.  A user to whom they give the right
-to write can read the file.  A name in a record is believed only where it leads to the record.
+A file is believed to be a record only if no user but its owner can have written its content: no
+other user has permission to write to it, and it is *sealed*, which the kernel allows only to the
+owner.  So a user with permission to write to a segment of ours cannot make a record of it.  The
+permissions that the caller asks for are those of the set.  If they allow another user to write,
+that user may read the file.  A name in a record is believed only if it leads to the record.
 """
 
 from __future__ import annotations
@@ -54,34 +54,20 @@ else:
 
         try:
             current, main = ctypes.pythonapi.PyInterpreterState_Get, ctypes.pythonapi.PyInterpreterState_Main
-        except AttributeError:  # not CPython: there are no others
+        except AttributeError:  # not CPython: there is one interpreter
             return True
         current.restype = main.restype = ctypes.c_void_p
         return bool(current() == main())
 
 
-__all__ = [
-    "ANCHOR",
-    "SIZE",
-    "Record",
-    "attach",
-    "check_interpreter",
-    "clear_persistent",
-    "create",
-    "is_sealed",
-    "read",
-    "set_of",
-    "unlink",
-]
-
 _RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, whether it persists, name
 _MAGIC = b"ipcio undo sem 2"
 
-# When a record was last modified, in nanoseconds: in 1970.  Only the owner can set that, and
-# what others write with a descriptor that they still have sets it to now.  So that the id
-# of the set comes in one step, it is what is beyond.
+# The seal is the time of last modification, in nanoseconds: an instant of 1970.  Only the owner can set
+# it, and if another user writes, through a descriptor from before, the kernel sets it to now.  The id of
+# the set is added to the instant, so that both are written in one step.
 _SEAL = 7_654_321_000_000_000
-_NO_ID = -1  # until the set is made
+_NO_ID = -1  # until the set exists
 _LARGEST_ID = 0x7FFFFFFF
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -91,24 +77,23 @@ ANCHOR = ".ipcio-undo-"
 
 
 class Record(NamedTuple):
-    """What a sealed file says about a set."""
+    """The content of a sealed file: `number` is the id of the set, `name` one component of a path."""
 
     key: int
     number: int
     persists: bool
     name: str
-    """One component of a path."""
 
     def anchor(self, beside: str) -> str:
-        """The path of the name that no `unlink` removes, in the directory of the path `beside`."""
+        """Return the path of the name that no `unlink` removes, in the directory of the path `beside`."""
         return _anchor(self.key, beside)
 
     def path(self, beside: str) -> str:
-        """The path of the name that others know, in that directory."""
+        """Return the path of the public name, in that directory."""
         return semaphore_path(self.name, os.path.dirname(beside))
 
     def names(self, beside: str, info: os.stat_result) -> list[str]:
-        """The paths of that kind that mean the record, which `info` is of."""
+        """Return the public paths that mean the record with the status `info`."""
         paths = semaphore_paths(self.name, os.path.dirname(beside))
         return [path for path in paths if lifetime.path_means(path, info)]
 
@@ -118,7 +103,7 @@ def _anchor(key: int, beside: str) -> str:
 
 
 def is_sealed(info: os.stat_result) -> bool:
-    """Whether a file can be a record: its owner alone can have made it, as it is."""
+    """Whether a file can be a record: no user but its owner can have written its content."""
     return (
         info.st_size == SIZE
         and _NO_ID <= _number_in(info) <= _LARGEST_ID
@@ -134,12 +119,12 @@ def _number_in(info: os.stat_result) -> int:
 def _seal(fd: int, number: int) -> None:
     time = _SEAL + 1 + number
     os.utime(fd, ns=(time, time))
-    if os.fstat(fd).st_mtime_ns != time:  # a file system with coarser times: the key has to do
+    if os.fstat(fd).st_mtime_ns != time:  # a file system with coarser times has no room for the id; the key is enough
         os.utime(fd, ns=(_SEAL, _SEAL))
 
 
 def read(fd: int, info: os.stat_result) -> Record | None:
-    """Return what the record open as `fd` says, None if it is no record."""
+    """Return the record open as `fd`, None if the file is no record."""
     if not is_sealed(info):
         return None
     data = os.pread(fd, SIZE, 0)
@@ -154,10 +139,10 @@ def read(fd: int, info: os.stat_result) -> Record | None:
 
 
 def set_of(record: Record, info: os.stat_result) -> int | None:
-    """Return the id of the set that the record tells of, None if there is none (any more).
+    """Return the id of the record's set, None if the set does not exist.
 
-    A record is believed as far as its file belongs to the user who made the set, or
-    one could have others operate on, and remove, what is theirs.
+    The set must have been made by the user that owns the file.  Otherwise a user could write
+    a record with which other users operate on their own sets, and remove them.
     """
     from ipcio._posix import sysv
 
@@ -188,9 +173,9 @@ def create(
     persist: bool,
     into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
-    """Make the set and the record, exclusively, after `check_interpreter`.
+    """Make the set and its record, exclusively; the caller has called `check_interpreter`.
 
-    `making` prepares the record; `blank` is a semaphore of value 0.
+    `making` returns the new object for the record; `blank` is a semaphore of value 0.
     """
     from ipcio._posix import sysv
 
@@ -201,7 +186,7 @@ def create(
         with making() as new:
             mode = _mode_for(perm)
             new.create_unnamed(mode, share_path=_anchor(key, new.path))
-            # Sealed before it has a name: from then on every process that finds it believes it.
+            # It is sealed before it has a name, because every process that finds it believes it.
             os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(new.name)))
             _seal(new.fd, _NO_ID)
             try:
@@ -229,7 +214,7 @@ def _permits(number: int, hand: OpenObject) -> OpenSemaphore:
 
 
 def _mode_for(perm: int) -> int:
-    """The permissions of the record of a set that has `perm`: instead of writing to it, others may read it."""
+    """Return the permissions of the record of a set with `perm`: to write to the set becomes to read the record."""
     return perm & ~_WRITABLE | (perm & _WRITABLE) << 1
 
 
@@ -248,26 +233,27 @@ def _make(new: NewObject, key: int, value: int, perm: int) -> int:
     try:
         number = sysv.make(key, (perm | 0o600) & 0o666)
     except FileExistsError:
-        os.unlink(anchor)  # lest it stand for a set that is not ours
+        os.unlink(anchor)  # it would be the anchor of a set that is not ours
         raise _KeyTakenError from None
     except OSError:
-        # There is no set: nobody need look for it, which a sandbox would refuse as well.
+        # There is no set, so the anchor is not needed; and in a sandbox without semget `ipcio gc` could not remove it.
         with contextlib.suppress(OSError):
             os.unlink(anchor)
         raise
-    sysv.begin(number, value)
-    if perm & stat.S_IRWXG and new.info.st_gid != os.getegid():  # the directory says whose group files have
+    sysv.set_value(number, value)
+    if perm & stat.S_IRWXG and new.info.st_gid != os.getegid():  # the directory gives files its group
         sysv.give_to_group(number, new.info.st_gid)
     _seal(new.fd, number)
     return number
 
 
 def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemaphore | None:
-    """Join the semaphore whose record was found, under `fork_lock`; None if it is gone or going: look again.
+    """Under `fork_lock`: take a share in the record that was found and return its semaphore; None: open the name again.
 
-    A record without a set is one of the dead, buried by somebody who was killed over it
-    or has just been joined by others who will find out, too; unless the set was removed
-    by force.  `again` says to look again in either case.
+    A record in use may have lost its set.  Either another process removed the set of an orphaned record and
+    was killed before it removed the names, or a program removed the set by force.  In the first case
+    the name will be free when it is opened again.  So the result is None as long as `again` is
+    true, and after that an `OSError` is raised.
     """
     check_interpreter()
     from ipcio._posix import sysv
@@ -289,29 +275,29 @@ def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemapho
 
 
 def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:
-    """Remove the name of a semaphore of whichever kind; a persistent record then lives by its shares.
+    """Remove the name of a semaphore of either kind; from then on a persistent record exists as long as it has handles.
 
-    `remove` makes one attempt, as `removal.remove_once` does; return what it returns.  The
+    `remove` makes one attempt, as `removal.remove_once` does, and this returns its result.  The
     caller holds `removal.directory_lock`, so the record found here is the one that loses its name.
     """
     persistent = _open_persistent(found)
     removed = remove()
     if persistent is not None:
         if removed:
-            # Killed before this, we leave an anchor that persists: see `clear_persistent`.
-            _mark(found.fd, found.info)
+            # If this process is killed before this, an anchor that persists is left: see `clear_persistent`.
+            _mark_managed(found.fd, found.info)
             lifetime.remove_if_orphan(persistent.anchor(found.path), found.fd)
         found.roll_back()
     return removed
 
 
-def _mark(fd: int, info: os.stat_result) -> None:
-    """Have the record live by its shares."""
+def _mark_managed(fd: int, info: os.stat_result) -> None:
+    """Have the record exist only as long as it has handles."""
     os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~namespace.PERSISTENT | namespace.MANAGED)
 
 
 def _open_persistent(found: ExistingObject) -> Record | None:
-    """If a persistent record is there, open it and return it."""
+    """If the name means a persistent record, open it and return it."""
     try:
         info = os.lstat(found.path)
     except FileNotFoundError:
@@ -330,28 +316,28 @@ def _open_persistent(found: ExistingObject) -> Record | None:
 
 
 def clear_persistent(path: str) -> bool:
-    """If `path` is the anchor of a record that has lost its mark, have it live by its shares; return whether it is one.
+    """If `path` is the anchor of a record that should be managed and lacks the mark, mark it; return whether it is one.
 
-    A persistent one without a name is one: the process that removed the name was killed before
-    it could do this.  So is one that does not persist: its mode was changed.
+    Such a record is a persistent one without a public name: the process that removed the name was killed
+    before it could do this.  Or it is not persistent, and some program has changed its mode.
     """
-    with HeldByCall() as look:
-        look.open_file(path, lifetime.PROBE)
-        fd = look.fd
+    with HeldByCall() as found:
+        found.open_file(path, lifetime.PROBE)
+        fd = found.fd
         info = os.fstat(fd)
         record = read(fd, info)
         if record is None or record.anchor(path) != path:
             return False
         if record.persists and record.names(path, info):
             return False
-        _mark(fd, info)
+        _mark_managed(fd, info)
         return True
 
 
 def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
-    """If this is a dead record, remove its set, then its names, the anchor last."""
+    """If the orphaned object is a record, remove its set, then its names, the anchor last; return whether it is one."""
     record = read(fd, info)
-    # A copy of a record has no part in the set.
+    # The removal of a copy of a record must not touch the set.
     if record is None or not lifetime.path_means(record.anchor(beside), info):
         return False
     number = set_of(record, info)

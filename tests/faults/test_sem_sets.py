@@ -142,7 +142,7 @@ def test_a_set_of_somebody_else_under_the_same_key_is_left_alone(left):
         key = key_of(name)
         sysv.remove(libc.semget(key, 0, 0))
         number = sysv.make(key, 0o600)
-        sysv.begin(number, 7)
+        sysv.set_value(number, 7)
         try:
             with pytest.raises(OSError) as caught:
                 s.dec(0)
@@ -198,7 +198,7 @@ def victim():
     """A System V set of ours that has nothing to do with ipcio: its key and its id."""
     key = int.from_bytes(os.urandom(3), "little") + 1
     number = sysv.make(key, 0o666)
-    sysv.begin(number, 7)
+    sysv.set_value(number, 7)
     yield key, number
     value = libc.semctl(number, 0, libc.GETVAL)
     sysv.remove(number)
