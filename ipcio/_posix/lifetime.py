@@ -37,6 +37,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import time
 from itertools import repeat
 
@@ -254,7 +255,8 @@ def _make_orphan_readable(path: str, locked: Callable[[], dict[str, bool]]) -> b
     return True
 
 
-_O_PATH: int = getattr(os, "O_PATH", 0)  # of Linux
+# With /proc/self/fd, which other systems that have O_PATH lack.
+_O_PATH: int = getattr(os, "O_PATH", 0) if sys.platform == "linux" else 0
 
 
 def make_readable(path: str, info: os.stat_result) -> None:

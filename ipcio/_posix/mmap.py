@@ -11,6 +11,7 @@ import sys
 from _thread import get_ident
 
 from ipcio._forklock import fork_lock, fork_waits_for
+from ipcio._posix import undecided
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import closed_by
 
@@ -104,6 +105,8 @@ def path_of(fd: int) -> str:
 
 _GETPATH = getattr(fcntl, "F_GETPATH", None)  # of macOS
 _PATH_MAX = 1024  # there
+if _GETPATH is None and sys.platform != "linux":
+    raise undecided("which path leads another process to an open file")
 
 
 def _path(fd: int) -> str:
