@@ -31,7 +31,8 @@ TYPE_CHECKING = False  # typing's own would cost most of the import; checkers kn
 if TYPE_CHECKING:
     from ipcio import filelock, mmap, proc, sem, shm, strfile
     from ipcio._memfile import MemoryFile
-    from ipcio._process import ExitStatus, Process
+    from ipcio._process import Process
+    from ipcio._process_base import ExitStatus
     from ipcio._semaphore import Semaphore
 
 __all__ = [
@@ -58,8 +59,10 @@ def __getattr__(name: str) -> object:
         return import_module("ipcio._memfile").MemoryFile
     if name == "Semaphore":
         return import_module("ipcio._semaphore").Semaphore
-    if name in {"ExitStatus", "Process"}:
-        return getattr(import_module("ipcio._process"), name)
+    if name == "Process":
+        return import_module("ipcio._process").Process
+    if name == "ExitStatus":
+        return import_module("ipcio._process_base").ExitStatus
     if name in __all__:
         return import_module(f"ipcio.{name}")  # which binds itself here, so this runs once for each
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

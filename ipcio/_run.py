@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 
-from ipcio._process import EOF
+from ipcio._process_base import EOF
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ipcio._process import ExitStatus, Process
+    from ipcio._process import Process
+    from ipcio._process_base import ExitStatus
 
 __all__ = ["Completed", "TimeoutExpired", "run_to_end"]
 

@@ -27,7 +27,8 @@ from __future__ import annotations
 import sys
 
 from ipcio._child_output import OutputFormat
-from ipcio._process import EOF, ExitStatus, Process
+from ipcio._process import Process
+from ipcio._process_base import EOF, ExitStatus
 from ipcio._run import Completed, TimeoutExpired, run_to_end
 from ipcio._typing import TYPE_CHECKING, overload
 

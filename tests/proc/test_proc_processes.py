@@ -166,7 +166,7 @@ def by_coroutine(*arguments, **options):
         with proc.spawn(*arguments, callback=take, **options) as h:
             status = await h.wait_async(DEADLINE)
             h.close()
-            h._callback = None  # the end of the block is no coroutine's
+            h._delivery.callback = None  # the end of the block is no coroutine's
             return took, status
 
     return asyncio.run(main())
@@ -777,6 +777,27 @@ def test_close_reaches_a_wait_that_another_thread_is_blocked_in(wait, pipes, ker
         h.close()
     assert results in ([(False, "signal", signal.SIGKILL)], [[]]), kernel
     assert h.wait() == (False, "signal", signal.SIGKILL)
+
+
+def test_close_reaches_a_wait_to_which_output_comes_meanwhile(kernel):
+    ours, theirs = os.pipe()
+    h = proc.spawn(["cat"], stdin=ours, stdout=True)
+    output, kill = h._delivery.outputs[0], h._child.kill
+
+    def write_first(*arguments, **options):
+        os.write(theirs, b"x")
+        until(lambda: output.raw or output.ended)
+        kill(*arguments, **options)
+
+    h._child.kill = write_first
+    try:
+        with in_thread(h.wait) as results:
+            h.close()
+        assert results == [(False, "signal", signal.SIGKILL)], kernel
+    finally:
+        del h._child.kill
+        os.close(ours)
+        os.close(theirs)
 
 
 @campaign
