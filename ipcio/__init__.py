@@ -9,7 +9,7 @@ The public modules mirror LuaIPC's, one by one:
 ``ipcio.filelock``
     locks on ranges of a file's bytes
 ``ipcio.proc``
-    child processes, all of whose output is delivered
+    child processes; all of their output is delivered
 ``ipcio.mmap``
     memory-mapped files
 ``ipcio.strfile``

@@ -1,4 +1,4 @@
-"""Byte-range locks on POSIX: of the open file where the kernel has such, else the classic ones of the process."""
+"""Locks on ranges of a file: of the open file if the kernel offers those, otherwise of the process."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 
 # struct flock: type, whence, start, length (0: to infinity), pid (0 for locks of an open
-# file), in the order and with the padding of each system.  In a request, type, start and
-# length are all that is not 0.
+# file), in the order and with the padding of each system.  In a request, only type, start and
+# length are not 0.
+#
+# POSIX allows EAGAIN and EACCES for a conflict.  On Linux it is EAGAIN, and EACCES comes from a
+# security module.
 if sys.platform == "linux":
     _ANSWER = struct.Struct("hhqqi0q")
     _KIND, _START, _LENGTH, _PID = 0, 2, 3, 4
     # Function and method of C: see `ipcio._backend.LockBackend`.
     request = struct.Struct("hqq4x0q").pack
+    BUSY: tuple[type[OSError], ...] = (BlockingIOError,)
 elif sys.platform == "darwin":
     _ANSWER = struct.Struct("qqihh")
     _KIND, _START, _LENGTH, _PID = 3, 0, 1, 2
+    BUSY: tuple[type[OSError], ...] = (BlockingIOError, PermissionError)
 
     def request(kind: int, start: int, length: int, /) -> bytes:
         return _ANSWER.pack(start, length, 0, kind, 0)
 
 else:
-    raise undecided("what is the layout of struct flock, and which errors of fcntl() mean that a lock is in the way")
+    raise undecided("what is the layout of struct flock, and which errors of fcntl() mean that a lock conflicts")
 
-
-_PERM = 0o600  # of a lock file that `open_path` makes
 
 ask = fcntl.fcntl
-# POSIX allows EAGAIN and EACCES.  Linux has only the first: there the second is a security module's refusal.
-BUSY: tuple[type[OSError], ...] = (BlockingIOError,) if sys.platform == "linux" else (BlockingIOError, PermissionError)
-
 
 _OFD_GET = getattr(fcntl, "F_OFD_GETLK", None)
 
@@ -111,8 +111,8 @@ def conflict(fd: int, request: bytes) -> Conflict | None:
     found = _ANSWER.unpack(ask(fd, _GET, request))
     if found[_KIND] == UNLOCK:
         return None
-    # A lock of an open file has no process (-1); one of a process in another pid
-    # namespace has none that we could name (0).
+    # A lock of an open file has no process (-1), and a process in another pid namespace has no
+    # number here (0).
     pid = found[_PID] if found[_PID] > 0 else None
     return Conflict(found[_START], found[_LENGTH], found[_KIND] == EXCLUDE, pid)
 
@@ -139,6 +139,9 @@ def owners(fd: int, lock: Conflict, among: Iterable[Owner] = (), /) -> Iterator[
     return procfs.lock_owners(fd, lock, among, _may_share_open_file)
 
 
+# -- lock files ----------------------------------------------------------------
+
+_PERM = 0o600  # of a lock file that `open_path` makes
 _OPENING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MOST_LINKS = 40  # that are followed, one after the other; Linux's own limit
 _MOST_CHANGES = 10000  # of what the path means, between two looks at it

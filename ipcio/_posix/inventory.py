@@ -127,7 +127,7 @@ def _remove_orphan(path: str, entry: str, locks: Callable[[], dict[str, bool]]) 
 
 
 def _clear_persistent(path: str, entry: str) -> bool:
-    """Whether this is the hidden name of an object that was to persist, and whose process was killed meanwhile."""
+    """Whether this is the hidden name of an object that was to persist, left by a process that was killed."""
     if entry.startswith(undo.ANCHOR):
         return undo.clear_persistent(path)
     try:
@@ -178,8 +178,8 @@ def _try_locks(wanted: set[str]) -> Iterator[str]:
 def _find_holders(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[ProcessInfo]], set[str]]:
     """Return which processes have these files open or mapped, and which of those not in `locked` have a lock.
 
-    In a container, the kernel's list of locks lacks those that were taken outside of it, and those
-    whose taker has exited, as after a fork.
+    In a container, the kernel's list lacks locks that were taken outside of it, or by a process that
+    has exited, as after a fork.
     """
     holders: dict[str, list[ProcessInfo]] = {}
     sharing: set[str] = set()

@@ -118,7 +118,7 @@ def create_semaphore(path: bytes, perm: int, value: int) -> int:
 
 # -- timers, and the signal that they send -----------------------------------
 
-# Linux can send a timer's signal to one thread.  Elsewhere these are None.
+# Linux can send a timer's signal to one thread.  On other systems these names mean None.
 timer_create: Any = getattr(_libc, "timer_create", None) if sys.platform == "linux" else None
 timer_settime: Any = getattr(_libc, "timer_settime", None) if sys.platform == "linux" else None
 timer_delete: Any = getattr(_libc, "timer_delete", None) if sys.platform == "linux" else None

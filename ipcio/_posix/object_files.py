@@ -109,7 +109,7 @@ def identify(path: str, info: os.stat_result) -> ObjectFile:
 def _record(path: str, info: os.stat_result, name: str | None) -> undo.Record | None:
     """Return the record; None if the file is a copy, or has another `name` than its record says.
 
-    The `name` of a hidden file is None.
+    Pass None as the `name` of a hidden file.
     """
     fd = os.open(path, lifetime.PROBE)
     try:
@@ -134,7 +134,7 @@ def _companion(path: str, info: os.stat_result) -> tuple[str, str, int] | None:
 
 
 def describe(found: ObjectFile, state: State, holders: list[ProcessInfo]) -> ObjectInfo:
-    """Return what is known of an object; what cannot be read is None."""
+    """Return what is known of an object; None for what cannot be read."""
     return ObjectInfo(
         found.kind,
         os.path.basename(found.path) if found.is_hidden else found.name,
