@@ -1,32 +1,32 @@
-"""``ipcio demo``: workers that share nothing but names count the words of files.
+"""``ipcio demo``: worker processes that find each other by name count the words of files.
 
-The parent and its workers are separate programs.  All that a worker is told is
-the name of the run and its own number; the rest it finds under that name, in
+The parent and its workers are separate programs.  The parent passes to a worker only the
+name of the run and the worker's number.  The worker finds the rest under that name, in
 memory that is read and written as files are:
 
 ``RUN``
-    the jobs: for each worker a list of paths, as JSON; and what to lock, if not the report
+    the jobs, as JSON: for each worker a list of paths, and what to lock if that is not the report
 ``RUN-board``
-    for each worker a line that says how far it is
+    for each worker a line with its progress
 ``RUN-report``
-    what the workers did, a line of each in the order in which they finished.  They
-    append to it under a lock: nobody may come between finding the end and writing there.
-    Where memory has no descriptor (macOS, Windows) the lock is on a temporary file
+    what the workers did: a line of each, in the order in which they finished.  A worker
+    appends its line under a lock, so that no other worker writes between its search for
+    the end and its write.  Where memory has no descriptor (macOS, Windows) the lock is on
+    a temporary file
 ``RUN-turns``
-    a semaphore, of which a worker takes a permit for each file that it counts: no more
-    of them count at once than there are CPUs, and one less than there are workers, so
-    that there is something to see.  It is crash-safe: if a worker is killed in its
-    turn, the permit comes back and the others go on (Windows has none such)
+    a semaphore, of which a worker acquires a permit for each file.  There are as many
+    permits as CPUs, but fewer than workers, so that there is something to see.  The
+    semaphore is crash-safe (not on Windows): the permit of a worker that is killed is
+    released, and the others go on
 ``RUN-1``, ``RUN-2`` ...
     each worker's result: its count of every word, as JSON
 
-The input files are mapped.  A name lives as long as somebody holds it, so a
-worker must not leave before the parent has attached its result.  It says
-``ready`` and waits for the end of its standard input; the parent hears that,
-attaches, lets it go, and reads the result of a process that is no more.  It waits
-for all its workers at once, in an event loop.
+The input files are mapped.  A name is removed with its last handle, so a worker must not
+exit before the parent has attached to its result.  The worker prints ``ready`` and waits
+for the end of its standard input.  The parent attaches, lets the worker exit, and reads
+the result after that.  It waits for all its workers at once, in an event loop.
 """
-# ruff: noqa: T201 -- to print is what a command is for
+# ruff: noqa: T201 -- a command prints
 
 from __future__ import annotations
 
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
     from ipcio import MemoryFile, Semaphore
 
-__all__ = ["run", "work"]
-
 _WIDEST = 60  # characters of a word that are shown
 
 
@@ -71,33 +69,32 @@ _NOTHING = Tally(0, 0, 0)
 def run(paths: Sequence[str], workers: int, top: int) -> None:
     """Count the words of the files at `paths` with `workers` processes, check the count and print it.
 
-    Raises `OSError` for a file that cannot be mapped or where no crash-safe semaphore
-    is to be had, before anything is started, and `SystemExit` for a worker that died
-    or a count that is wrong.
+    Raises `OSError` if a file cannot be mapped or no crash-safe semaphore can be created,
+    before anything is started, and `SystemExit` if a worker fails or a count is wrong.
     """
     paths = [os.path.abspath(path) for path in paths] or _library()
     shares = _share_out(paths, min(workers, len(paths)))
     numbers = range(1, len(shares) + 1)
     permits = max(1, min(os.cpu_count() or 1, len(shares) - 1))
     counts: Counter[str] = Counter()
-    crew: list[Worker] = []
+    started: list[Worker] = []
     with contextlib.ExitStack() as stack:
-        gate = stack.enter_context(_gate())
-        jobs = stack.enter_context(_publish(None, {"gate": gate, "shares": shares}))
+        to_lock = stack.enter_context(_lock_file())
+        jobs = stack.enter_context(_publish(None, {"lock": to_lock, "shares": shares}))
         name = jobs.name
         board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
         report = stack.enter_context(shm.create(f"{name}-report", len(shares) * len(_row(0, 0, *_NOTHING))))
-        turns = _admit(f"{name}-turns", permits)
-        stack.callback(turns.close)  # `with turns` would take one
+        turns = _create_semaphore(f"{name}-turns", permits)
+        stack.callback(turns.close)  # `with turns` would acquire a permit
         for number in numbers:
             _post(board, number, _NOTHING)
         for number in numbers:
-            crew.append(Worker(name, number))
-            stack.callback(crew[-1].dismiss)
+            started.append(Worker(name, number))
+            stack.callback(started[-1].close)
         lines = [_line(board, number) for number in numbers]
-        if complaint := asyncio.run(_watch(crew, lines, len(paths))):
-            sys.exit(f"ipcio: {complaint}")
-        for worker in crew:
+        if problem := asyncio.run(_wait_for(started, lines, len(paths))):
+            sys.exit(f"ipcio: {problem}")
+        for worker in started:
             assert worker.result is not None
             counts.update(json.load(worker.result))
         rows = report.read().rstrip(b"\0").decode()
@@ -116,15 +113,15 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
 
 
 @contextlib.contextmanager
-def _gate() -> Generator[str, None, None]:
-    """Give the path of what is locked while somebody writes into the report; empty if it is the report itself."""
+def _lock_file() -> Generator[str, None, None]:
+    """Yield the path of the file that a worker locks to write its report; empty if it locks the report itself."""
     if _memory_has_descriptors():
         yield ""
         return
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="ipcio-") as directory:
-        path = os.path.join(directory, "gate")
+        path = os.path.join(directory, "lock")
         with open(path, "xb"):
             pass
         yield path
@@ -140,7 +137,7 @@ def _memory_has_descriptors() -> bool:
 
 
 class Worker:
-    """A worker, as the parent sees it."""
+    """A worker, in the parent."""
 
     def __init__(self, name: str, number: int) -> None:
         self.result: MemoryFile | None = None
@@ -152,26 +149,26 @@ class Worker:
             stdin=True,
             stdout=True,
             stderr=subprocess.STDOUT,
-            callback=self._hear,
+            callback=self._on_line,
             encoding="utf-8",
             errors="replace",
             lines=True,
-            # Where this ipcio is found again, and no json.py of the user's.
+            # Here the worker imports this ipcio, and not a json.py of the user.
             cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
             start_new_session=True,  # Ctrl-C on the terminal is for the parent
         )
 
-    def _hear(self, _: str, line: str) -> None:
-        if line.rstrip() != "ready":  # whatever ends a line here
+    def _on_line(self, _: str, line: str) -> None:
+        if line.rstrip() != "ready":  # lines end differently on Windows
             self._said = f": {line.strip()}"
             return
         self._said = ""
-        with contextlib.suppress(FileNotFoundError):  # it died, and there was nobody else to hold the name
+        with contextlib.suppress(FileNotFoundError):  # the worker was killed, and with it went the last handle
             self.result = shm.attach(self._name, "r")
         self._process.write(proc.EOF)
 
     async def finish(self) -> str:
-        """Attach the worker's result when it is ready, and wait for its end; return what went wrong, if anything."""
+        """Wait until the worker exits, attaching to its result before; return what went wrong, if anything."""
         status = await self._process.wait_async()
         assert status is not None
         if status and self.result is not None:
@@ -182,34 +179,34 @@ class Worker:
             how = f"ended with status {status.code}"
         return f"worker {self._number} (process {self._process.pid}) {how}{self._said}"
 
-    def dismiss(self) -> None:
-        """See to it that the worker is gone, and the name of its result, too."""
+    def close(self) -> None:
+        """Kill the worker if it runs, and remove its result."""
         self._process.close()
         if self.result is not None:
             self.result.close()
         if not self._process.wait():
-            # The dead hold nothing, but a name stays in sight until a call comes across it.
+            # The name of an orphaned object stays until a call uses it.
             with contextlib.suppress(FileNotFoundError):
                 shm.unlink(self._name)
 
 
-async def _watch(crew: Iterable[Worker], lines: Sequence[MemoryFile], files: int) -> str:
-    """Wait until all have finished, or one has failed; show how far they are if somebody watches."""
-    watched = sys.stderr is not None and sys.stderr.isatty()
-    waiting = {asyncio.ensure_future(worker.finish()) for worker in crew}
+async def _wait_for(workers: Iterable[Worker], lines: Sequence[MemoryFile], files: int) -> str:
+    """Wait until all workers have finished, or one has failed; show their progress on a terminal."""
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    waiting = {asyncio.ensure_future(worker.finish()) for worker in workers}
     try:
         while waiting:
             done, waiting = await asyncio.wait(
-                waiting, timeout=0.1 if watched else None, return_when=asyncio.FIRST_COMPLETED
+                waiting, timeout=0.1 if on_terminal else None, return_when=asyncio.FIRST_COMPLETED
             )
-            for complaint in filter(None, (task.result() for task in done)):
-                return complaint
-            if watched:
+            for problem in filter(None, (task.result() for task in done)):
+                return problem
+            if on_terminal:
                 done_files = sum(_read(line).files for line in lines)
                 print(f"\r{done_files} of {files} files", end="", file=sys.stderr, flush=True)
         return ""
     finally:
-        if watched:
+        if on_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
@@ -219,7 +216,7 @@ def _library() -> list[str]:
 
 
 def _share_out(paths: Iterable[str], count: int) -> list[list[str]]:
-    """Divide the files among `count` workers: the largest first, each to who has least."""
+    """Divide the files among `count` workers: the largest first, each to the worker with the fewest bytes."""
     shares: list[list[str]] = [[] for _ in range(count)]
     loads = [0] * count
     for size, path in sorted(((_size(path), path) for path in paths), reverse=True):
@@ -247,7 +244,7 @@ def _plain_count(paths: Iterable[str]) -> tuple[Tally, Counter[str]]:
 
 
 def _printable(word: str) -> str:
-    """The word for a terminal: in binary files there are strange ones."""
+    """Return the word as a terminal can show it; binary files contain strange ones."""
     word = word if word.isprintable() else ascii(word)
     return word if len(word) <= _WIDEST else f"{word[:_WIDEST]}..."
 
@@ -272,8 +269,8 @@ def work(name: str, number: int) -> None:
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)
             _post(board, number, Tally(files, size, words))
-        gate = mmap.open(todo["gate"], "rw") if todo["gate"] else contextlib.nullcontext(report)
-        with gate as lockable, filelock.locked(lockable):
+        to_lock = mmap.open(todo["lock"], "rw") if todo["lock"] else contextlib.nullcontext(report)
+        with to_lock as file, filelock.locked(file):
             _append(report, _row(number, os.getpid(), files, size, words))
         with _publish(f"{name}-{number}", counts):
             print("ready", flush=True)
@@ -283,10 +280,10 @@ def work(name: str, number: int) -> None:
 # -- both --------------------------------------------------------------------
 
 
-def _admit(name: str, permits: int) -> Semaphore:
+def _create_semaphore(name: str, permits: int) -> Semaphore:
     try:
         return sem.create(name, permits, undo=True)
-    except NotImplementedError:  # on Windows a worker that is killed in its turn keeps the others waiting
+    except NotImplementedError:  # on Windows: the others wait for the permit of a worker that is killed
         return sem.create(name, permits)
 
 
@@ -318,8 +315,8 @@ def _append(report: MemoryFile, row: str) -> None:
     report.write(row.encode())
 
 
-# A line of the board.  Nothing but digits in fixed places: who reads while the
-# worker writes gets a number between the old and the new, or near them, but a number.
+# A line of the board: digits in fixed places.  A reader that comes while the worker writes
+# gets some digits of the old number and some of the new one, which is still a number.
 _LINE = len(f"{0:09} {0:018} {0:018}\n")
 
 
@@ -329,7 +326,7 @@ def _post(board: MemoryFile, number: int, tally: Tally) -> None:
 
 
 def _line(board: MemoryFile, number: int) -> MemoryFile:
-    """One worker's line as a file of its own: no copy, so it always says how things stand now."""
+    """Return one worker's line as a file of its own: no copy, so it is always up to date."""
     return strfile.open(board.getbuffer()[(number - 1) * _LINE : number * _LINE])
 
 

@@ -1,11 +1,11 @@
 # fsspec is optional and says nothing about its types.
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""Shared memory as a file system of fsspec: what takes a URL takes ``shm://name``.
+"""Shared memory as a file system of fsspec: ``shm://name`` works wherever a URL of fsspec does.
 
-With ``ipcio[fsspec]`` installed, fsspec finds this class by itself, and so pandas, pyarrow and
-dask do: ``pandas.read_csv("shm://prices")``.  The name in the URL is the name that `ipcio.shm`
-takes.  Names are flat, so there are no directories.
+With ``ipcio[fsspec]`` installed, fsspec finds this class by itself, and so do pandas, pyarrow and
+dask: ``pandas.read_csv("shm://prices")``.  The name in the URL is a name of `ipcio.shm`.  There
+are no directories.
 """
 
 from __future__ import annotations
@@ -34,14 +34,12 @@ if TYPE_CHECKING:
 
     from ipcio import MemoryFile
 
-__all__ = ["SharedMemoryFileSystem", "SharedMemoryReader"]
-
 _FLAT = "shared memory has no directories; a name is one word, without '/'"
 _WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
 
 
 def _user() -> int | None:
-    """Return the user's id, None where there are none (Windows)."""
+    """Return the user's id; None on Windows, which has no user ids."""
     if sys.platform == "win32":
         return None
     return os.geteuid()
@@ -50,14 +48,14 @@ def _user() -> int | None:
 class SharedMemoryReader(io.BufferedReader):
     """A segment open for reading; `raw` is the `ipcio.MemoryFile`.
 
-    Buffered, because small reads are many in parsers; large ones go past the buffer.
+    It is buffered because parsers make many small reads; large reads bypass the buffer.
     """
 
     def __init__(self, raw: MemoryFile) -> None:
         super().__init__(raw)
         self._memory = raw
         self.size = raw.size()
-        """In bytes; a number, as fsspec's own files have it."""
+        """In bytes; a number, as in fsspec's own files."""
 
     def getbuffer(self) -> memoryview[int]:
         """Return the memory itself, read-only, without a copy."""
@@ -88,12 +86,12 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Return the name in a URL, also in one that spells it as C does: ``shm:///name``."""
+        """Return the name in a URL; ``shm:///name``, with the slash of `shm_open`, is the same name."""
         stripped = super()._strip_protocol(path)
         return stripped if isinstance(stripped, list) else stripped.lstrip("/")
 
     def _name(self, path: str) -> str:
-        """Return the name for which somebody wants to make a segment."""
+        """Return the name of a segment in a URL; raise an error if the URL can have no segment."""
         name = self._strip_protocol(path)
         if not name:
             raise IsADirectoryError(errno.EISDIR, "a URL of shared memory needs a name: shm://name", path)
@@ -104,21 +102,21 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     # -- what there is ---------------------------------------------------
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Tell the size, and where there is a file behind it, its mode, owner and times."""
+        """Return the size of a segment and, where segments are files, its mode, owner and times."""
         if not self._strip_protocol(path):
             return {"name": "", "size": 0, "type": "directory"}
         with self._attach(path, "r") as h:
             known = {"name": h.name, "size": h.size(), "type": "file"}
             try:
                 info = os.fstat(h.fileno())
-            except OSError:  # no descriptors here
+            except OSError:  # memory has no descriptor on this system
                 return known
-        # The number tells a new segment from an old one of the name.
+        # By the inode number a new segment can be distinguished from an old one of the same name.
         more = {"mode": info.st_mode & 0o777, "uid": info.st_uid, "gid": info.st_gid, "ino": info.st_ino}
         return {**known, **more, "created": info.st_ctime, "mtime": info.st_mtime}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """List the segments that live, whoever made them; those of others with their size alone."""
+        """List the segments that are not orphaned; for those that this user may not open, only the size."""
         found: list[dict[str, Any]] = []
         if self._strip_protocol(path):
             found.append(self.info(path))
@@ -129,22 +127,22 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
                         found.append(self.info(entry.name))
                     except PermissionError:
                         found.append({"name": entry.name, "size": entry.size, "type": "file"})
-                    except (OSError, ValueError):  # gone, or not shared memory
+                    except (OSError, ValueError):  # removed meanwhile, or not shared memory
                         pass
         return found if detail else [each["name"] for each in found]
 
     def created(self, path: str) -> datetime:
-        """Return when it was made, or its permissions changed last; as `modified`, where it is a file."""
+        """Return when the segment was created, or its permissions were last changed; only where it is a file."""
         return self._time(path, "created")
 
     def modified(self, path: str) -> datetime:
-        """Return when it was made.  What is written to memory leaves no trace in time."""
+        """Return when the segment was created.  Writes to memory do not change the time."""
         return self._time(path, "mtime")
 
     def _time(self, path: str, key: str) -> datetime:
         info = self.info(path)
         if key not in info:
-            raise NotImplementedError("nobody tells here when a segment was made")
+            raise NotImplementedError("this system does not record when a segment was created")
         return datetime.fromtimestamp(info[key], timezone.utc)
 
     # -- files -----------------------------------------------------------
@@ -153,9 +151,9 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         self,
         path: str,
         mode: str = "rb",
-        block_size: Any = None,  # noqa: ARG002
+        block_size: Any = None,  # noqa: ARG002 -- as fsspec has it
         autocommit: bool = True,
-        cache_options: Any = None,  # noqa: ARG002
+        cache_options: Any = None,  # noqa: ARG002 -- as fsspec has it
         **_: Any,
     ) -> Any:
         kind = mode.replace("b", "").replace("+", "")
@@ -179,17 +177,17 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return shm.attach(self._name(name), mode)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        """Return the bytes from `start` to `end`, which may count from the end, as in a slice."""
+        """Return the bytes from `start` to `end`; negative numbers count from the end, as in a slice."""
         with self._attach(path, "r") as h, h.getbuffer() as content:
             return bytes(content[start:end])
 
     def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_: Any) -> None:
-        """Make a segment of these bytes; with `mode` "create", only if there is none."""
+        """Create a segment of these bytes, replacing one of that name; with `mode` "create", the name must be free."""
         with self._open(path, "xb" if mode == "create" else "wb") as f:
             f.write(value)
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
-        """Make an empty segment; with `truncate`, in place of one that is there, which otherwise stays as it is."""
+        """Create an empty segment; an existing one is replaced with `truncate`, and stays as it is without."""
         if truncate:
             self.pipe_file(path, b"")
             return
@@ -199,14 +197,14 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     # -- several of them, and patterns ------------------------------------------
 
     def glob(self, path: Any, maxdepth: int | None = None, **options: Any) -> Any:
-        """Find the names that match a pattern; a segment of that very name is the only match."""
+        """Return the names that match a pattern.  If a segment has that very name, it is the only match."""
         name = self._strip_protocol(path)
         if has_magic(name) and self._is_there(name):
             return {name: self.info(name)} if options.get("detail") else [name]
         return super().glob(path, maxdepth=maxdepth, **options)
 
     def _is_there(self, name: str) -> bool:
-        """Whether the name is in use, also by what may not be opened."""
+        """Whether the name is in use, even by something that this user may not open."""
         try:
             self.info(name)
         except (FileNotFoundError, ValueError):
@@ -220,7 +218,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return has_magic(name) and not self._is_there(name)
 
     def _expand(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:
-        """The names of segments that `path`, a name, a pattern or a list of them, stands for."""
+        """Return the names of segments that `path` means, which is a name, a pattern or a list of these."""
         return [name for name in self.expand_path(path, recursive=recursive, maxdepth=maxdepth) if name]
 
     def copy(
@@ -232,7 +230,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         on_error: str | None = None,
         **_: Any,
     ) -> None:
-        """Copy segments; as there are no directories, several take a list of their new names."""
+        """Copy segments; as there are no directories, several of them require a list of new names."""
         both = isinstance(path1, list) and isinstance(path2, list)
         names = path1 if both else self._expand(path1, recursive, maxdepth)
         for old, new in self._pairs(names, path2):
@@ -243,13 +241,13 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
                     raise
 
     def _pairs(self, names: list[str], path2: Any) -> Iterator[tuple[str, str]]:
-        """The old and the new name of each segment."""
+        """Return the old and the new name of each segment."""
         if isinstance(path2, list):
             return zip(names, path2, strict=True)
         target = self._strip_protocol(path2)
         if target and len(names) > 1:
             raise NotADirectoryError(errno.ENOTDIR, _FLAT, path2)
-        return zip(names, [target] if target else names, strict=True)  # there is one directory, and all are in it
+        return zip(names, [target] if target else names, strict=True)  # all are in the one directory
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a segment and its permission bits; onto itself, do nothing."""
@@ -262,7 +260,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _perm_of(self, segment: MemoryFile) -> int:
         try:
             return os.fstat(segment.fileno()).st_mode & 0o777
-        except OSError:  # no descriptors here
+        except OSError:  # memory has no descriptor on this system
             return self._perm
 
     def mv(
@@ -291,7 +289,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     ) -> None:
         """Copy segments to files.
 
-        If `lpath` is a directory, or there is a pattern or a list, each to a file of its name in there.
+        If `lpath` is a directory, or `rpath` a pattern or a list, each goes to a file of its name in there.
         """
         if not (isinstance(rpath, list) and isinstance(lpath, list)):
             names = self._expand(rpath, recursive, maxdepth)
@@ -319,15 +317,15 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
         """Remove names.
 
-        What a pattern matches is removed only if it is a persistent segment of ipcio that belongs
-        to this user; everything else has to be named.  Raises `PermissionError` for all names at
+        A pattern removes only persistent segments of ipcio that belong to this user; all others
+        have to be named in full.  Raises `PermissionError` for all names at
         once (``shm://``, ``*``), and `FileNotFoundError` if there is nothing to remove.
         """
         for name in self._removable(path, recursive, maxdepth):
             self.rm_file(name)
 
     def _removable(self, path: Any, recursive: bool, maxdepth: int | None) -> list[str]:
-        """The names that are to be removed."""
+        """Return the names that are to be removed."""
         names: dict[str, None] = {}
         paths: list[Any] = path if isinstance(path, list) else [path]
         for each in paths:
@@ -344,27 +342,27 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return list(names)
 
     def _mine(self) -> set[str]:
-        """The persistent segments of ipcio that belong to this user."""
+        """Return the names of the persistent segments of ipcio that belong to this user."""
         found: set[str] = set()
         for entry in list_objects():
             if entry.kind == "shm" and entry.state == "persistent":
-                with contextlib.suppress(OSError):  # what may not be opened is another user's, or gone
-                    # Without an owner in it, users see their own segments only.
+                with contextlib.suppress(OSError):  # it belongs to another user, or was removed meanwhile
+                    # Where there is no "uid", the system lists the segments of this user only.
                     if self.info(entry.name).get("uid") in {None, _user()}:
                         found.add(entry.name)
         return found
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:  # noqa: ARG002 -- as fsspec has it
-        """Always fail: the one directory is there."""
+        """Raise an error: the one directory exists, and there are no others."""
         if not self._strip_protocol(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         raise NotADirectoryError(errno.ENOTDIR, _FLAT, path)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Fail as `mkdir`, unless that the one directory is there is all right."""
+        """Fail as `mkdir`, but for the one directory with `exist_ok`."""
         if self._strip_protocol(path) or not exist_ok:
             self.mkdir(path)
 
     def rmdir(self, path: str) -> None:
-        """Always fail."""
+        """Raise an error: there is no directory to remove."""
         raise NotADirectoryError(errno.ENOTDIR, _FLAT, path)

@@ -1,8 +1,8 @@
-"""What ``ipcio lock`` does on Windows, where no process becomes another and locks are not inherited.
+"""How ``ipcio lock`` runs the command on Windows, where ``exec`` and inherited locks do not exist.
 
-The command is a child, and this process has the lock.  So the command must not outlive it:
-it is in a job that ends with its last handle, which is this process's.  What the command
-starts itself is not: it may go on, without the lock.
+The command is a child, and this process has the lock.  So the command must not outlive this process:
+it belongs to a job that Windows ends with its last handle, which this process has.  Processes
+that the command starts do not belong to the job: they may go on, without the lock.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from ipcio._windows import win32
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["become", "inherit", "occupy"]
-
 
 def occupy() -> None:
-    """Do nothing: the command gets the standard streams and no others."""
+    """Do nothing: the command inherits the standard streams only."""
 
 
 def inherit(fd: int) -> None:
-    """Do nothing: the file stays open here as long as the command runs."""
+    """Do nothing: the file stays open here while the command runs."""
 
 
 def become(command: list[str]) -> NoReturn:
-    """Run the command, and end as it ends."""
+    """Run the command, and exit with its status."""
     job = win32.CreateJobObject(None, None)
     limits = win32.JOBOBJECT_EXTENDED_LIMIT_INFORMATION()
     limits.LimitFlags = win32.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | win32.JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK
@@ -38,13 +36,13 @@ def become(command: list[str]) -> NoReturn:
         job, win32.JOB_OBJECT_EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), ctypes.sizeof(limits)
     ):
         raise win32.failure()
-    with subprocess.Popen(command, creationflags=win32.CREATE_SUSPENDED) as child:  # noqa: S603
+    with subprocess.Popen(command, creationflags=win32.CREATE_SUSPENDED) as child:  # noqa: S603 -- the command is the user's own
         handle = int(child._handle)  # type: ignore[attr-defined]
         if not win32.AssignProcessToJobObject(job, handle):
             child.kill()
             raise win32.failure()
         win32.NtResumeProcess(handle)
         while child.returncode is None:
-            with contextlib.suppress(KeyboardInterrupt):  # which the command has heard, too
+            with contextlib.suppress(KeyboardInterrupt):  # the command received it as well
                 child.wait()
-    sys.exit((child.returncode + (1 << 31)) % (1 << 32) - (1 << 31))  # it takes no more than a C int
+    sys.exit((child.returncode + (1 << 31)) % (1 << 32) - (1 << 31))  # a C int, as `exit` requires

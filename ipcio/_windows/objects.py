@@ -1,8 +1,7 @@
 """Kernel objects under names, and the handles on them.
 
-Windows itself keeps the count: a name lives as long as some process has a handle, and
-goes with the last, however that process ends.  All kinds of object share one space of
-names, that of the user's session.
+Windows itself counts the handles: it removes a name with the last handle, however the process
+exits.  All kinds of object share one namespace, that of the user's session.
 """
 
 from __future__ import annotations
@@ -25,32 +24,23 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = [
-    "Handles",
-    "be_patient",
-    "cannot_unlink",
-    "check_length",
-    "exists",
-    "value_of",
-]
-
-_PATIENCE = 2.0  # seconds; who is in mid-step needs microseconds
+_PATIENCE = 2.0  # seconds; each step of another process takes microseconds
 
 
 def check_length(name: str, limit: int) -> None:
-    """Refuse a name that is too long; Windows counts in units of UTF-16."""
+    """Raise `OSError` for a name that is too long; Windows counts in units of UTF-16."""
     length = len(name.encode("utf-16-le", "surrogatepass")) // 2
     if length > limit:
         raise OSError(errno.ENAMETOOLONG, f"a name may have {limit} characters here, not {length}", name)
 
 
-def exists(name: str) -> FileExistsError:
-    """The error that says so."""
+def already_exists(name: str) -> FileExistsError:
+    """Return the error for a name that is in use."""
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
 def _failure(name: str) -> OSError:
-    """What the last call failed with, as POSIX has it where `ipcio._names.explained` adds the usual reason."""
+    """Return the error of the last call: that of POSIX where `ipcio._names.explained` adds the usual reason."""
     error = win32.failure(name)
     if error.errno in {errno.ENOENT, errno.EACCES}:
         return OSError(error.errno, os.strerror(error.errno), name)
@@ -58,7 +48,7 @@ def _failure(name: str) -> OSError:
 
 
 def _is_taken(name: str) -> bool:
-    """Whether there is an object, of whatever kind, that we may not use."""
+    """Whether the name belongs to an object, of whatever kind, that this process may not use."""
     with Handles() as mine:
         found = mine.call(win32.OpenSemaphore, win32.SYNCHRONIZE, False, name)
         number = ctypes.get_last_error()
@@ -67,52 +57,52 @@ def _is_taken(name: str) -> bool:
 
 
 def value_of(semaphore: int) -> int:
-    """Return how many permits there are to take."""
+    """Return how many permits can be acquired."""
     information = win32.SEMAPHORE_BASIC_INFORMATION()
     status = win32.NtQuerySemaphore(semaphore, 0, ctypes.byref(information), ctypes.sizeof(information), None)
     if status:
-        raise OSError(errno.EINVAL, f"Windows does not tell the value (status {status & 0xFFFFFFFF:#x})")
+        raise OSError(errno.EINVAL, f"Windows does not return the value (status {status & 0xFFFFFFFF:#x})")
     return int(information.CurrentCount)
 
 
-def cannot_unlink(name: str) -> NotImplementedError:
-    """The error that says so."""
+def unlink_error(name: str) -> NotImplementedError:
+    """Return the error of `unlink`."""
     return NotImplementedError(f"Windows cannot remove a name: {name!r} goes with the last handle")
 
 
-def be_patient(since: float, name: str) -> None:
-    """Sleep for a moment, while another process is in mid-step; give up on one that stays there."""
+def wait_a_moment(since: float, name: str) -> None:
+    """Sleep while another process is between two steps; raise `BlockingIOError` two seconds after `since`."""
     if time.monotonic() > since + _PATIENCE:
         raise BlockingIOError(errno.EAGAIN, "another program keeps the object half made", name)
     time.sleep(0.001)
 
 
 class Handles:
-    """Handles that are closed together, the last one first: a handle's share in a name.
+    """Handles that are closed together, the last one first: the share of a handle of ipcio in a name.
 
-    A ``with`` block that fails closes them.  A handle is kept by the very function of C
-    that calls Windows for it, and closed by the one that forgets it, so that Ctrl-C cannot
-    come between: a handle that nobody knows of would keep its name until the process ends.
+    A ``with`` block that fails closes them.  The function of C that calls Windows for a handle
+    also keeps it, and the one that closes it also drops it (`ipcio._record`).  A handle that
+    is lost would keep its name until the process exits.
     """
 
     __slots__ = ("_close", "_handles")
 
     def __init__(self, close: Callable[[int], object] = win32.CloseHandle) -> None:
-        self._close = close  # ours, when the interpreter ends and modules are empty
-        self._handles: list[int | None] = [None]
+        self._close = close  # kept here: modules are empty when the interpreter exits
+        self._handles: list[Any] = [None]  # and the handles after it
 
     def call(self, function: Callable[..., int | None], *arguments: Any) -> int | None:
-        """Call what returns something to close, or None if it failed; return that."""
+        """Call a function that returns a handle, or None if it failed; keep the handle and return it."""
         known = len(self._handles)
         ctypes.set_last_error(0)
         self._handles.extend(filter(None, calling(function, *arguments)))
         return self._handles[-1] if len(self._handles) > known else None
 
     def create(self, function: Callable[..., int | None], *arguments: Any, called: str | None = None) -> int:
-        """Call a function that makes an object under a name, its last argument; return the handle.
+        """Call a function that creates an object under a name, its last argument; return the handle.
 
-        Raises `FileExistsError` if there is an object, of whatever kind, whether or not we may use it;
-        in an error it is `called` so.
+        Raises `FileExistsError` if the name belongs to any object, even to one that this process may
+        not use.  Errors contain the name `called`, if given.
         """
         name = arguments[-1] if called is None else called
         handle = self.call(function, *arguments)
@@ -122,9 +112,9 @@ class Handles:
         if handle:
             self.drop()
         if handle or number == win32.ERROR_INVALID_HANDLE:  # one of another kind
-            raise exists(name)
+            raise already_exists(name)
         problem = _failure(name)
-        raise exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
+        raise already_exists(name) if number == win32.ERROR_ACCESS_DENIED and _is_taken(name) else problem
 
     def open(self, function: Callable[..., int | None], access: int, name: str, kind: str) -> int:
         """Call a function that opens an existing object, and return the handle, which no child inherits."""
@@ -136,36 +126,36 @@ class Handles:
         raise _failure(name)
 
     def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
-        """As `open`, but None where there is nothing of that kind."""
+        """As `open`, but return None if there is no object of that kind."""
         handle = self.call(function, access, False, name)
         if not handle and ctypes.get_last_error() not in {win32.ERROR_FILE_NOT_FOUND, win32.ERROR_INVALID_HANDLE}:
             raise _failure(called)
         return handle
 
     def drop(self) -> None:
-        """Close the last one."""
+        """Close the last handle."""
         close_at(self._close, self._handles, -1)
 
     def give(self, function: Callable[..., T], *more: object) -> T:
-        """Call what takes the last one over, and more; return what it makes of it."""
+        """Call a function that takes the last handle over, with more arguments; return its result."""
         return next(map(function, map(self._handles.pop, (-1,)), *zip(more)))
 
     def release(self, _: object = None) -> None:
-        """Close them, once; there is no descriptor."""
-        if len(getattr(self, "_handles", ())) > 1:  # none, if Ctrl-C came before
+        """Close the handles, once; there is no descriptor."""
+        if len(getattr(self, "_handles", ())) > 1:  # there is no list if Ctrl-C came before it was made
             exhaust(map(self._close, iter(self._handles.pop, None)))
             self._handles.append(None)
 
     def open_again(self, fd: int) -> int:
-        """There are no descriptors here; see `ipcio._backend.Share`."""
+        """Return `fd`, which is -1: there are no descriptors."""
         return fd
 
     def is_open(self, _: int) -> bool:
-        """There are no descriptors here; see `ipcio._backend.Share`."""
+        """Return False: there are no descriptors."""
         return False
 
     def pass_to(self, child: Any) -> None:
-        """There are no descriptors here; see `ipcio._backend.Share`."""
+        """Return None: there are no descriptors."""
 
     def __enter__(self) -> Self:
         return self

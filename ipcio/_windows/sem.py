@@ -131,7 +131,7 @@ def unlink(name: str) -> None:
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
         mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)
-        raise objects.cannot_unlink(name)
+        raise objects.unlink_error(name)
 
 
 def _permits(mine: objects.Handles, handle: int) -> OpenSemaphore:

@@ -91,7 +91,7 @@ def attach(
             try:
                 mine = None if slack else _make_slack(share, name)
             except FileExistsError:  # somebody was quicker
-                objects.be_patient(start, name)
+                objects.wait_a_moment(start, name)
                 continue
             section = share.open(win32.OpenFileMapping, access, name, _KIND)
             if mine:  # then all that could be taken for slack is in use
@@ -99,7 +99,7 @@ def attach(
             unused = objects.value_of(slack or mine or 0) - 1
             if unused < 0:  # in the making
                 share.release()
-                objects.be_patient(start, name)
+                objects.wait_a_moment(start, name)
                 continue
             memory = _map(section, name, writable=writable)
             return into((memory[: max(len(memory) - unused, 1)], -1, share))
@@ -108,7 +108,7 @@ def attach(
 def unlink(name: str) -> None:
     """See `ipcio._backend.ShmBackend`."""
     attach(name, writable=False, into=_close)
-    raise objects.cannot_unlink(name)
+    raise objects.unlink_error(name)
 
 
 def _close(mapping: Mapping) -> None:
@@ -137,7 +137,7 @@ def _claim(share: objects.Handles, name: str) -> int:
                 if share.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
                     raise
                 share.drop()
-        objects.be_patient(start, name)  # with who is making the segment, letting go of it or looking for it
+        objects.wait_a_moment(start, name)  # with who is making the segment, letting go of it or looking for it
 
 
 def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:

@@ -1,7 +1,7 @@
-"""Every function of Windows that Python itself does not offer, and the one way to make an `OSError` of its errors.
+"""The functions of Windows that Python itself does not offer, and `failure`, which makes an `OSError` of their errors.
 
-The functions are those of the Windows API documentation, under their names and with its
-constants.  They keep the thread's error in `ctypes`, where no other call changes it.
+Functions and constants have their names of the Windows API documentation.  The error of a thread's
+last call is kept in `ctypes`, where no other call changes it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ INVALID_HANDLE_VALUE = wintypes.HANDLE(-1).value
 
 
 class MEMORY_BASIC_INFORMATION(ctypes.Structure):
-    """What `VirtualQuery` tells of pages that are alike."""
+    """What `VirtualQuery` returns about pages that are alike."""
 
     _fields_ = (
         ("BaseAddress", ctypes.c_void_p),
@@ -112,7 +112,7 @@ ReleaseSemaphore = _declare(
 
 
 class SEMAPHORE_BASIC_INFORMATION(ctypes.Structure):
-    """What `NtQuerySemaphore` tells."""
+    """What `NtQuerySemaphore` returns."""
 
     _fields_ = (("CurrentCount", wintypes.ULONG), ("MaximumCount", wintypes.ULONG))
 
@@ -248,7 +248,7 @@ UnlockFileEx = _declare(
 
 
 def access_of(handle: int) -> int:
-    """What a handle of a file may be used for; everything, if Windows does not tell."""
+    """Return the access that a handle of a file has; every access, if Windows does not say."""
     granted, about = ctypes.c_ulong(), (ctypes.c_void_p * 2)()
     status = NtQueryInformationFile(
         handle, ctypes.byref(about), ctypes.byref(granted), ctypes.sizeof(granted), FILE_ACCESS_INFORMATION
@@ -269,7 +269,7 @@ JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
 
 
 class JOBOBJECT_EXTENDED_LIMIT_INFORMATION(ctypes.Structure):
-    """What a job does to its processes; the parts of the original are in line here."""
+    """What a job does to its processes; the nested structures of the original are written out here."""
 
     _fields_ = (
         ("PerProcessUserTimeLimit", wintypes.LARGE_INTEGER),
@@ -299,7 +299,7 @@ NtResumeProcess = _declare(_ntdll.NtResumeProcess, _STATUS, wintypes.HANDLE)
 
 # -- errors ------------------------------------------------------------------
 
-# Where Python's own table of errors knows less.
+# Better numbers than those of Python's own table.
 _ERRNO = {
     ERROR_INVALID_HANDLE: errno.EINVAL,
     ERROR_NOT_ENOUGH_MEMORY: errno.ENOSPC,
@@ -312,7 +312,7 @@ _ERRNO = {
 
 
 def failure(filename: object = None) -> OSError:
-    """What the last call of this thread failed with, as the right subclass of `OSError`."""
+    """Return the error of the last call of this thread, as the right subclass of `OSError`."""
     number = ctypes.get_last_error()
     text = ctypes.FormatError(number).strip()
     if number in _ERRNO:
