@@ -1,8 +1,8 @@
-"""What Python's file objects keep to themselves, and how to make them give it up.
+"""The read-ahead and the unwritten data of Python's file objects.
 
-A lock says who may touch bytes of a file; but the layers of `io` between a program and
-its file keep bytes of their own.  What was read ahead before a lock was had is stale
-after it, and what is still unwritten when a lock is let go comes too late.
+A lock protects bytes of a file, but the layers of `io` between a program and its file keep
+copies.  Data that were read ahead before the lock was acquired may be stale, and data that are
+still unwritten when it is released reach the file too late.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 PLAIN: set[type] = {int, io.FileIO}
-"""The usual types between which and the descriptor there is nothing; there are others."""
+"""Usual types that keep nothing between the caller and the descriptor; there are others."""
 
 MEMORY: set[type] = set()
-"""The types of `ipcio.MemoryFile`, which are plain, too; `ipcio.filelock` goes straight to their descriptor."""
+"""The classes that a handle of memory can have.  They are plain, too; `ipcio.filelock` asks them for a descriptor."""
 
 _DEEPEST = 10  # wrappers around wrappers
 
 
 def add_memory(*types: type) -> None:
-    """Have these types known as those of `ipcio.MemoryFile`."""
+    """Add these to `MEMORY` and `PLAIN`."""
     MEMORY.update(types)
     PLAIN.update(types)
 
@@ -34,20 +34,20 @@ def add_memory(*types: type) -> None:
 def refresh(file: Any) -> None:
     """Forget what was read ahead, so that the next read asks the file; what was written stays written.
 
-    The position is what it was.  Raises `OSError` in the middle of ``for line in
-    file`` over text: then nobody, `tell` included, can know the position.  Of a pipe
-    and the like nothing is forgotten: what was read is nowhere else.
+    The position does not change.  Raises `OSError` in the middle of ``for line in
+    file`` over text, where the position is unknown, also to `tell`.  What was read from a
+    pipe is kept, because it is nowhere else.
     """
     file = _layer(file)
     if _is_text(file):
         if file.readable() and file.seekable():
             at = file.tell()  # also flushes
             refresh(file.buffer)
-            if at != file.buffer.tell():  # else nothing is decoded ahead, and an encoder need not forget its state
-                file.seek(at)  # decodes anew from there
+            if at != file.buffer.tell():  # otherwise nothing is decoded ahead, and an encoder may keep its state
+                file.seek(at)  # decodes again from there
     elif _is_buffered(file) and file.readable():
         if file.writable() and file.seekable():
-            file.flush()  # of a BufferedRandom, also drops what it has read
+            file.flush()  # a BufferedRandom also drops what it has read
         _forget_read_ahead(file)
 
 
@@ -58,8 +58,8 @@ def _forget_read_ahead(file: Any) -> None:
         if file.seekable():
             raise
         return
-    # A BufferedReader that can reach a position within its buffer stays in there, but
-    # not from the end.  Both in one step (`ipcio._record`), lest Ctrl-C leave it at the end.
+    # A BufferedReader keeps its buffer if the new position lies within it.  From the end of the
+    # file it does not.  Both moves are one step (`ipcio._record`), so that Ctrl-C cannot leave it at the end.
     seek: Callable[[int, int], int] = file.seek
     list(map(seek, (0, at), _END_AND_BACK))
 
@@ -76,9 +76,9 @@ def _forget_decoded(file: io.TextIOWrapper) -> None:
 
 _END_AND_BACK = os.SEEK_END, os.SEEK_SET
 
-# What `refresh` and `flush` come to for the very types that `open` gives, in as few steps as can be.
+# `refresh` and `flush` in as few steps as possible, for exactly the types that `open` returns.
 FORGET: dict[type, Callable[[Any], object]] = {
-    io.BufferedRandom: io.BufferedRandom.flush,  # also drops what it has read
+    io.BufferedRandom: io.BufferedRandom.flush,  # which also drops what was read
     io.BufferedReader: _forget_read_ahead,
     io.TextIOWrapper: _forget_decoded,
 }
@@ -89,15 +89,15 @@ def flush(file: Any) -> None:
     file = _layer(file)
     if _is_text(file) and file.readable():
         _write_encoded(file)
-    elif not isinstance(file, int | io.RawIOBase) or isinstance(file, io.FileIO):  # a class of FileIO may keep bytes
+    elif not isinstance(file, int | io.RawIOBase) or isinstance(file, io.FileIO):  # a subclass of FileIO may keep data
         write_out = getattr(file, "flush", None)
         if write_out is not None:
             write_out()
 
 
 def _write_encoded(file: Any) -> None:
-    # The flush() of a text file would also allow tell() again in the middle of ``for line in
-    # file``, with a wrong answer, which refresh() would then believe.
+    # `flush` of a text file would also allow `tell` again in the middle of ``for line in file``.
+    # Its answer would be wrong, and `refresh` would believe it.
     file.read(0)  # hands what was written to the buffer
     file.buffer.flush()
 
@@ -121,24 +121,24 @@ WRITE_OUT: dict[type, Callable[[Any], object]] = {
 def lent(file: Any) -> int:
     """Return the descriptor of the `ipcio.MemoryFile` within `file`, also one that ``fileno`` does not give.
 
-    Raises `io.UnsupportedOperation` if there is none.
+    Raises `io.UnsupportedOperation` if that has no descriptor.
     """
     layer = innermost(file)
-    # Asked of the class, as below.  The layer of `io` itself says why it has no descriptor.
+    # The class is asked, as below.  A layer of `io` itself says why it has no descriptor.
     lend: Callable[[Any], int] = getattr(layer.__class__, "_lend", layer.__class__.fileno)
     return lend(layer)
 
 
 def innermost(file: Any) -> Any:
-    """Return what lies under the layers of `io` and wrappers: often a `io.FileIO`."""
+    """Return the object under the layers of `io` and under wrappers: often an `io.FileIO`."""
     layer = _layer(file)
     while _is_text(layer) or _is_buffered(layer):
         layer = _layer(layer.buffer if _is_text(layer) else layer.raw)
     return layer
 
 
-# The layers are told by what their classes have, so that those of `_pyio` are known, too;
-# instances are not asked, for many a wrapper passes on questions that it has no answer to.
+# A layer is recognised by the attributes of its class, so those of `_pyio` are recognised, too.
+# Instances are not asked, because many wrappers pass every question on.
 
 
 def _is_text(file: Any) -> bool:

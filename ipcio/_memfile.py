@@ -1,19 +1,23 @@
 """The handle of memory: what every handle of shm, mmap and strfile promises.
 
-:class:`MemoryFile` is the whole contract, and complete: each method here is right for every
-handle in every state.  A handle shows all of its memory or, once narrowed, the beginning
-(`_view`, `_size`).  Its position is in up to three places:
+:class:`MemoryFile` is the whole contract.  Each of its methods is right for every handle in
+every state.
 
-* ``_position``: where these methods left it.
-* The *cursor*, where there is one: an object in C with a position of its own over exactly
-  the bytes that the handle shows.  It is an `mmap.mmap`, or an `io.BytesIO` over `bytes`.  Its
-  methods may have moved it since, and then it is right.
-* The offset of the descriptor, once `fileno` has given that to the caller.
+*Which part of the memory.*  A handle shows all of its memory or, after `truncate`, the
+beginning: ``_size`` bytes, in ``_view``.
 
-`_get_position` and `_set_position` keep them together; nothing else moves a handle.  While all
-that a handle needs is the cursor, the class of the handle is `ipcio._memfile_fast.DirectFile`,
-whose methods are those of the cursor; on a Python without the GIL, see `ipcio._memfile_locked`.
-What the handle has open, and its end, is in `ipcio._memory`.
+*Which position.*  It can be in three places:
+
+* ``_position``: where the methods here left it.
+* The *cursor*: an object written in C that has a position of its own over exactly the bytes that
+  the handle shows, an `mmap.mmap` or (over `bytes`) an `io.BytesIO`.  Some handles have none.  If
+  a method of the cursor has moved it since, the cursor is right.
+* The offset of the descriptor, after `fileno` has given the descriptor to the caller.
+
+`_get_position` and `_set_position` keep the three together, and nothing else moves a handle.
+While a handle needs nothing but its cursor, its class is `ipcio._memfile_fast.DirectFile`, and
+its methods are those of the cursor.  (On a Python without the GIL, see `ipcio._memfile_locked`.)
+What a handle has open, and how it ends, is in `ipcio._memory`.
 """
 
 from __future__ import annotations
@@ -48,8 +52,8 @@ class MemoryFile(OpenMemory):
     this class.  A handle has every method of `io.RawIOBase`; what memory adds or
     changes is this:
 
-    * It never grows.  `write` is all or nothing, `truncate` narrows this
-      what this handle shows of the memory and nothing else.
+    * It never grows.  `write` is all or nothing.  `truncate` narrows what this
+      handle shows of the memory, and nothing else.
     * It is coherent: there is no cache.  When `write` returns, every process
       that maps the bytes sees them.
     * `size`, `addr` (from LuaIPC) and `getbuffer` (from `io.BytesIO`) reach the
@@ -79,17 +83,17 @@ class MemoryFile(OpenMemory):
     )
 
     _view: memoryview[int] | None  # the bytes that this handle shows
-    _size: int  # how many
+    _size: int  # how many they are
     _position: int  # may lie past the end
     _user_fd: int  # the descriptor that `fileno` has given, or -1
-    _cursor: Any  # over just these bytes; None where there is none
+    _cursor: Any  # over exactly these bytes, if not None
     _cursor_tell: Callable[[], int]
     _cursor_seek: Callable[..., Any]
     _cursor_read: Callable[..., bytes]
     _cursor_readline: Callable[[], bytes]
     _cursor_write: Callable[[Buffer], int]
     _cursor_seen: int  # where the cursor was when the position was last looked at
-    _loops: Any  # what the loops of a DirectFile take from the cursor, until its end
+    _loops: Any  # an iterator over the cursor's lines, which all loops of a DirectFile share
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile` make handles."""
@@ -105,7 +109,7 @@ class MemoryFile(OpenMemory):
         return handle
 
     def _begin(self, cursor: Any, memory: Memory, *rest: Any) -> None:
-        """Begin at position 0; `cursor` is None or at its beginning, `rest` as for `OpenMemory._own`."""
+        """Stand at position 0, as the cursor does, if there is one.  The rest is passed to `OpenMemory._own`."""
         self._view = self._cursor = None
         self._user_fd = -1
         self._own(memory, *rest)
@@ -170,9 +174,9 @@ class MemoryFile(OpenMemory):
 
         address, length = ctypes.c_void_p(), ctypes.c_ssize_t()
         with fork_lock, memoryview(self._check_open()) as whole:
-            # Deprecated for C code that would keep the pointer past the buffer's
-            # life; kept for ever in the stable ABI; the one call that takes
-            # read-only memory without a struct of ours.
+            # This function is deprecated because C code may use the pointer after the buffer is
+            # released.  It stays in the stable ABI, and no other call accepts read-only memory
+            # without a struct that we would have to declare.
             if not hasattr(ctypes, "pythonapi"):  # PyPy, which brings cffi
                 from importlib import import_module
 
@@ -339,10 +343,10 @@ class MemoryFile(OpenMemory):
         return self._lines()
 
     def _lines(self) -> Iterator[bytes]:
-        # What `readline` does, for memory that has neither descriptor nor cursor, in as
-        # few steps as can be: looking again each time is what makes it coherent.  No
-        # lock: with the GIL the interpreter switches threads at calls and backward jumps, so
-        # nothing comes between the last look at the position and its move.
+        # What `readline` does, in fewer steps, for memory that has neither descriptor nor cursor.
+        # It looks at the memory anew for each line, and so is coherent.  It needs no lock: with the
+        # GIL, the interpreter switches threads at calls and backward jumps, so nothing comes
+        # between the last look at the position and the move.
         while True:
             view, start = self._view, self._position
             if view is None:
@@ -363,7 +367,7 @@ class MemoryFile(OpenMemory):
     if FREE_THREADED and not TYPE_CHECKING:
 
         def __iter__(self) -> Iterator[bytes]:
-            # As a file of `io`: each step is a `readline`.  A generator is nothing that threads can share.
+            # As for a file of `io`, each step is a `readline`.  Threads cannot share a generator.
             self._check_readable()
             return self
 
@@ -388,7 +392,7 @@ class MemoryFile(OpenMemory):
                     f"{os.strerror(errno.ENOSPC)}: {count} bytes do not fit at {start} of {self._size}",
                     self._name,
                 )
-            # A map takes any contiguous buffer; a memoryview insists on its own format.
+            # A map accepts any contiguous buffer, a memoryview only one of its own format.
             plain = not isinstance(memory, memoryview) or is_plain(source)
             memory[start : start + count] = source if plain else raw_bytes(source)
             self._set_position(start + count)
@@ -429,8 +433,8 @@ class MemoryFile(OpenMemory):
         self._close(self._end)
 
     def __del__(self) -> None:
-        # Without a word, and the cursor stays usable: in ``shm.attach("x").read()`` the handle is
-        # gone before the call of the cursor's method that was fetched from it.
+        # No warning.  The cursor stays usable: ``shm.attach("x").read()`` fetches a method of the
+        # cursor, and the handle is gone before that is called.
         try:
             if self._memory is not None:
                 self._close(self._drop_memory)
@@ -446,10 +450,10 @@ class MemoryFile(OpenMemory):
             return hand_over(self, self._share, (_reopen, (*how, size, position)))
 
     def _end(self) -> None:
-        # The map is dropped and never closed: the last reference unmaps.  Not everything that still
-        # has the memory is a view, which would keep a map from being closed.  Numpy takes the map
-        # itself for an array's base (``numpy.ndarray(buffer=)``), and before 3.11 `mmap.read` went on
-        # with a map that the ``__index__`` of its argument had closed.
+        # The map is dropped and never closed: the last reference unmaps.  To close it would be an
+        # error while there are views, and a crash where something else has it.  Numpy makes the map
+        # itself the base of an array (``numpy.ndarray(buffer=)``), and before 3.11 `mmap.read` goes
+        # on after the ``__index__`` of its argument has closed the map.
         try:
             if self._cursor is not None:
                 self._become(False)
@@ -474,14 +478,15 @@ class MemoryFile(OpenMemory):
     # All of this is called under `fork_lock`.
 
     def _check_readable(self) -> memoryview[int]:
-        self._check_open()
+        view = self._view
+        if view is None or self._memory is None:
+            raise ValueError(CLOSED)
         if self._mode == "wb":
             raise io.UnsupportedOperation("not readable")
-        assert self._view is not None
-        return self._view
+        return view
 
     def _get_position(self) -> int:
-        """Return the position: where the cursor or the descriptor has been moved to, or where it was left."""
+        """Return the position.  If the cursor or the descriptor was moved, the handle follows."""
         if self._cursor is not None:
             reached = self._cursor_tell()
             if reached != self._cursor_seen:
@@ -493,7 +498,7 @@ class MemoryFile(OpenMemory):
         return self._position
 
     def _set_position(self, position: int) -> None:
-        """Move the handle, its cursor and the offset of its descriptor."""
+        """Move the handle, its cursor and the offset of the descriptor that the caller has."""
         if self._user_fd >= 0:
             os.lseek(self._user_fd, position, os.SEEK_SET)
         self._position = position
@@ -508,7 +513,7 @@ class MemoryFile(OpenMemory):
                 self._become(True)
 
     def _narrow(self, size: int) -> None:
-        """Show the first `size` bytes only; the caller sets the position then."""
+        """Show only the first `size` bytes.  The caller must set the position afterwards."""
         shorter = None
         if self._cursor is not None:
             shorter = self._map_again(size)
@@ -520,6 +525,7 @@ class MemoryFile(OpenMemory):
             self._use_cursor(shorter)
 
     def _use_cursor(self, cursor: Any) -> None:
+        """Have a cursor from now on, which is at its beginning; the position is set afterwards."""
         self._cursor = cursor
         self._cursor_seen = 0
         self._loops = None
@@ -535,23 +541,23 @@ class MemoryFile(OpenMemory):
                 self._cursor_write = _not_writable
 
     def _drop_cursor(self) -> None:
-        """Do without the cursor, and leave nothing in it for an iterator or a method that the caller keeps."""
+        """Go on without the cursor.  It is left at its end, so methods of it that a caller has kept find nothing."""
         self._cursor_seek(self._size)
         if self._size >= LARGE:
             free_later(self._cursor)
         self._cursor = self._loops = None
-        # Another thread may be in the midst of a fast method; an error makes that one fall back.
+        # Another thread may be in the middle of a fast method, which falls back on this error.
         self._cursor_seek = self._cursor_write = _closed
 
     def _end_loops(self) -> None:
-        """Bring the first part of fast loops, which knows of no descriptor and no other end, to its end."""
+        """Have the loops that a DirectFile began go on with `readline`; see `DirectFile.__iter__`."""
         loops, self._loops = self._loops, None
         if loops is not None:
             self._cursor_seek(self._size)
-            next(loops, None)  # they go on with `_rest`
+            next(loops, None)
 
     def _become(self, fast: bool, /) -> None:
-        """Be the handle whose methods are the cursor's, or the complete one; only subclasses can be both."""
+        """Switch between the fast methods and those of this class; a handle without a cursor has only these."""
 
 
 add_memory(MemoryFile)

@@ -1,15 +1,15 @@
-"""The handle of memory, as long as C can do its work.
+"""The handle of memory while C does its work.
 
-`DirectFile` is a `MemoryFile` with a cursor (see there) while nothing else is asked of it: its
-position lies within the bytes that it shows, and `fileno` was not called.  Then ``read`` and
-``tell`` *are* the bound methods of the cursor, so no Python frame stands between the caller and C.
-``seek`` and ``write`` are one frame, because there the answer of a map can differ from that of a
-file: past the end, before 0, for what does not fit.
+A handle with a cursor (see `ipcio._memfile`) is a `DirectFile` while it needs nothing else: its
+position lies within the bytes that it shows, and `fileno` was not called.  Then `read` and `tell`
+*are* the bound methods of the cursor, so no Python frame is between the caller and C.
+`seek` and `write` are one frame, because there the answer of a map differs from that of a file:
+past the end, before 0, and for data that do not fit.
 
-A handle that leaves this state becomes a `CursorFile`, whose methods are the complete ones, and
-comes back when it can: `_become` assigns its class, and nothing else does.  So the fast methods
-need not check anything.  (A subclass of both `io.RawIOBase` and `mmap.mmap` would do without such
-a change, but CPython refuses it: their layouts conflict.)
+A handle that leaves this state becomes a `CursorFile`, with the methods of `MemoryFile`, and
+returns when it can.  `_become` assigns the class, and nothing else does.  So the fast methods
+need not check anything.  (A subclass of both `io.RawIOBase` and `mmap.mmap` would need no such
+change, but CPython refuses it: their layouts conflict.)
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ class CursorFile(MemoryFile):
 
 
 class DirectFile(CursorFile):
-    """How a handle with a cursor begins.
+    """Memory with a cursor, and with nothing else to think of.
 
-    Where a method falls back, it names `MemoryFile`.  Another thread may change the class of
-    the handle in the midst of the call, and ``super()`` would then refuse.  The methods of
-    `MemoryFile` are right in every state.
+    A method that falls back names `MemoryFile` and not ``super()``, which raises `TypeError` if
+    another thread has changed the class of the handle meanwhile.
     """
 
     __slots__ = ()
@@ -112,13 +111,13 @@ class DirectFile(CursorFile):
 
     def _fill(self, target: memoryview[int]) -> int:
         size = len(target)
-        if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # of `bytes`, whose cursor is no map
+        if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # the cursor is a BytesIO
             data = self._cursor_read(size)
             count = len(data)
             target[:count] = data
             return count
         self._check_readable()
-        if self.__class__ is not DirectFile:  # since the ``__buffer__`` of the target ran
+        if self.__class__ is not DirectFile:  # the ``__buffer__`` of the target has used the handle
             return MemoryFile.readinto(self, target)
         with memoryview(self._check_open()) as whole:
             while True:
@@ -132,7 +131,7 @@ class DirectFile(CursorFile):
                 target[:count] = whole[start : start + count]
                 return count
 
-    # Take the next `count` bytes, in one step for other threads, and return where they start.
+    # Move past the next `count` bytes, in one step for other threads, and return where they start.
     if sys.version_info >= (3, 13):
 
         def _claim(self, count: int) -> int:
@@ -149,8 +148,10 @@ class DirectFile(CursorFile):
 
     def __iter__(self) -> Iterator[bytes]:
         self._check_readable()
+        # All loops take their lines from one iterator without a frame.  When the handle leaves this
+        # state, `_end_loops` brings that to its end, and each loop goes on with `_rest`.
         loops = self._loops
-        if loops is None or not loops.__reduce__()[1][0]:  # there is none yet, or it has come to its end
+        if loops is None or not loops.__reduce__()[1][0]:  # the last one has come to its end
             self._loops = loops = iter(self._cursor_readline, b"")
         return chain(loops, self._rest())
 

@@ -1,15 +1,16 @@
 """The handle of memory on a Python without the GIL.
 
 There a cursor is not thread-safe: two threads in its methods write past its end.  So each fast
-method of a `LockedFile` is one call of the cursor's under a lock of the handle's own.  That call
-and the release of the lock are one step of C (`ipcio._record.call_locked`): no signal handler and no finalizer
-runs while the lock is held, so a thread that holds it never waits for anything.  In the states
-that `ipcio._memfile_fast` calls slow, the methods of `MemoryFile` work, under `fork_lock` and then
-that lock.  No code of the user's runs under it: arguments are numbers and views by then.
+method of a `LockedFile` is one call of the cursor, under a lock that the handle has for itself.
 
-A `LockedFile` keeps its class in every state, for a change of class stops all threads.  The state
-shows in the slots of the cursor's methods, which are looked up under the lock: they are None in a
-slow one, and None cannot be called.
+* The call and the release of the lock are one step of C (`ipcio._record.call_locked`).  No signal
+  handler and no finalizer runs while a thread holds the lock, so that thread never waits.
+* No code of the caller runs under the lock either: arguments are numbers and views by then.
+* A state that is not fast (see `ipcio._memfile_fast`) has the methods of `MemoryFile`, under
+  `fork_lock` and then the lock of the handle.
+* A `LockedFile` keeps its class, because a change of class stops all threads.  Each fast method
+  looks its function up under the lock, in a slot.  In a state that is not fast the slot holds
+  None, and to call it is a `TypeError`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class LockedFile(MemoryFile):
         cursor: Any = self._cursor if fast else None
         reader = None if self._mode == "wb" else cursor
         self._quick_tell = getattr(cursor, "tell", None)
-        # That of strfile is Python.
+        # The `seek` of strfile's cursor is Python code.
         self._quick_seek = None if isinstance(self._memory, memoryview) else getattr(cursor, "seek", None)
         self._quick_read = getattr(reader, "read", None)
         self._quick_readline = getattr(reader, "readline", None)
@@ -110,7 +111,7 @@ class LockedFile(MemoryFile):
     def readinto(self, buffer: Buffer, /) -> int:
         with writable_bytes(buffer) as target:
             size = len(target)
-            if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # of `bytes`, whose cursor is no map
+            if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # the cursor is a BytesIO
                 data = self.read(size)
                 target[: len(data)] = data
                 return len(data)
@@ -147,7 +148,7 @@ class LockedFile(MemoryFile):
         with self._lock:
             super()._end()
 
-    def _drop_memory(self) -> None:  # also of a handle that is collected, whose lock no thread holds
+    def _drop_memory(self) -> None:  # without the lock: `_end` holds it, or the handle is being collected
         super()._drop_memory()
         handle_locks.discard(self._lock)
 

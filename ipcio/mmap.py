@@ -10,16 +10,15 @@ same file, with no system call between::
         for line in h:
             ...
 
-The size of the file never changes through a handle.  A file that *somebody else*
-cuts short while it is mapped takes the memory away under its readers.  On POSIX
-systems who touches the lost bytes then dies of SIGBUS: a memory access is no call
-that could fail.  What does not touch them goes on: opening, `close`, `seek`, `tell`,
+The size of the file never changes through a handle.  If *another program* truncates a
+mapped file, the missing bytes are no memory any longer, and to touch them is SIGBUS on POSIX
+systems, which kills this process.  (An access to memory is not a call, so it cannot fail with an
+error.)  Everything that does not touch them goes on: opening, `close`, `seek`, `tell`,
 `size`, `truncate`, `flush`, `getbuffer`, `fileno`, pickling.  A system call that is
 given the memory (``os.write(fd, h.getbuffer())``) fails with ``OSError(EFAULT)``, and
 one on the descriptor (``os.pread(h.fileno(), n, at)``) ends where the file ends now.
-So map files that only grow or are replaced by renaming, and have those who cut a
-file take a lock (`ipcio.filelock`); where neither can be had, read it and do not
-map it.
+So map only files that grow or are replaced by renaming, or have the programs that truncate
+a file hold a lock meanwhile (`ipcio.filelock`).  If neither is possible, read the file instead.
 
 (LuaIPC: ``ipc.mmap``; POSIX: ``mmap(2)``.  Not to be confused with the standard
 library's module of the same name, on which this is built.)
@@ -71,14 +70,14 @@ def open(
 
     path
         A path, or an open binary file or descriptor, which may be closed
-        afterwards.  What a file object holds back in a buffer is flushed first.  A file
+        afterwards.  The buffer of a file object is flushed first.  A file
         object must be one of `io` over a real file, or pass on the ``read`` of one, as
         `tempfile.NamedTemporaryFile` does.  An object with a ``read`` of its own is a
         `TypeError`: that of a compressed file gives other bytes than its descriptor.
     mode
         ``"r"`` maps read-only.  ``"rw"`` writes through to the file.  ``"w"`` does,
-        too, and the handle refuses to read (the system still needs permission for
-        both).
+        too, and the handle refuses to read; the system still requires permission for
+        both.
     reserve
         Give every byte of the part a block on the disk now, so that a full disk is an
         ``OSError(ENOSPC)`` here.  Otherwise a write into a hole of the file is SIGBUS if
@@ -86,10 +85,10 @@ def open(
         `NotImplementedError` on macOS and Windows.
 
     An empty file opens as an empty handle.  Raises the `OSError` with which the
-    system refuses the file (`PermissionError` also for a descriptor whose own mode
-    forbids it; ``ENODEV`` for what is no regular file, or one that cannot be mapped, as
-    those of ``/proc``), `ValueError` for an offset that is no multiple of `pagesize` or a
-    part that is not within the file.
+    system refuses the file: `PermissionError` also for a descriptor that was not opened for
+    the mode, ``ENODEV`` for anything but a regular file, and for a regular one that cannot be
+    mapped, as in ``/proc``.  Raises `ValueError` for an offset that is not a multiple of
+    `pagesize`, and for a part that is not within the file.
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be 'r', 'w' or 'rw', not {mode!r}")
@@ -108,12 +107,12 @@ def open(
     def handle(mapping: MappedFile) -> MemoryFile:
         memory, fd, _ = mapping
 
-        def recipe(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+        def reduce(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
             return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
         if memory is None:
-            return MemoryFile._over(None, memoryview(bytearray()), name, _MODES[mode], recipe, fd, offset)
-        return FastFile._over(memory, memory, name, _MODES[mode], recipe, fd, offset)
+            return MemoryFile._over(None, memoryview(bytearray()), name, _MODES[mode], reduce, fd, offset)
+        return FastFile._over(memory, memory, name, _MODES[mode], reduce, fd, offset)
 
     opened = _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
     if reserve:
@@ -149,14 +148,14 @@ def _path_or_descriptor(path: Any) -> str | bytes | int:
 _DEEPEST = 10  # wrappers around wrappers
 _BUFFERED: Any = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
 _READS_OF_BUFFERED = {kind.read for kind in _BUFFERED}
-_READS = {io.FileIO.read, io.BytesIO.read}  # the last has no descriptor, and says so
+_READS = {io.FileIO.read, io.BytesIO.read}  # the second has no descriptor, which its ``fileno`` says
 
 
 def _reads_its_descriptor(file: Any) -> bool:
-    """Whether `file` gives the bytes of its descriptor, as far as its class says.
+    """Whether `file` gives the bytes of its descriptor, as far as its class shows.
 
-    Known are `MemoryFile` and the classes of `io`, with a ``read`` that is theirs.  What passes on
-    the ``read`` of another object is that object, and what has none does not contradict.
+    `MemoryFile` and the classes of `io` do, if their ``read`` is not overridden.  An object that passes
+    on the ``read`` of another one is judged as that one.  An object without ``read`` is accepted.
     """
     for _ in range(_DEEPEST):
         kind: Any = file.__class__

@@ -38,11 +38,11 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
 
     `data` is a `str`, read as UTF-8, or any contiguous buffer: `bytes`,
     `bytearray`, `memoryview`, `array.array`, a numpy array of any item type, another
-    handle.  While the handle is open an object that could be resized (`bytearray`)
-    cannot be.  The handle has no descriptor; it pickles by value.
+    handle.  While the handle is open, a `bytearray` cannot be resized.  The handle has no
+    descriptor; it pickles by value.
 
-    Raises `TypeError` for what is no buffer, `BufferError` for one that is not
-    contiguous, `UnicodeEncodeError` for a `str` with lone surrogates.
+    Raises `TypeError` for an object that is not a buffer, `BufferError` for a buffer that is
+    not contiguous, `UnicodeEncodeError` for a `str` with lone surrogates.
     """
     if isinstance(data, str):
         data = data.encode()
@@ -51,21 +51,21 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
     prepare()
     with memoryview(data) as whole:
         view = (whole[:] if is_plain(whole) else raw_bytes(data)).toreadonly()
-    if type(data) is bytes:  # nobody can change it, and BytesIO shares it
-        return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _recipe)
-    return MemoryFile._over(None, view, "<strfile>", "rb", _recipe)
+    if type(data) is bytes:  # which never changes, so BytesIO needs no copy
+        return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _reduce)
+    return MemoryFile._over(None, view, "<strfile>", "rb", _reduce)
 
 
 class _BytesCursor(io.BytesIO):
-    """`io.BytesIO` with the answers of a map: what leads before the start is refused."""
+    """`io.BytesIO` that refuses, as a map does, to seek before the start."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         if whence != os.SEEK_SET and index(offset) < 0:  # BytesIO would stop at 0
-            raise ValueError("perhaps before the start")
+            raise ValueError("it may be before the start")
         return super().seek(offset, whence)
 
 
-def _recipe(view: memoryview[int]) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+def _reduce(view: memoryview[int]) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
     return open, (view.tobytes(),)
 
 

@@ -1,4 +1,4 @@
-"""Mapping files, and descriptors in general."""
+"""Mapping files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,6 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
-    """See `ipcio._backend.MmapBackend`.
-
-    The file may be on a network, and opening it may take any time.
-    """
     me, fd = get_ident(), -1
     try:
         try:
@@ -73,17 +69,16 @@ def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.
         raise
 
 
-_PIECE = 1 << 24  # bytes: what is reserved in one call, between two looks for signals
+_PIECE = 1 << 24  # bytes that one call reserves; signal handlers run between the calls
 
 
 def reserve(fd: int, offset: int, size: int, name: Any) -> None:
-    """See `ipcio._backend.MmapBackend`."""
     allocate = getattr(os, "posix_fallocate", None)
     if allocate is None:
         raise NotImplementedError("this system cannot reserve the blocks of a file")
     try:
         place, info = os.fstatvfs(fd), os.fstat(fd)
-        if size > place.f_bavail * place.f_frsize + 512 * info.st_blocks:  # before it is full for others
+        if size > place.f_bavail * place.f_frsize + 512 * info.st_blocks:  # else it would be full for others
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for start in range(offset, offset + size, _PIECE):
             allocate(fd, start, min(_PIECE, offset + size - start))
@@ -93,14 +88,13 @@ def reserve(fd: int, offset: int, size: int, name: Any) -> None:
 
 
 def path_of(fd: int) -> str:
-    """See `ipcio._backend.MmapBackend`."""
     try:
         path = _path(fd)
         if os.path.samestat(os.stat(path), os.fstat(fd)):
             return path
     except FileNotFoundError:
         pass
-    raise TypeError("cannot pickle a map of a file that has no path (any more)")
+    raise TypeError("cannot pickle a map of a file that has no path")
 
 
 _GETPATH = getattr(fcntl, "F_GETPATH", None)  # of macOS
@@ -110,7 +104,7 @@ if _GETPATH is None and sys.platform != "linux":
 
 
 def _path(fd: int) -> str:
-    """The path that the system tells; another file may be there by now."""
+    """The path that the system has for the descriptor; another file may be there by now."""
     if _GETPATH is None:
         return os.readlink(f"/proc/self/fd/{fd}")
     return os.fsdecode(fcntl.fcntl(fd, _GETPATH, bytes(_PATH_MAX)).rstrip(b"\0"))
@@ -131,7 +125,7 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
     try:
         return _open_again(file, access)
-    except OSError:  # it has no path any more, or permissions have changed since: share the offset then
+    except OSError:  # it has lost its path, or permissions have changed: share the offset then
         return os.dup(file)
 
 

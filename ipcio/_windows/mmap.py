@@ -26,7 +26,7 @@ _PREFIX = "\\\\?\\"
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
-    """See `ipcio._backend.MmapBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
+    # Not under `fork_lock`: Windows has no fork.
     fd = _open_descriptor(file, writable=writable)
     try:
         memory = _map_part(file, fd, writable=writable, offset=offset, size=size)
@@ -41,16 +41,14 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 
 
 def reserve(fd: int, offset: int, size: int, name: Any) -> None:
-    """See `ipcio._backend.MmapBackend`."""
     raise NotImplementedError("Python cannot reserve the blocks of a file on Windows")
 
 
 def path_of(fd: int) -> str:
-    """See `ipcio._backend.MmapBackend`."""
     path = ctypes.create_unicode_buffer(1 << 15)
     length = win32.GetFinalPathNameByHandle(msvcrt.get_osfhandle(fd), path, len(path), 0)
     if not 0 < length < len(path):
-        raise TypeError("cannot pickle a map of a file that has no path (any more)")
+        raise TypeError("cannot pickle a map of a file that has no path")
     return path.value[len(_PREFIX) :] if path.value.startswith(_PREFIX) and path.value[5:6] == ":" else path.value
 
 
@@ -58,7 +56,7 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
     """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
     mode = (os.O_RDWR if writable else os.O_RDONLY) | os.O_BINARY | os.O_NOINHERIT
     if not isinstance(file, int):
-        if os.path.isdir(file):  # which Windows calls a lack of permission
+        if os.path.isdir(file):  # for which Windows would say that permission is denied
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         return os.open(file, mode)
     try:
