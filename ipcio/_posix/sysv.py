@@ -17,11 +17,11 @@ from itertools import repeat, starmap
 from ipcio._forklock import fork_lock
 from ipcio._posix import libc
 from ipcio._posix.forks import in_child, notice, page
-from ipcio._record import calling, record, record_times
+from ipcio._record import calling, record_times
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ipcio._backend import Share
@@ -31,6 +31,9 @@ MAXIMUM = 32767  # SEMVMX; also the limit of what the kernel undoes for one proc
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where the kernel does not wait with a timeout
 
 _GONE = {errno.EIDRM, errno.EINVAL}
+
+# errno after a call, read in the same step: a signal handler may call C functions, too.
+_ERRNO: Iterator[int] = starmap(libc.get_errno, repeat(()))
 
 _ONE = c_size_t(1)
 _TAKE = byref(libc.Operation(0, -1, libc.SEM_UNDO))
@@ -237,27 +240,26 @@ class UndoSemaphore:
             notice()
         held = self._held
         ours: list[int] = []
-        done: list[int] = []
+        done: list[tuple[int, int]] = []
         try:
             try:
                 record_times(ours, n, held.pop)
             except IndexError:  # this process holds fewer
                 pass
-            record(done, libc.semop, *self._giving(len(ours), n - len(ours)))
-            if done[0]:
-                number = libc.get_errno()
-                if number == errno.ERANGE:
-                    raise self._overflow()
-                self._fail(number)
+            # `ipcio._record.record`, written out for speed.
+            done.extend(zip(starmap(libc.semop, (self._giving(len(ours), n - len(ours)),)), _ERRNO))  # noqa: B905
+            failed, number = done[0]
+            if failed:
+                raise self._overflow() if number == errno.ERANGE else self._error(number)
         finally:
-            if 0 not in done:
+            if not done or done[0][0]:
                 held.extend(ours)
 
     def value(self) -> int:
         """Return how many permits can be acquired now."""
         value: int = libc.semctl(self._number, 0, libc.GETVAL)
         if value < 0:
-            self._fail(libc.get_errno())
+            raise self._error(libc.get_errno())
         return value
 
     def _wait(self, timeout: float | None) -> bool:
@@ -280,16 +282,14 @@ class UndoSemaphore:
                         return False
                     time.sleep(min(left, pause))
                     pause = min(2 * pause, _LAST_PAUSE)
-                else:
-                    self._fail(number)
+                elif number != errno.EINTR:
+                    raise self._error(number)
 
     def _operate(self, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
         """Call once; return 0 if that acquired a permit, or else errno."""
         failed = number = -1
         try:
-            # errno is read in the same step: a signal handler may call C functions, too.
-            step = zip(calling(function, *arguments), calling(libc.get_errno), strict=True)
-            for failed, number in step:  # noqa: B007 -- used below
+            for failed, number in zip(calling(function, *arguments), _ERRNO):  # noqa: B007, B905 -- used below; endless
                 if not failed:
                     self._held.append(0)
         except BaseException:
@@ -306,12 +306,11 @@ class UndoSemaphore:
             steps.append(libc.Operation(0, new, 0))
         return self._number, (libc.Operation * len(steps))(*steps), c_size_t(len(steps))
 
-    def _fail(self, number: int) -> None:
-        """Raise the error of a failed call, unless a signal interrupted it."""
-        if number != errno.EINTR:
-            error = _explained(number)
-            error.filename = self._name
-            raise error
+    def _error(self, number: int) -> OSError:
+        """Return the error of a failed call."""
+        error = _explained(number)
+        error.filename = self._name
+        return error
 
     def _overflow(self) -> OverflowError:
         return OverflowError(f"so many more would take semaphore {self._name!r} over its maximum of {MAXIMUM}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import multiprocessing
@@ -1117,6 +1118,19 @@ def test_the_set_of_an_unlinked_one_goes_with_a_forked_child_that_closes_last(na
             go.set()
             forked.result()
     assert_nothing_left(name, key)
+
+
+def test_a_release_that_fails_is_an_error_whatever_a_signal_handler_does_to_errno(name):
+    """Such a handler may run after any step of Python; here it is a profiler that does."""
+    with closing(sem.create(name, 0, undo=True)) as s:
+        sysv.remove(sysv.find(the_key_of(name), os.geteuid()))
+        try:
+            sys.setprofile(lambda *_: ctypes.set_errno(errno.EINTR))
+            with pytest.raises(OSError) as caught:
+                s.inc(2)
+        finally:
+            sys.setprofile(None)
+    assert caught.value.errno == errno.EIDRM
 
 
 def test_another_set_that_has_the_key_by_now_is_left_alone(name):
