@@ -42,8 +42,8 @@ def start(
     stdin: Input | None,
     outputs: Sequence[Output | None],
 ) -> Child:
-    wake = _Handles(1, win32.CreateEvent, (None,), (False,), (False,), (None,))
-    job = _Handles(int(start_new_session), win32.CreateJobObject, (None,), (None,))
+    wake = _Handles(1, win32.CreateEvent, None, False, False, None)
+    job = _Handles(int(start_new_session), win32.CreateJobObject, None, None)
     try:
         popen, pipes = start_with_pipes(Pipe, streams, partial(_start_popen, command, cwd, env, job.first))
     except BaseException:
