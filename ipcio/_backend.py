@@ -13,7 +13,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any, Literal, TypeAlias
+    from typing import Any, Literal
 
     from ipcio._child_input import Input
     from ipcio._child_output import Output
@@ -50,13 +50,15 @@ class Share(Protocol):
         ...
 
 
-Mapping: TypeAlias = "tuple[mmap.mmap | memoryview[int] | None, int, Share | None]"
-"""What a back end opened, for the handle to give back at its end.
+class Mapped(NamedTuple):
+    """A segment that a back end opened, for the handle to give back at its end."""
 
-The memory, bytes that can be written if they may (None where there is nothing to map: an
-empty file or segment); a descriptor of the object with an offset of its own, or -1 where the
-platform has none; the share in the name, or None for what ipcio does not keep alive.
-"""
+    memory: mmap.mmap | memoryview[int] | None
+    """Bytes, which can be written if that was asked for; None for an empty segment."""
+    fd: int
+    """A descriptor of the object with an offset of its own; -1 where the platform has none."""
+    share: Share | None
+    """The handle's share in the name; None if ipcio does not decide how long the object exists."""
 
 
 class ShmBackend(Protocol):
@@ -68,7 +70,7 @@ class ShmBackend(Protocol):
     """
 
     def create(
-        self, name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapping], Handle]
+        self, name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapped], Handle]
     ) -> Handle:
         """Make a zero-filled object exclusively; it appears under its name whole or not at all.
 
@@ -78,7 +80,7 @@ class ShmBackend(Protocol):
         ...
 
     def attach(
-        self, name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapping], Handle]
+        self, name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle]
     ) -> Handle:
         """Map what lives under the name, and take a share in it if it is one of ours.
 
@@ -92,8 +94,12 @@ class ShmBackend(Protocol):
         ...
 
 
-MappedFile: TypeAlias = "tuple[mmap.mmap | None, int, None]"
-"""The same of a file, whose memory is a map everywhere, and which has no share in a name."""
+class MappedFile(NamedTuple):
+    """A file that a back end mapped: as `Mapped`, but the memory is a map everywhere, and there is no share."""
+
+    memory: mmap.mmap | None
+    fd: int
+    share: None = None
 
 
 class MmapBackend(Protocol):
@@ -144,42 +150,44 @@ class RawSemaphore(Protocol):
         ...
 
 
-OpenSemaphore: TypeAlias = "tuple[RawSemaphore, Callable[[int], None], Callable[[], int], bool]"
-"""What a back end opened, for the handle.
+class OpenSemaphore(NamedTuple):
+    """A semaphore that a back end opened, for the handle."""
 
-The semaphore; how to give several permits (`OverflowError` past the maximum, and
-nothing changed); how to ask for the value (`NotImplementedError` where the platform
-cannot tell); whether it is crash-safe.
-"""
+    raw: RawSemaphore
+    post: Callable[[int], None]
+    """Releases several permits; `OverflowError`, and no permit released, if that would exceed the maximum."""
+    value: Callable[[], int]
+    """Returns the value; `NotImplementedError` where the platform does not say it."""
+    crash_safe: bool
 
 
-class Growing(Protocol):
-    """A persistent segment that is being written as a file, before it is there for others."""
+class UncommittedSegment(Protocol):
+    """A persistent segment that is being written as a file, before other processes can attach it."""
 
     name: str
     fd: int
 
-    def show(self) -> None:
-        """Have it appear under its name, of the size that the file has now.
+    def commit(self) -> None:
+        """Give the segment its name, with the size that the file has now.
 
-        `FileExistsError` if the name lives and is not to be replaced, ``OSError(EINVAL)`` if
-        nothing was written and no segment can be empty here.  Who looks for a segment that
-        is replaced finds the old one or the new one, complete.
+        `FileExistsError` if the name is in use and is not to be replaced, ``OSError(EINVAL)`` if
+        nothing was written and no segment can be empty here.  A process that attaches a segment
+        that is being replaced gets the old one or the new one, complete.
         """
         ...
 
-    def drop(self) -> None:
-        """Close the file; what has not appeared never will."""
+    def discard(self) -> None:
+        """Close the file.  Without a `commit` before, there will be no segment."""
         ...
 
 
-class GrowingBackend(Protocol):
-    """Persistent segments of a size that nobody knows before their end."""
+class WriterBackend(Protocol):
+    """Persistent segments whose size is known only when they are complete."""
 
-    def Growing(self, name: str, perm: int, size: int, /, *, replace: bool) -> Growing:  # noqa: N802 -- a class
+    def open_writer(self, name: str, perm: int, size: int, /, *, replace: bool) -> UncommittedSegment:
         """Begin one, with `size` bytes set aside if that is not 0.
 
-        `FileExistsError` if the name lives, unless `replace`.
+        `FileExistsError` if the name is in use, unless `replace`.
         """
         ...
 

@@ -25,7 +25,7 @@ from fsspec.core import has_magic
 from ipcio import shm
 from ipcio._inventory import list_objects
 from ipcio._names import check_name, check_perm
-from ipcio._segment_writer import grow
+from ipcio._segment_writer import open_writer
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if kind not in {"w", "x", "a"}:
             raise ValueError(f"mode must be one of rb, r+b, wb, xb, ab or with a +, not {mode!r}")
         name = self._name(path)
-        writer = grow(name, self._perm, replace=kind != "x", autocommit=autocommit)
+        writer = open_writer(name, self._perm, replace=kind != "x", autocommit=autocommit)
         if kind == "a":
             with contextlib.suppress(FileNotFoundError), self._attach(name, "r") as old, old.getbuffer() as content:
                 writer.write(content)
@@ -254,7 +254,7 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         with self._attach(path1, "r") as old, old.getbuffer() as content:
             name = self._name(path2)
             if name != old.name:
-                with grow(name, self._perm_of(old), replace=True) as new:
+                with open_writer(name, self._perm_of(old), replace=True) as new:
                     new.write(content)
 
     def _perm_of(self, segment: MemoryFile) -> int:

@@ -43,6 +43,11 @@ from ipcio._names import attach_in_time, check_name, check_owner, check_perm, cr
 from ipcio._semaphore import Semaphore
 from ipcio._typing import TYPE_CHECKING
 
+if sys.platform == "win32":
+    from ipcio._windows import sem as _chosen
+else:
+    from ipcio._posix import sem as _chosen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,23 +57,7 @@ __all__ = ["attach", "create", "open", "unlink"]
 
 _KIND = "semaphore"  # in messages
 
-_backend: SemBackend
-
-if sys.platform == "win32":
-    from ipcio._windows import sem as _handles
-
-    _backend = _handles
-else:
-    from ipcio._posix.namespace import NAMES_ARE_FILES
-
-    if NAMES_ARE_FILES:
-        from ipcio._posix import sem as _files
-
-        _backend = _files
-    else:
-        from ipcio._posix import sem_opened as _opened
-
-        _backend = _opened
+_backend: SemBackend = _chosen
 
 
 def open(name: str, n: int = 0, *, perm: int = 0o600, persist: bool = False) -> Semaphore:

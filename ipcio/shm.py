@@ -41,33 +41,22 @@ from ipcio._memory import prepare
 from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
 from ipcio._typing import TYPE_CHECKING
 
+if sys.platform == "win32":
+    from ipcio._windows import shm as _chosen
+else:
+    from ipcio._posix import shm as _chosen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from ipcio._backend import Mapping, ShmBackend
+    from ipcio._backend import Mapped, ShmBackend
 
 __all__ = ["attach", "create", "unlink"]
 
 _KIND = "shared memory"  # in messages
 
-_backend: ShmBackend
-
-if sys.platform == "win32":
-    from ipcio._windows import shm as _sections
-
-    _backend = _sections
-else:
-    from ipcio._posix.namespace import NAMES_ARE_FILES
-
-    if NAMES_ARE_FILES:
-        from ipcio._posix import shm as _files
-
-        _backend = _files
-    else:
-        from ipcio._posix import shm_opened as _opened
-
-        _backend = _opened
+_backend: ShmBackend = _chosen
 
 
 def create(
@@ -208,7 +197,7 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
             raise
 
 
-def _handle(mapping: Mapping, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
+def _handle(mapping: Mapped, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
     memory, fd, share = mapping
     again = attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
 

@@ -1,24 +1,6 @@
-"""Files that stand for named objects which cannot be locked, listed or written to: a *companion* for each.
+"""What a companion says, and the object that it is beside: what macOS offers for named objects.
 
-It lies in a directory of the user's own (`ipcio._posix.companion_paths`), and what is true of
-objects in ``/dev/shm`` is true of it: shares are locks on it, whoever finds nobody holding
-it removes it (`ipcio._posix.lifetime`), and the object with it.  The companion is there
-before the object and goes after it, so that whoever is killed in between leaves something
-that tells.  Its content is a record:
-
-``MAKING``
-    the object is not there, or not complete; who attaches waits
-``READY``
-    it was there, complete, of exactly the size that the record tells
-``FOREIGN``
-    what is there is a foreign program's; the companion, which keeps the name for a moment, goes
-
-A name may lie under the companion of an object that is gone: a foreign program unlinked
-it, or the machine was started anew.  Such a companion is *void* and in nobody's way.
-An object without a companion is a foreign one.
-
-Who removes the name of something that others hold, or a void companion, does so under the
-lock of the whole directory (`removal.directory_lock`): no lock on the companion could tell two of them apart.
+How the two are kept in step, `ipcio._posix.store_companions` says.
 """
 
 from __future__ import annotations
@@ -31,16 +13,10 @@ import struct
 import time
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import companion_paths, lifetime, objects, removal
-from ipcio._posix.sem import PosixSemaphore
+from ipcio._posix.semlock import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
-    T = TypeVar("T")
-
     # The checkers do not know these.
     def sem_unlink(name: str, /) -> None: ...
     def shm_open(path: str, flags: int, mode: int = ...) -> int: ...
@@ -67,13 +43,28 @@ class Record(NamedTuple):
 
     state: int
     size: int  # in bytes; 0 of a semaphore
-    inode: int  # 0 where the platform tells none, or not yet
+    inode: int  # 0 where the system gives none, or not yet
     kind: str
     name: str
 
 
+def write(fd: int, state: int, size: int, kind: str, name: str) -> None:
+    """Make a companion of the empty file open as `fd`."""
+    os.write(fd, _RECORD.pack(_MAGIC, state, size, 0, kind.encode(), os.fsencode(name)))
+
+
+def set_state(fd: int, state: int) -> None:
+    """Change the state that a companion says."""
+    os.pwrite(fd, _STATE.pack(state), _STATE_AT)
+
+
+def set_inode(fd: int, inode: int) -> None:
+    """Have a companion say which inode its object has."""
+    os.pwrite(fd, _INODE.pack(inode), _INODE_AT)
+
+
 def read(fd: int, info: os.stat_result) -> Record | None:
-    """Return what the companion open as `fd` says, None if it is none (but the record of a crash-safe semaphore)."""
+    """Return what the companion open as `fd` says; None for the file of a crash-safe semaphore and others."""
     if info.st_size != _RECORD.size:
         return None
     data = os.pread(fd, _RECORD.size, 0)
@@ -89,7 +80,7 @@ def read(fd: int, info: os.stat_result) -> Record | None:
 
 
 def posix_name(name: str) -> str:
-    """Return the name as C calls it; that of bytes that are no text cannot be told to Python's functions."""
+    """Return the name as C has it; Python's functions accept none of bytes that are no text."""
     try:
         return f"/{name}" if name.isascii() else os.fsencode(f"/{name}").decode()
     except UnicodeDecodeError:
@@ -97,7 +88,7 @@ def posix_name(name: str) -> str:
 
 
 def exists(kind: str, name: str) -> bool:
-    """Whether there is an object under the name, whoever made it."""
+    """Whether there is an object under the name, whichever program made it."""
     try:
         with fork_lock:
             if kind == "shm":
@@ -110,14 +101,14 @@ def exists(kind: str, name: str) -> bool:
         return True
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            error.strerror = _limit(name)
+            error.strerror = limit(name)
             error.filename = name
         raise
     return True
 
 
-def _limit(name: str) -> str:
-    """How long a name may be; this one is too long."""
+def limit(name: str) -> str:
+    """Return what to say of a name that is too long: how long one may be."""
     fits, too_long = 0, len(os.fsencode(name))
     while too_long - fits > 1:
         length = (fits + too_long) // 2
@@ -140,7 +131,7 @@ def unlink_object(kind: str, name: str) -> None:
 
 
 def is_the_object(info: os.stat_result, record: Record) -> bool:
-    """Whether shared memory can be what the record tells of; sizes may have been rounded to whole pages."""
+    """Whether shared memory can be the object of the record; sizes may have been rounded to whole pages."""
     if info.st_uid != os.geteuid():
         return False
     if record.state == MAKING and not info.st_size:
@@ -151,9 +142,9 @@ def is_the_object(info: os.stat_result, record: Record) -> bool:
 
 
 def _is_ours(record: Record, info: os.stat_result) -> bool:
-    """Whether the object that has the name now can be the one that the companion stands for.
+    """Whether the object that has the name now can be that of the companion, the file that `info` is of.
 
-    Semaphores cannot be told apart, but objects do not outlast the system as files do.
+    Semaphores cannot be distinguished, but objects do not outlast the system as files do.
     """
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     if info.st_mtime < time.time() - time.clock_gettime(clock) - _SOONER:
@@ -163,7 +154,7 @@ def _is_ours(record: Record, info: os.stat_result) -> bool:
     with fork_lock:
         try:
             fd = shm_open(posix_name(record.name), os.O_RDONLY, mode=0)
-        except PermissionError:  # nobody but its owner can unlink it
+        except PermissionError:  # then only its owner can unlink it
             return True
         try:
             return is_the_object(os.fstat(fd), record)
@@ -171,172 +162,10 @@ def _is_ours(record: Record, info: os.stat_result) -> bool:
             os.close(fd)
 
 
-def _unlink_ours(record: Record | None, info: os.stat_result) -> None:
+def unlink_ours(record: Record | None, info: os.stat_result) -> None:
+    """Remove the object of a companion, the file that `info` is of, unless it is another program's."""
     if record is None or record.state == FOREIGN:
         return
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if _is_ours(record, info):
             unlink_object(record.kind, record.name)
-
-
-# -- companions --------------------------------------------------------------
-
-
-class ExistingObject(objects.ExistingObject):
-    """What is there under a name, if only the companion's file."""
-
-    __slots__ = ()
-
-    def __init__(self, kind: str, name: str, owner: int | None = None) -> None:
-        super().__init__(name, companion_paths.path_of(kind, name), owner)
-
-    def _limit(self) -> str:
-        return _limit(self.name)
-
-
-class NewObject(objects.NewObject):
-    """A new object and its companion: `announce` shows the companion, `make` makes the object, `show` tells of it."""
-
-    __slots__ = ("_announced", "_kind")
-
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(name, companion_paths.path_of(kind, name))
-        self._kind = kind
-        self._announced = False
-
-    def _limit(self) -> str:
-        return _limit(self.name)
-
-    def announce(self, size: int = 0) -> None:
-        """Have the name; `FileExistsError` if anybody else has it."""
-        self.create_unnamed(0o600)
-        if exists(self._kind, self.name):  # a foreign one: ours would have a companion, and the dead are gone
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        self._appear(MAKING, size)
-
-    def _appear(self, state: int, size: int) -> None:
-        os.write(self.fd, _RECORD.pack(_MAGIC, state, size, 0, self._kind.encode(), os.fsencode(self.name)))
-        self._announced = True
-        self.publish()
-
-    def make(self, function: Callable[..., T], *arguments: object) -> T:
-        """Return what the function gives that makes the object, exclusively."""
-        try:
-            return function(*arguments)
-        except FileExistsError:  # a foreign program was faster
-            os.pwrite(self.fd, _STATE.pack(FOREIGN), _STATE_AT)
-            raise
-
-    def show(self, inode: int = 0) -> None:
-        """The object is complete."""
-        os.pwrite(self.fd, _INODE.pack(inode), _INODE_AT)
-        os.pwrite(self.fd, _STATE.pack(READY), _STATE_AT)
-
-    def roll_back(self) -> None:
-        """Give everything back, the object as well."""
-        announced, self._announced = self._announced, False
-        if announced:
-            with contextlib.suppress(OSError), removal.directory_lock(self.path, required=True):
-                if lifetime.path_means(self.path, self.info):
-                    info = os.fstat(self.fd)
-                    _unlink_ours(read(self.fd, info), info)
-                    os.unlink(self.path)
-        super().roll_back()
-
-
-def open_foreign(kind: str, name: str, function: Callable[[], T]) -> T | None:
-    """Return what the function gives that opens the object, which has no companion; None: look again.
-
-    One of ours may have come since we looked, and gone.  While the name has a companion of
-    this call, what is there is no object of ours.
-    """
-    if not exists(kind, name):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    with NewObject(kind, name) as look:
-        try:
-            look.create_unnamed(0o600)
-            look._appear(FOREIGN, 0)
-        except FileExistsError:
-            look.roll_back()
-            return None
-        try:
-            with fork_lock:
-                return function()
-        finally:
-            look.roll_back()
-
-
-def retrying(kind: str, name: str, create: Callable[[], T]) -> T:
-    """Return what `create` gives, which may find a void companion in its way."""
-    for _ in lifetime.retry_while_busy(name):
-        try:
-            return create()
-        except FileExistsError:
-            if not clear_void(kind, name):
-                raise
-    raise AssertionError("unreachable")
-
-
-def clear_void(kind: str, name: str) -> bool:
-    """Remove the companion of an object that is gone; return whether there is none any more."""
-    with ExistingObject(kind, name) as found, removal.directory_lock(found.path, required=True):
-        try:
-            with fork_lock:
-                found.open(writable=False)
-                joined = found.join()
-        except FileNotFoundError:
-            return not exists(kind, name)
-        if not joined:
-            found.roll_back()
-            return True
-        try:
-            record = read(found.fd, found.info)
-            if record is None or record.state != READY or exists(kind, name):
-                return False
-            if lifetime.path_means(found.path, found.info):
-                os.unlink(found.path)
-            return True
-        finally:
-            found.roll_back()
-
-
-def remove_once(kind: str, name: str) -> bool:
-    """Make one attempt to remove the name, under `removal.directory_lock`, whichever program made the object.
-
-    False: another process is in mid-step, try again.
-    """
-    gone = False
-
-    def ready(fd: int, info: os.stat_result) -> bool:
-        nonlocal gone
-        record = read(fd, info)
-        if record is not None:
-            if record.state != READY:
-                return False
-            try:
-                unlink_object(kind, name)
-            except FileNotFoundError:
-                gone = True
-        return True
-
-    try:
-        if not removal.remove_once(companion_paths.path_of(kind, name), ready):
-            return False
-    except FileNotFoundError:
-        unlink_object(kind, name)
-    if gone:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return True
-
-
-def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
-    """If this is the companion of the dead, remove the object first."""
-    record = read(fd, info)
-    if record is not None and lifetime.path_means(
-        companion_paths.path_of(record.kind, record.name, os.path.dirname(beside)), info
-    ):
-        _unlink_ours(record, info)
-    return False
-
-
-lifetime.before_removal.append(_before_removal)

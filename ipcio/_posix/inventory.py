@@ -16,7 +16,7 @@ import stat
 import time
 
 from ipcio._backend import ProcessInfo
-from ipcio._posix import growing, lifetime, namespace, object_files, procfs, undo
+from ipcio._posix import lifetime, namespace, object_files, procfs, undo, writer
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -32,10 +32,6 @@ _PAUSE = 0.01  # seconds before an object is called an orphan; its last holder n
 
 def directory() -> str:
     """Return the path of the directory in which the files of objects are."""
-    if not NAMES_ARE_FILES:
-        from ipcio._posix import companions  # which knows what goes along with a companion
-
-        assert companions
     return namespace.directory()
 
 
@@ -131,7 +127,7 @@ def _clear_persistent(path: str, entry: str) -> bool:
     if entry.startswith(undo.ANCHOR):
         return undo.clear_persistent(path)
     try:
-        return NAMES_ARE_FILES and growing.clear_persistent(path)
+        return NAMES_ARE_FILES and writer.clear_persistent(path)
     except BlockingIOError:  # a process is writing it
         return False
 

@@ -10,6 +10,7 @@ import stat
 import sys
 from _thread import get_ident
 
+from ipcio._backend import MappedFile
 from ipcio._forklock import fork_lock, fork_waits_for
 from ipcio._posix import undecided
 from ipcio._typing import TYPE_CHECKING
@@ -18,8 +19,6 @@ from ipcio._unowned import closed_by
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
-
-    from ipcio._backend import MappedFile
 
     Handle = TypeVar("Handle")
 
@@ -51,7 +50,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
             del closed_by[fd]
             given, fd = fd, -1
-            return into((mapping.pop(), given, None))
+            return into(MappedFile(mapping.pop(), given))
     finally:
         if fd >= 0:
             with fork_lock:

@@ -14,7 +14,7 @@ import struct
 import time
 
 from ipcio._backend import ObjectInfo
-from ipcio._posix import kinds, lifetime, namespace, undo
+from ipcio._posix import lifetime, namespace, shared_names, undo
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
@@ -101,7 +101,7 @@ def identify(path: str, info: os.stat_result) -> ObjectFile:
         kind, name, size = _companion(path, info) or (*(named or ("shm", entry)), 0)
         return ObjectFile(path, info, "sem" if kind == "sem" else "shm", name, size if kind == "shm" else None)
     may_be_semaphore = named is not None and info.st_size == namespace.SEMAPHORE
-    if named and may_be_semaphore and (named[1] != entry or kinds.has_name(entry, path, surely=False)):
+    if named and may_be_semaphore and (named[1] != entry or shared_names.has_name(entry, path, surely=False)):
         return ObjectFile(path, info, "sem", named[1], None)
     return ObjectFile(path, info, "shm", entry, info.st_size)
 

@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 
+from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from ipcio._backend import Mapping
 
 _TMPFILE: int = getattr(os, "O_TMPFILE", 0)  # of Linux; 0 elsewhere
 _UNNAMED = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -95,12 +95,12 @@ class OpenObject(HeldByCall):
         more = len(os.fsencode(os.path.basename(self.path))) - length
         return f"a name may have {namespace.LONGEST - more} bytes here, not {length}"
 
-    def hand_over(self) -> Mapping:
+    def hand_over(self) -> Mapped:
         """Under `fork_lock`: return what is open, which belongs to the caller then."""
-        mapping = self.memory, self.fd, self.share
+        opened = Mapped(self.memory, self.fd, self.share)
         self.memory = self.share = None
         self.fd = -1
-        return mapping
+        return opened
 
     def close_later(self) -> None:
         """See `ipcio._unowned.HeldByCall`."""
@@ -160,7 +160,7 @@ class NewObject(OpenObject):
         """
         if shares.to_recheck:
             shares.recheck()
-        if os.path.lexists(self.path) and not self._bury(self.path):
+        if os.path.lexists(self.path) and not self._free_name(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         mode = perm | namespace.MANAGED
         for _ in lifetime.retry_while_busy(self.name):
@@ -172,7 +172,7 @@ class NewObject(OpenObject):
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)
 
-    def _bury(self, path: str) -> bool:
+    def _free_name(self, path: str) -> bool:
         return lifetime.free_name(path)
 
     def _create_unnamed(self, mode: int, share_path: str) -> bool:
@@ -204,7 +204,7 @@ class NewObject(OpenObject):
                 os.link(self._source, path, src_dir_fd=0)
                 return
             except FileExistsError:
-                if not self._bury(path):
+                if not self._free_name(path):
                     raise
 
     def publish(self) -> None:
@@ -280,14 +280,6 @@ class ExistingObject(OpenObject):
             return True
         self.share = shares.Share(share_path or self.path)
         return self.share.join(self.fd, self.info)
-
-
-def may_be_semaphore(path: str) -> bool:
-    """Whether the object has the size of a semaphore, of either kind; shared memory seldom has."""
-    try:
-        return os.lstat(path).st_size in {namespace.SEMAPHORE, namespace.RECORD}
-    except OSError:
-        return False
 
 
 def is_empty(fd: int, info: os.stat_result) -> bool:

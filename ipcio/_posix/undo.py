@@ -28,6 +28,7 @@ import stat
 import struct
 import sys
 
+from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
 from ipcio._names import check_name
 from ipcio._posix import lifetime, namespace
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._backend import OpenSemaphore
     from ipcio._posix.objects import ExistingObject, NewObject, OpenObject
 
     Handle = TypeVar("Handle")
@@ -210,7 +210,7 @@ def _permits(number: int, hand: OpenObject) -> OpenSemaphore:
 
     raw = sysv.UndoSemaphore(number, hand.name, None)
     keep_share(raw, hand)
-    return raw, raw.post, raw.value, True
+    return OpenSemaphore(raw, raw.post, raw.value, crash_safe=True)
 
 
 def _mode_for(perm: int) -> int:
@@ -334,7 +334,7 @@ def clear_persistent(path: str) -> bool:
         return True
 
 
-def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
+def before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
     """If the orphaned object is a record, remove its set, then its names, the anchor last; return whether it is one."""
     record = read(fd, info)
     # The removal of a copy of a record must not touch the set.
@@ -349,6 +349,3 @@ def _before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
         if lifetime.path_means(path, info):
             os.unlink(path)
     return True
-
-
-lifetime.before_removal.append(_before_removal)

@@ -9,14 +9,13 @@ import msvcrt
 import os
 import stat
 
+from ipcio._backend import MappedFile
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
-
-    from ipcio._backend import MappedFile
 
     Handle = TypeVar("Handle")
 
@@ -33,7 +32,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
     except BaseException:
         os.close(fd)
         raise
-    return into((memory, fd, None))
+    return into(MappedFile(memory, fd))
 
 
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:

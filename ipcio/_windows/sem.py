@@ -7,6 +7,7 @@ from functools import partial
 from itertools import starmap
 from time import perf_counter
 
+from ipcio._backend import OpenSemaphore
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from ipcio._backend import OpenSemaphore, Share
+    from ipcio._backend import Share
 
     Handle = TypeVar("Handle")
 
@@ -137,7 +138,7 @@ def unlink(name: str) -> None:
 def _permits(mine: objects.Handles, handle: int) -> OpenSemaphore:
     raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
     raw.share = mine  # empty by now
-    return raw, partial(_post, raw, handle), partial(_value, raw, handle), False
+    return OpenSemaphore(raw, partial(_post, raw, handle), partial(_value, raw, handle), crash_safe=False)
 
 
 # The handle is the object's, which must live as long as it is used.

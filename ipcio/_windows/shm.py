@@ -20,14 +20,13 @@ import errno
 import os
 import time
 
+from ipcio._backend import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
-
-    from ipcio._backend import Mapping
 
     Handle = TypeVar("Handle")
 
@@ -46,7 +45,7 @@ def create(
     perm: int,  # noqa: ARG001 -- see below
     persist: bool,
     reserve: bool,  # noqa: ARG001
-    into: Callable[[Mapping], Handle],
+    into: Callable[[Mapped], Handle],
 ) -> Handle:
     """See `ipcio._backend.ShmBackend`.
 
@@ -71,7 +70,7 @@ def create(
         )
         memory = _map(section, name, writable=True)
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
-        return into((memory[:size], -1, share))
+        return into(Mapped(memory[:size], -1, share))
 
 
 def attach(
@@ -79,7 +78,7 @@ def attach(
     *,
     writable: bool,
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
-    into: Callable[[Mapping], Handle],
+    into: Callable[[Mapped], Handle],
 ) -> Handle:
     """See `ipcio._backend.ShmBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
     objects.check_length(name, _LONGEST)
@@ -102,7 +101,7 @@ def attach(
                 objects.wait_a_moment(start, name)
                 continue
             memory = _map(section, name, writable=writable)
-            return into((memory[: max(len(memory) - unused, 1)], -1, share))
+            return into(Mapped(memory[: max(len(memory) - unused, 1)], -1, share))
 
 
 def unlink(name: str) -> None:
@@ -111,10 +110,9 @@ def unlink(name: str) -> None:
     raise objects.unlink_error(name)
 
 
-def _close(mapping: Mapping) -> None:
-    share = mapping[2]
-    if share is not None:
-        share.release()
+def _close(mapping: Mapped) -> None:
+    if mapping.share is not None:
+        mapping.share.release()
 
 
 def _slack_of(name: str) -> str:

@@ -279,9 +279,9 @@ def test_put_force_replaces_what_others_made(persistent, call, file_of):
 
 @pytest.mark.needs("files", "links")
 def test_put_force_follows_no_link(name, call, file_of, tmp_path, monkeypatch):
-    from ipcio._posix import growing
+    from ipcio._posix import writer
 
-    monkeypatch.setattr(growing, "invent_name", lambda: f"{name}-hidden")
+    monkeypatch.setattr(writer, "invent_name", lambda: f"{name}-hidden")
     os.symlink(tmp_path / "elsewhere", f"/dev/shm/{name}")
     status, _, errors = call("put", "--force", name, stdin=file_of(b"x"))
     os.unlink(f"/dev/shm/{name}")

@@ -17,7 +17,7 @@ import pytest
 from children import Event, Forked, fork_quietly
 
 from ipcio import _unowned, mmap, sem, shm, strfile
-from ipcio._segment_writer import grow
+from ipcio._segment_writer import open_writer
 
 fcntl = pytest.importorskip("fcntl")
 pytestmark = [pytest.mark.needs("fork"), pytest.mark.needs("descriptors")]
@@ -90,7 +90,7 @@ def kept_locked(path):
 
 
 def write_a_segment(name):
-    with grow(name, replace=False, size=LARGE, autocommit=False):
+    with open_writer(name, replace=False, size=LARGE, autocommit=False):
         pass
 
 

@@ -22,7 +22,7 @@ from ipcio import sem
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
 
 from ipcio._posix import libc
-from ipcio._posix.sem import PosixSemaphore
+from ipcio._posix.semlock import PosixSemaphore
 
 pytestmark = pytest.mark.needs("files")  # for the others, see test_companions
 

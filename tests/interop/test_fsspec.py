@@ -23,7 +23,7 @@ from children import Forked
 
 from ipcio import MemoryFile, sem, shm
 from ipcio._inventory import list_objects
-from ipcio._segment_writer import grow
+from ipcio._segment_writer import open_writer
 
 fsspec = pytest.importorskip("fsspec")
 from fsspec.callbacks import Callback  # noqa: E402
@@ -513,7 +513,7 @@ def test_transactions(fs, name):
 
 @pytest.mark.needs("files")
 def test_no_room_is_an_error_and_leaves_what_was(fs, name, monkeypatch):
-    from ipcio._posix import shm as backend
+    from ipcio._posix import writer as backend
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -552,7 +552,7 @@ def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment,
     """The old segment is there, or the new one; what is hidden goes with the next `gc`."""
     fs.pipe(name, CONTENT)
     other = peer(
-        "from ipcio._posix import growing; from ipcio._fsspec import SharedMemoryFileSystem",
+        "from ipcio._posix import writer; from ipcio._fsspec import SharedMemoryFileSystem",
         "rename = os.rename",
         "def killed(*paths):\n  rename(*paths)\n  os.kill(os.getpid(), signal.SIGKILL)"
         if moment == "after"
@@ -560,7 +560,7 @@ def test_a_kill_in_the_moment_of_replacing_loses_nothing(fs, name, peer, moment,
         "os.rename = killed",
     )
     hidden = f".ipcio-{secrets.token_hex(8)}"
-    other.run(f"growing.invent_name = lambda: {hidden[1:]!r}")
+    other.run(f"writer.invent_name = lambda: {hidden[1:]!r}")
     other.send("run", f"SharedMemoryFileSystem().pipe({name!r}, b'newer')")
     assert not other.process.stdout.readline()
     other.kill()
@@ -576,8 +576,8 @@ def test_a_kill_while_a_new_name_is_given_loses_nothing(name, peer, collect):
     """It has both names then, and `gc` takes the hidden one alone."""
     hidden = f".ipcio-{secrets.token_hex(8)}"
     other = peer(
-        "from ipcio._posix import growing; from ipcio._fsspec import SharedMemoryFileSystem",
-        f"growing.invent_name = lambda: {hidden[1:]!r}",
+        "from ipcio._posix import writer; from ipcio._fsspec import SharedMemoryFileSystem",
+        f"writer.invent_name = lambda: {hidden[1:]!r}",
         "def killed(path):\n  os.kill(os.getpid(), signal.SIGKILL)",
     )
     other.send(
@@ -608,7 +608,7 @@ def test_gc_leaves_what_is_being_replaced_alone(fs, name, monkeypatch, collect):
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_in_the_moment_of_replacing_loses_nothing(fs, name, monkeypatch, moment):
-    from ipcio._posix import growing
+    from ipcio._posix import writer
 
     rename = os.rename
 
@@ -618,7 +618,7 @@ def test_an_interrupt_in_the_moment_of_replacing_loses_nothing(fs, name, monkeyp
         raise KeyboardInterrupt
 
     fs.pipe(name, CONTENT)
-    monkeypatch.setattr(growing, "invent_name", lambda: f"{name}-hidden")
+    monkeypatch.setattr(writer, "invent_name", lambda: f"{name}-hidden")
     monkeypatch.setattr(os, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fs.pipe(name, b"newer")
@@ -809,7 +809,7 @@ def test_archives(name):
 @pytest.mark.needs("files")
 def test_what_is_skipped_in_writing_has_memory_as_well(name):
     """Or the first write to it could be a SIGBUS."""
-    with grow(name, replace=False) as file:
+    with open_writer(name, replace=False) as file:
         file.seek(1 << 20)
         file.write(b"x")
     try:

@@ -319,7 +319,7 @@ as_user({NOBODY}, [], make)
 
 
 def test_a_segment_that_is_cut_while_it_is_attached_is_an_error(name, monkeypatch):
-    from ipcio._posix import shm as back_end
+    from ipcio._posix import store_files as back_end
 
     real = back_end.map_descriptor
 
@@ -343,9 +343,7 @@ def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(
     other.run(
         f"os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})"
     )
-    other.run(
-        "from ipcio._inventory import list_objects, remove_orphans; from ipcio._posix import growing, lifetime, objects"
-    )
+    other.run("from ipcio._inventory import list_objects, remove_orphans; from ipcio._posix import lifetime, objects")
     other.run("look = lambda: [(e.kind, e.name, e.state) for e in list_objects()]")
     other.run("shm.create('kept', 5, persist=True, perm=0o666).close()")
     other.run("sem.create('kept', 5, persist=True, undo=True, perm=0o666).close(); h = shm.create('live', 1)")

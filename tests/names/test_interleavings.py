@@ -174,14 +174,14 @@ def test_a_replacement_and_the_last_close_do_not_lose_the_name(name, workers):
 
 def test_gc_leaves_what_is_about_to_replace_another_as_it_is(name, workers):
     """Made mortal in that moment, it would be lost if its writer were killed in the next."""
-    from ipcio._posix import growing
+    from ipcio._posix import writer
 
     replacer, holder, _ = workers
     assert whole(holder, "create", 10) == (MADE, 10)
     assert until("rename", *replacer.begin("replace", 20), replacer) is None
     (hidden,) = [entry for entry in os.listdir(namespace.DIRECTORY) if entry.startswith(".ipcio-")]
     with pytest.raises(BlockingIOError):
-        growing.clear_persistent(f"{namespace.DIRECTORY}/{hidden}")
+        writer.clear_persistent(f"{namespace.DIRECTORY}/{hidden}")
     replacer.step()
     replacer.kill()
     workers[0] = Worker(name, workers[1:])

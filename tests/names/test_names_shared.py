@@ -11,21 +11,20 @@ from abilities import lacks, semaphore_file
 from permits import permits_of
 
 from ipcio import _inventory, sem, shm
-from ipcio._segment_writer import grow
+from ipcio._segment_writer import open_writer
 
 if lacks("files"):
     pytest.skip("named objects are not files here", allow_module_level=True)
 
 import _multiprocessing
 
-from ipcio._posix import namespace
-from ipcio._posix import sem as backend
+from ipcio._posix import namespace, semlock, store_files
 
 SHM = "/dev/shm"
 KINDS = pytest.mark.parametrize("undo", [False, True], ids=["plain", "undo"])
 
 
-class AsMusl(backend.PosixSemaphore):
+class AsMusl(semlock.PosixSemaphore):
     """Opens a semaphore where musl has it."""
 
     __slots__ = ()
@@ -47,11 +46,11 @@ def shared_names(monkeypatch):
 
     def forget():
         namespace.semaphore_prefix.cache_clear()
-        backend._fresh.cache_clear()
+        store_files.new_semaphore.cache_clear()
 
     if semaphore_file("") != f"{SHM}/":
         monkeypatch.setattr(_multiprocessing, "SemLock", AsMusl)
-        monkeypatch.setattr(backend, "PosixSemaphore", AsMusl)
+        monkeypatch.setattr(semlock, "PosixSemaphore", AsMusl)
     forget()
     yield
     monkeypatch.undo()
@@ -87,9 +86,9 @@ def test_memory_of_the_name_of_a_semaphore_is_refused(name, undo):
         refuses(errno.EINVAL, shm.create, name, 10, exist_ok=True)
         refuses(errno.EINVAL, shm.attach, name)
         refuses(errno.EINVAL, shm.unlink, name)
-        growing = grow(name, replace=True)
-        growing.write(b"x")
-        refuses(errno.EINVAL, growing.close)
+        writer = open_writer(name, replace=True)
+        writer.write(b"x")
+        refuses(errno.EINVAL, writer.close)
         assert listed(name) == [("sem", undo, "live")]
         assert permits_of(s) == 2
         with contextlib.closing(sem.attach(name)) as other:

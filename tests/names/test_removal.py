@@ -67,7 +67,7 @@ def pauses(monkeypatch):
 
 
 def replace(name):
-    with _segment_writer.grow(name, replace=True) as file:
+    with _segment_writer.open_writer(name, replace=True) as file:
         file.write(b"new")
 
 

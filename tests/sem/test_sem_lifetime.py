@@ -120,7 +120,7 @@ def test_a_new_name_that_changes_hands_before_it_is_opened_is_another_creators(n
 
 def change_hands_once(monkeypatch, change):
     """Do it between the look at a semaphore's file and the `sem_open` that follows."""
-    from ipcio._posix.sem import PosixSemaphore
+    from ipcio._posix.semlock import PosixSemaphore
 
     rebuild = PosixSemaphore._rebuild
 

@@ -109,7 +109,7 @@ def _serve(channel, name, inherited):
                 shm.unlink(name)
                 return DONE, 0
             elif operation == "replace":
-                with _segment_writer.grow(name, replace=True) as file:
+                with _segment_writer.open_writer(name, replace=True) as file:
                     file.write(bytes(size))
                 return DONE, 0
             else:

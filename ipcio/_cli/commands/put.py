@@ -46,11 +46,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _put(arguments: argparse.Namespace) -> None:
     from ipcio._cli.progress import Progress
-    from ipcio._segment_writer import grow
+    from ipcio._segment_writer import open_writer
 
     source = sys.stdin.fileno()
     size = _left(source)
-    with grow(arguments.name, replace=arguments.force, size=size) as segment, Progress(size, source) as progress:
+    with open_writer(arguments.name, replace=arguments.force, size=size) as segment, Progress(size, source) as progress:
         for piece in _pieces(source):
             segment.write(piece)
             progress.add(len(piece))

@@ -16,13 +16,13 @@ import struct
 
 from ipcio._posix import lifetime, namespace, undo
 
-__all__ = ["SHARED_NAMES", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
+__all__ = ["SHARED", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
 
 _USED = struct.Struct("=III")  # what musl uses of it: the value, whether processes wait, the kind of futex
 _SHARED = 0  # the kind that works between processes; glibc has another number
 _SIGN = b"ipcio semaphore 1   "[: namespace.SEMAPHORE - _USED.size]
 
-SHARED_NAMES = "here memory and semaphores share their names"
+SHARED = "here memory and semaphores share their names"
 
 
 def sign(new: bytes) -> bytes:
@@ -60,7 +60,7 @@ def has_name(name: str, path: str, *, surely: bool) -> bool:
 def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
     """Refuse a semaphore that ipcio made, where memory is wanted; otherwise return True."""
     if is_semaphore(name, fd, info, surely=True):
-        raise OSError(errno.EINVAL, f"not shared memory: a semaphore has the name ({SHARED_NAMES})")
+        raise OSError(errno.EINVAL, f"not shared memory: a semaphore has the name ({SHARED})")
     return True
 
 
@@ -70,6 +70,6 @@ def refuse_other(name: str, fd: int, info: os.stat_result) -> bool:
     An empty file is neither, and the system has an error of its own for what is no file.
     """
     is_other = stat.S_ISREG(info.st_mode) and info.st_size
-    if not namespace.semaphore_prefix() and is_other and not is_semaphore(name, fd, info, surely=False):
-        raise OSError(errno.EINVAL, f"not a semaphore: shared memory or another file has the name ({SHARED_NAMES})")
+    if is_other and not is_semaphore(name, fd, info, surely=False):
+        raise OSError(errno.EINVAL, f"not a semaphore: shared memory or another file has the name ({SHARED})")
     return True

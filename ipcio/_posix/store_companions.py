@@ -1,0 +1,404 @@
+"""The store of a system on which named objects are no files: macOS.  Beside each is a file of ipcio's, its *companion*.
+
+The companion is in a directory of the user (`ipcio._posix.companion_paths`).  What
+`ipcio._posix.lifetime` says of files in ``/dev/shm`` is true of it: shares are locks on it, and
+a process that finds it without any removes it, and the object with it.  The companion is there
+before the object and goes after it.  So if a process is killed in between, what it leaves can be
+judged.  A companion says one of these states (`ipcio._posix.companions`):
+
+``MAKING``
+    the object is not there, or not complete; `attach` waits
+``READY``
+    it was there, complete, of exactly the size that the companion says
+``FOREIGN``
+    another program made the object; the companion, which keeps the name for a moment, goes
+
+An object may be gone although its companion is there: another program unlinked it, or the
+machine was started anew.  Such a companion is *void*; it is removed when it is in the way.
+An object without a companion was made by another program: it is *foreign*.
+
+Removing the name of an object that is in use, or a void companion, requires the lock of the
+whole directory (`directory_lock`): no lock on the companion could tell two removals apart.
+
+The file of a crash-safe semaphore (`ipcio._posix.undo`) is in the place of a companion.  There
+is no object then: other programs that call ``sem_open`` find none.
+
+There is no descriptor of shared memory for the user: hardly anything could be done with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+import sys
+from functools import partial
+
+from ipcio._backend import Mapped
+from ipcio._forklock import fork_lock
+from ipcio._posix import companions, lifetime, namespace, objects, removal
+from ipcio._posix.companion_paths import path_of
+from ipcio._posix.companions import FOREIGN, MAKING, READY
+from ipcio._posix.mmap import map_descriptor
+from ipcio._posix.semlock import PosixSemaphore, create_semaphore
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+directory_lock = partial(removal.directory_lock, required=True)
+
+_LARGEST = sys.maxsize  # bytes
+_TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}  # what sizing or mapping a new object says
+
+
+def before_removal(path: str, fd: int, info: os.stat_result) -> bool:
+    """Remove what belongs to an orphaned companion, or file of a crash-safe semaphore; see `ipcio._posix.lifetime`."""
+    if info.st_size == namespace.RECORD:
+        from ipcio._posix import undo
+
+        return undo.before_removal(path, fd, info)
+    record = companions.read(fd, info)
+    if record is not None and lifetime.path_means(path_of(record.kind, record.name, os.path.dirname(path)), info):
+        companions.unlink_ours(record, info)
+    return False
+
+
+def record_perm(_: int) -> int:
+    """Return the permissions of a crash-safe semaphore: only its user can find its file, let alone the set."""
+    return 0o600
+
+
+def blank() -> bytes:
+    """Return as many bytes as a semaphore has; no program opens them as one."""
+    return bytes(struct.calcsize("4l"))
+
+
+# -- new objects -------------------------------------------------------------
+
+
+class NewRecord(objects.NewObject):
+    """The file of a new crash-safe semaphore."""
+
+    __slots__ = ()
+
+    KIND = "sem"
+
+    def create_unnamed(self, perm: int, *, share_path: str | None = None) -> None:
+        """Do so; `FileExistsError` if another program has an object of that name."""
+        super().create_unnamed(perm, share_path=share_path)
+        if companions.exists(self.KIND, self.name):  # ours would have a companion, and an orphan is gone by now
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def _free_name(self, path: str) -> bool:
+        return super()._free_name(path) or (path == self.path and _clear_void(self.KIND, self.name, path))
+
+    def _limit(self) -> str:
+        return companions.limit(self.name)
+
+
+class _NewObject(NewRecord):
+    """A new object and its companion: that is there first, then the object, then the companion says so."""
+
+    __slots__ = ("_announced",)
+
+    def __init__(self, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self._announced = False
+
+    def _announce(self, size: int = 0) -> None:
+        """Have the name; `FileExistsError` if it is in use."""
+        self.create_unnamed(0o600)
+        companions.write(self.fd, MAKING, size, self.KIND, self.name)
+        self._announced = True
+        self.publish()
+
+    def _make(self, function: Callable[..., T], *arguments: object) -> T:
+        """Return what the function gives that makes the object, exclusively."""
+        try:
+            return function(*arguments)
+        except FileExistsError:  # another program was faster
+            companions.set_state(self.fd, FOREIGN)
+            raise
+
+    def _complete_object(self, inode: int = 0) -> None:
+        companions.set_inode(self.fd, inode)
+        companions.set_state(self.fd, READY)
+
+    def finish(self, perm: int, *, persist: bool) -> None:  # noqa: ARG002 -- those of the object, which has them
+        """Last of all: have a persistent object persist."""
+        super().finish(0o600, persist=persist)
+
+    def roll_back(self) -> None:
+        """Give everything back, the object as well."""
+        announced, self._announced = self._announced, False
+        if announced:
+            with contextlib.suppress(OSError), directory_lock(self.path):
+                if lifetime.path_means(self.path, self.info):
+                    info = os.fstat(self.fd)
+                    companions.unlink_ours(companions.read(self.fd, info), info)
+                    os.unlink(self.path)
+        super().roll_back()
+
+
+class NewSegment(_NewObject):
+    """A new segment."""
+
+    __slots__ = ()
+
+    KIND = "shm"
+
+    def make(self, size: int, perm: int, *, reserve: bool, content: memoryview[int] | None = None) -> None:  # noqa: ARG002
+        """Make it, mapped, with this size and content (None: zeros).
+
+        The system decides whether memory is set aside.  It may also leave no more of `perm` than
+        the umask does.
+        """
+        if size > _LARGEST:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._announce(size)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+        with fork_lock:
+            fd = self._make(companions.shm_open, companions.posix_name(self.name), flags, perm)
+            try:
+                self.memory = _fill(fd, size, perm)
+                inode = os.fstat(fd).st_ino
+            finally:
+                os.close(fd)
+        if content is not None:
+            self.memory[:size] = content
+        self._complete_object(inode)
+
+    def hand_over(self) -> Mapped:
+        """Under `fork_lock`: return the memory and the share, for a handle to keep."""
+        return _without_companion(super().hand_over())
+
+
+class NewSemaphore(_NewObject):
+    """A new plain semaphore."""
+
+    __slots__ = ("_raw",)
+
+    _raw: PosixSemaphore
+
+    def make(self, value: int, perm: int) -> None:
+        """Make it.  The system may leave no more of `perm` than the umask does."""
+        self._announce()
+        with fork_lock:
+            self._raw = self._make(create_semaphore, companions.posix_name(self.name), value, perm)
+            self._complete_object()
+
+    def open_semaphore(self, _: Callable[[str], PosixSemaphore]) -> PosixSemaphore | None:
+        """Return it: it is open since it was made."""
+        return self._raw
+
+
+def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
+    """Give a new segment its permissions, as far as that can be done, and its size; map it."""
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, perm)
+    try:
+        os.ftruncate(fd, size)
+        return map_descriptor(fd, size, writable=True)
+    except OSError as error:
+        if error.errno in _TOO_LARGE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
+
+
+def _without_companion(opened: Mapped) -> Mapped:
+    """Without a share, the descriptor of the companion is no longer needed; a share closes it itself."""
+    memory, fd, share = opened
+    if share is None and fd >= 0:
+        os.close(fd)
+    return Mapped(memory, -1, share)
+
+
+# -- existing objects --------------------------------------------------------
+
+
+class _ExistingObject(objects.ExistingObject):
+    """What is there under a name, if only the companion."""
+
+    __slots__ = ()
+
+    KIND = "sem"
+
+    def open_if_there(self, *, writable: bool) -> bool:
+        """Open the companion, or the file of a crash-safe semaphore, under `fork_lock`; return whether there is one."""
+        try:
+            self.open(writable=writable)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_once(self) -> bool:
+        """Try once to remove the name, under `directory_lock`; False: another process is in mid-step."""
+        return _remove_once(self.KIND, self.name, self.path)
+
+    def _open_foreign(self, function: Callable[[], T]) -> T | None:
+        """Return what the function gives that opens the object, which has no companion; None: look again.
+
+        One of ours may have come since we looked, and gone.  While the name has a companion of
+        this call, what is there is no object of ours.
+        """
+        if not companions.exists(self.KIND, self.name):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with objects.NewObject(self.name, self.path) as look:
+            try:
+                look.create_unnamed(0o600)
+                companions.write(look.fd, FOREIGN, 0, self.KIND, self.name)
+                look.publish()
+            except FileExistsError:
+                look.roll_back()
+                return None
+            try:
+                with fork_lock:
+                    return function()
+            finally:
+                look.roll_back()
+
+    def _limit(self) -> str:
+        return companions.limit(self.name)
+
+
+class ExistingSegment(_ExistingObject):
+    """A segment that was found under a name."""
+
+    __slots__ = ()
+
+    KIND = "shm"
+
+    def map(self, *, writable: bool) -> bool:
+        """Join it and map it; False: it is gone or going, so roll back and look again."""
+        with fork_lock:
+            if self.open_if_there(writable=False):
+                return self._map_ours(writable=writable)
+        return bool(self._open_foreign(partial(self._map_foreign, writable=writable)))
+
+    def hand_over(self) -> Mapped:
+        """Under `fork_lock`: return the memory and the share, for a handle to keep."""
+        return _without_companion(super().hand_over())
+
+    def _map_ours(self, *, writable: bool) -> bool:
+        """Map the object of the companion; False: look again."""
+        if not self.join():
+            return False
+        record = companions.read(self.fd, self.info)
+        if record is None or record.state != READY:
+            return False
+        fd = self._open_object(writable=writable)
+        try:
+            info = os.fstat(fd)
+            objects.check_owner(info, self.owner)
+            if not lifetime.path_means(self.path, self.info):
+                return False
+            size = record.size
+            if not companions.is_the_object(info, record):
+                self.roll_back()  # the companion is void, and this is a foreign object
+                size = info.st_size
+            self.memory = _map(fd, size, writable=writable)
+            return True
+        finally:
+            os.close(fd)
+
+    def _map_foreign(self, *, writable: bool) -> bool:
+        fd = self._open_object(writable=writable)
+        try:
+            info = os.fstat(fd)
+            objects.check_owner(info, self.owner)
+            self.memory = _map(fd, info.st_size, writable=writable)
+            return True
+        finally:
+            os.close(fd)
+
+    def _open_object(self, *, writable: bool) -> int:
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        return companions.shm_open(companions.posix_name(self.name), flags, mode=0)
+
+
+class ExistingSemaphore(_ExistingObject):
+    """A semaphore that was found under a name."""
+
+    __slots__ = ()
+
+    def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
+        """Join it and open it, after `open_if_there`; None: it is gone or going, so roll back and look again."""
+        if self.fd < 0:
+            return self._open_foreign(partial(self._open_object_foreign, opener))
+        with fork_lock:
+            if not self.join():
+                return None
+            record = companions.read(self.fd, self.info)
+            if record is None or record.state != READY:
+                return None
+            raw = opener(self.name)
+            return raw if lifetime.path_means(self.path, self.info) else None
+
+    def _open_object_foreign(self, opener: Callable[[str], T]) -> T:
+        if self.owner is not None:
+            text = "this system does not say whose a semaphore is that ipcio did not make as this user (owner=)"
+            raise PermissionError(errno.EPERM, text)
+        return opener(self.name)
+
+
+def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
+    if not size:
+        raise OSError(errno.EINVAL, "not shared memory (yet): its size is 0")
+    return map_descriptor(fd, size, writable=writable)
+
+
+# -- removal -----------------------------------------------------------------
+
+
+def _clear_void(kind: str, name: str, path: str) -> bool:
+    """Remove the companion of an object that is gone; return whether there is none any longer."""
+    with _ExistingObject(name, path) as found, directory_lock(path):
+        with fork_lock:
+            there = found.open_if_there(writable=False)
+            joined = there and found.join()
+        if not there:
+            return not companions.exists(kind, name)
+        if not joined:
+            found.roll_back()
+            return True
+        try:
+            record = companions.read(found.fd, found.info)
+            if record is None or record.state != READY or companions.exists(kind, name):
+                return False
+            if lifetime.path_means(path, found.info):
+                os.unlink(path)
+            return True
+        finally:
+            found.roll_back()
+
+
+def _remove_once(kind: str, name: str, path: str) -> bool:
+    """Try once to remove the name, whichever program made the object; False: another process is in mid-step."""
+    gone = False
+
+    def ready(fd: int, info: os.stat_result) -> bool:
+        nonlocal gone
+        record = companions.read(fd, info)
+        if record is not None:
+            if record.state != READY:
+                return False
+            try:
+                companions.unlink_object(kind, name)
+            except FileNotFoundError:
+                gone = True
+        return True
+
+    try:
+        if not removal.remove_once(path, ready):
+            return False
+    except FileNotFoundError:
+        companions.unlink_object(kind, name)
+    if gone:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return True

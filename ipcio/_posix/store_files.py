@@ -1,0 +1,219 @@
+"""The store of a system on which named objects are files: Linux, with glibc or musl.
+
+The files are exactly those of ``shm_open`` and ``sem_open`` (`ipcio._posix.namespace`), so what
+`ipcio._posix.objects` does to files is all that they need.  What is special of each kind is here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from functools import lru_cache, partial
+
+from ipcio._forklock import fork_lock
+from ipcio._posix import lifetime, namespace, objects, removal
+from ipcio._posix.allocation import allocate
+from ipcio._posix.mmap import map_descriptor
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+directory_lock = removal.directory_lock
+
+_GLIBC = struct.Struct("=III20x")  # of a semaphore on 64 bits: value, waiters, kind of futex
+_FUTEXES = {0, 0x80}  # private, shared
+_READ_WRITE = 0o600  # what its owner needs to open a semaphore
+
+
+def before_removal(path: str, fd: int, info: os.stat_result) -> bool:
+    """Remove the set and the names of an orphaned crash-safe semaphore; see `ipcio._posix.lifetime`."""
+    if info.st_size != namespace.RECORD:  # nearly always
+        return False
+    from ipcio._posix import undo
+
+    return undo.before_removal(path, fd, info)
+
+
+# -- shared memory -----------------------------------------------------------
+
+
+class NewSegment(objects.NewObject):
+    """A new segment."""
+
+    __slots__ = ()
+
+    def make(self, size: int, perm: int, *, reserve: bool) -> None:
+        """Make it, mapped and with this size, and give it its name."""
+        self.create_unnamed(perm)
+        allocate(self.fd, size, reserve=reserve)
+        with fork_lock:
+            self.memory = map_descriptor(self.fd, size, writable=True)
+        self.publish()
+
+    def _reason(self, number: int) -> str | None:
+        if number == errno.EEXIST and _may_be_semaphore(self.path):
+            from ipcio._posix import shared_names
+
+            if shared_names.has_name(self.name, self.path, surely=True):
+                return f"a semaphore has the name {self.name!r}: {shared_names.SHARED}"
+        return super()._reason(number)
+
+
+class ExistingSegment(objects.ExistingObject):
+    """A segment that was found under a name."""
+
+    __slots__ = ()
+
+    def map(self, *, writable: bool) -> bool:
+        """Join it and map it; False: it is gone or going, so roll back and look again."""
+        with fork_lock:
+            self.open(writable=writable)
+            if not self.join():
+                return False
+            refuse_semaphore(self.name, self.fd, self.info)
+            if objects.is_empty(self.fd, self.info):
+                return True
+            objects.check_regular(self.info, "shared memory")
+            try:
+                self.memory = map_descriptor(self.fd, self.info.st_size, writable=writable)
+            except ValueError:
+                raise OSError(errno.EINVAL, "another process is cutting the object short") from None
+            return True
+
+    def remove_once(self) -> bool:
+        """Try once to remove the name, under `directory_lock`; False: another process is in mid-step."""
+        return removal.remove_once(self.path, partial(refuse_semaphore, self.name))
+
+
+def refuse_semaphore(name: str, fd: int, info: os.stat_result) -> bool:
+    """Refuse a semaphore that has the name; otherwise return True."""
+    if info.st_size not in _SIZES_OF_SEMAPHORES:  # nearly always
+        return True
+    from ipcio._posix import shared_names
+
+    return shared_names.refuse_semaphore(name, fd, info)
+
+
+_SIZES_OF_SEMAPHORES = {namespace.SEMAPHORE, namespace.RECORD}  # which memory seldom has
+
+
+def _may_be_semaphore(path: str) -> bool:
+    try:
+        return os.lstat(path).st_size in _SIZES_OF_SEMAPHORES
+    except OSError:
+        return False
+
+
+# -- semaphores --------------------------------------------------------------
+
+
+class NewSemaphore(objects.NewObject):
+    """A new semaphore, plain or crash-safe."""
+
+    __slots__ = ()
+
+    def make(self, value: int, perm: int) -> None:
+        """Make a plain one and give it its name."""
+        # To open it by its name takes both permissions; `finish` drops those that are too many.
+        self.create_unnamed(perm | _READ_WRITE)
+        os.write(self.fd, new_semaphore(value))
+        self.publish()
+
+    def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
+        """Open it by its name; None: another process has unlinked it already."""
+        return _open_semaphore(self, opener)
+
+    def _reason(self, number: int) -> str | None:
+        if number == errno.EEXIST and not namespace.semaphore_prefix():
+            from ipcio._posix import shared_names
+
+            if not shared_names.has_name(self.name, self.path, surely=False):
+                return f"shared memory or another file has the name {self.name!r}: {shared_names.SHARED}"
+        return super()._reason(number)
+
+
+NewRecord = NewSemaphore
+
+
+class ExistingSemaphore(objects.ExistingObject):
+    """A semaphore that was found under a name."""
+
+    __slots__ = ()
+
+    def open_if_there(self, *, writable: bool) -> bool:
+        """Open the file, under `fork_lock`; return whether there is one, which here is always so."""
+        self.open(writable=writable)
+        return True
+
+    def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
+        """Join it and open it, after `open_if_there`; None: it is gone or going, so roll back and look again."""
+        with fork_lock:
+            if not self.join():
+                return None
+            objects.check_regular(self.info, "a semaphore")
+            self._check()
+            return _open_semaphore(self, opener)
+
+    def remove_once(self) -> bool:
+        """Try once to remove the name, under `directory_lock`; False: another process is in mid-step."""
+        return removal.remove_once(self.path, self._is_semaphore)
+
+    def _is_semaphore(self, fd: int, info: os.stat_result) -> bool:
+        """Refuse what is no semaphore, where memory may have the name; otherwise return True."""
+        if namespace.semaphore_prefix():
+            return True
+        from ipcio._posix import shared_names
+
+        return shared_names.refuse_other(self.name, fd, info)
+
+    def _check(self) -> None:
+        """Refuse a file that cannot be a semaphore, in as far as that can be seen."""
+        size = self.info.st_size
+        if size != namespace.SEMAPHORE:
+            raise OSError(errno.EINVAL, f"not a semaphore: {size} bytes, where one has {namespace.SEMAPHORE}")
+        self._is_semaphore(self.fd, self.info)
+        # glibc ends the process over a kind of futex that it does not know.
+        data = os.pread(self.fd, size, 0)
+        if len(data) != size:
+            raise OSError(errno.EINVAL, "not a semaphore: another process has cut it short")
+        if _GLIBC.size == namespace.SEMAPHORE and _GLIBC.unpack(data)[2] not in _FUTEXES:
+            raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
+
+
+@lru_cache(16)
+def new_semaphore(value: int) -> bytes:
+    """Return the bytes of a semaphore that no process has used yet."""
+    from ipcio._posix import libc  # ctypes, which attaching does without
+
+    new = libc.new_semaphore(namespace.SEMAPHORE, value)
+    if namespace.semaphore_prefix():
+        return new
+    from ipcio._posix import shared_names
+
+    return shared_names.sign(new)
+
+
+def record_perm(perm: int) -> int:
+    """Return the permissions of a crash-safe semaphore."""
+    return perm
+
+
+def blank() -> bytes:
+    """Return a semaphore of value 0: what other programs find when they open a crash-safe one."""
+    return new_semaphore(0)
+
+
+def _open_semaphore(hand: NewSemaphore | ExistingSemaphore, opener: Callable[[str], T]) -> T | None:
+    """Open the semaphore that has the name; None if that is not (any longer) the object in hand."""
+    try:
+        raw = opener(hand.name)
+    except FileNotFoundError:
+        if lifetime.path_means(hand.path, hand.info):
+            raise OSError(errno.ENOSYS, "this C library keeps semaphores under other names than glibc") from None
+        return None
+    return raw if lifetime.path_means(hand.path, hand.info) else None
