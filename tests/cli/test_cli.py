@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from operator import itemgetter
 
 import pytest
 from abilities import lacks
@@ -26,6 +27,8 @@ def test_version():
     assert run("--version") == (0, f"ipcio {ipcio.__version__}\n", "")
 
 
+# What prints something in each way.
+COMMANDS = [["demo", __file__], ["ls", "--json"], ["--help"], ["--version"]]
 SUBCOMMANDS = commands.NAMES
 
 
@@ -83,7 +86,7 @@ def test_an_error_is_one_line_and_status_1(tmp_path):
     assert (status, output, errors) == (1, "", f"ipcio: {reason}: {str(missing)!r}\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo"]])
+@pytest.mark.parametrize("arguments", COMMANDS[::2], ids=itemgetter(0))
 def test_a_reader_that_is_gone_is_no_news(arguments):
     reading, writing = os.pipe()
     os.close(reading)
@@ -95,7 +98,7 @@ def test_a_reader_that_is_gone_is_no_news(arguments):
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo"]])
+@pytest.mark.parametrize("arguments", COMMANDS[::2], ids=itemgetter(0))
 @pytest.mark.needs("posix")
 def test_a_full_disk_is_an_error(arguments):
     with open("/dev/full", "w") as full:
@@ -110,7 +113,9 @@ def test_without_stderr(tmp_path):
     assert (status, errors) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["ls", "--json"], ["--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["demo", __file__], ["ls", "--json"], ["--help"], ["--version"]], ids=itemgetter(0)
+)
 @pytest.mark.needs("posix")
 def test_output_that_goes_nowhere_is_an_error(arguments):
     """Standard output was closed before the program started."""

@@ -16,7 +16,7 @@ import time
 import pytest
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 
-from ipcio import _demo, filelock, proc, sem, shm
+from ipcio import _cli, _demo, filelock, proc, sem, shm
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def files(tmp_path):
 def slow(tmp_path):
     """A file that keeps a worker busy for a while."""
     path = tmp_path / "slow"
-    path.write_bytes(b"here are eight words in a line here\n" * 400_000)
+    path.write_bytes(b"here are eight words in a line here\n" * 80_000)
     return str(path)
 
 
@@ -185,7 +185,7 @@ def keys_of_sets():
 # -- counts ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 100])
+@pytest.mark.parametrize("workers", [1, 3, 100])
 def test_counts(files, workers):
     status, output, errors = run("demo", "-j", workers, "-n", 1000, *files)
     assert (status, errors) == (0, "")
@@ -221,13 +221,15 @@ def test_the_same_file_twice_counts_twice(files):
 
 
 @pytest.mark.needs("posix")
-@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"-j", b"quote\"'\\", "größe".encode()])
-def test_strange_and_relative_file_names(tmp_path, name):
-    with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
-        file.write("found")
-    status, output, errors = run("demo", "--", os.fsdecode(os.path.join(b".", name)), cwd=tmp_path)
+def test_strange_and_relative_file_names(tmp_path):
+    names = [b"new\nline", b"\xff\xfe", b"-j", b"quote\"'\\", "größe".encode()]
+    for number, name in enumerate(names):
+        with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
+            file.write(f"found{number}")
+    paths = [os.fsdecode(os.path.join(b".", name)) for name in names[:-1]]
+    status, output, errors = run("demo", "-j1", "--", *paths, os.fsdecode(names[-1]), cwd=tmp_path)
     assert (status, errors) == (0, "")
-    assert parse(output)[2] == [("found", 1)]
+    assert sorted(parse(output)[2]) == [(f"found{number}", 1) for number in range(len(names))]
 
 
 def test_modules_among_the_files_are_not_imported(tmp_path):
@@ -261,7 +263,7 @@ def test_a_bad_file_stops_the_demo_before_anything_is_started(files, tmp_path):
 
 
 @pytest.mark.needs("posix")
-def test_bad_files_are_one_line(files, tmp_path):
+def test_bad_files_are_one_line(files, tmp_path, capsys):
     os.mkfifo(tmp_path / "fifo")
     for bad, complaint in [
         (tmp_path / "missing", "No such file or directory"),
@@ -270,7 +272,8 @@ def test_bad_files_are_one_line(files, tmp_path):
         ("/dev/null", "only a regular file can be mapped"),
         (f"{files[0]}/below", "Not a directory"),
     ]:
-        assert run("demo", files[2], bad) == (1, "", f"ipcio: {complaint}: {str(bad)!r}\n")
+        assert _cli.main(["demo", files[2], str(bad)]) == 1
+        assert capsys.readouterr() == ("", f"ipcio: {complaint}: {str(bad)!r}\n")
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -320,10 +323,10 @@ def value(name):
         turns.close()
 
 
-@pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.needs("posix", "proc", "files", "undo")
-def test_no_more_count_at_once_than_were_admitted(hold, slow, workers):
-    """And who is killed in his turn does not strand the others."""
+def test_no_more_count_at_once_than_were_admitted(hold, slow):
+    """A worker that is killed in its turn does not strand the others."""
+    workers = 3
     with hold(workers, *[slow] * (2 * workers)) as held:
         permits = min(os.cpu_count(), workers - 1)
         counting = []

@@ -950,7 +950,7 @@ def test_random_ranges_of_several_processes_against_a_model(path, peer, start, s
     parties = [Party(peer, start, path, kind) for kind in kinds]
     have = [[""] * size for _ in kinds]
     with opened(path) as probe:
-        for step in range(600):
+        for step in range(rounds(1200)):
             me = choose.randrange(len(kinds))
             first = choose.randrange(size)
             last = choose.randrange(first, size)  # of the bytes

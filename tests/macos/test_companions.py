@@ -14,6 +14,7 @@ from functools import partial
 
 import peers
 import pytest
+from campaigns import rounds
 from peers import Peer, PeerError
 
 fcntl = pytest.importorskip("fcntl")
@@ -291,15 +292,16 @@ def test_who_dies_over_it_leaves_nothing_for_good(kind, peer):
 
 def test_create_or_attach_from_all_sides(kind, peer):
     """Two processes at once, again and again: each gets one that is whole, never an error."""
+    times = rounds(400)
     loop = (
-        "def go():\n    made = 0\n    for _ in range(200):\n"
+        f"def go():\n    made = 0\n    for _ in range({times}):\n"
         f"        h = {kind.create.format(', exist_ok=True')}\n"
         "        made += h.created\n        h.close()\n    return made"
     )
     peers = [peer(loop), peer(loop)]
     for each in peers:
         each.send("ask", "go()")
-    assert sum(each.answer() for each in peers) >= 200 // 2
+    assert sum(each.answer() for each in peers) >= times // 2
     assert kind.nothing()
 
 

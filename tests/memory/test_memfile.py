@@ -229,15 +229,13 @@ states = [fresh, narrowed, shared, viewed]
 """
 
 
-@pytest.mark.parametrize(
-    "deed", ["h.close()", "h.truncate(0)", "h.seek(0, 2)", "h.fileno()", "h.close(); gc.collect()"]
-)
+@pytest.mark.parametrize("deed", ["h.truncate(0)", "h.seek(0, 2)", "h.fileno()", "h.close(); gc.collect()"])
 def test_an_index_that_meddles_with_the_handle_never_crashes(deed):
     """`__index__` is the caller's code; it may close, narrow or move the handle in mid-call."""
     run(
         EVIL
         + """
-deed = sys.argv[1]
+deed = compile(sys.argv[1], "deed", "exec")
 class Evil:
     def __init__(self, h, value): self.h, self.value = h, value
     def __index__(self):
@@ -254,7 +252,7 @@ calls = [
 for kind in kinds:
     for state in states:
         for call in calls:
-            for value in (0, 5, 4000, 8000, 10**6):
+            for value in (0, 5, 8000, 10**6):
                 h = kind()
                 state(h)
                 try: call(h, value)
@@ -278,7 +276,7 @@ if IS_BUFFER:  # buffers written in Python
         run(
             EVIL
             + """
-deed = sys.argv[1]
+deed = compile(sys.argv[1], "deed", "exec")
 class Evil:
     def __init__(self, h, size, when): self.h, self.data, self.when = h, bytearray(size), when
     def act(self, now):
@@ -298,7 +296,7 @@ calls = [
 for kind in kinds:
     for state in states:
         for call in calls:
-            for size in (0, 5, 4000, 8000, 100_000):
+            for size in (0, 5, 8000, 100_000):
                 for when in ("get", "release"):
                     h = kind()
                     state(h)

@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from itertools import count, starmap
+from itertools import starmap
 
 import pytest
-from campaigns import FACTOR, campaign, rounds
+from campaigns import FACTOR, campaign, places, rounds
 from children import Forked
 from waiting import until_it_waits
 
@@ -1253,7 +1253,7 @@ def test_an_interrupt_between_two_pipes_leaves_none(number):
 
 
 def interrupt_start(options):
-    """Interrupt a start before each instruction of Python in turn, until it has come to its end; what was left."""
+    """Interrupt a start before one instruction of Python after another, up to its end; return what was left."""
     other = subprocess.Popen(SLEEP)
     files = {spawn.__file__, subprocess.__file__}
     finalizers = {spawn.Popen.__del__.__code__, spawn.Pipe.__del__.__code__}  # Python drops what is raised there
@@ -1261,7 +1261,7 @@ def interrupt_start(options):
     proc.spawn("exit", **options).wait()
     before = descriptors().keys()
     sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that here
-    for number in count(1):
+    for number in places():
         moments = iter(range(number))
 
         def trace(frame, event, _, moments=moments):

@@ -95,9 +95,9 @@ class Reader:
 @pytest.mark.parametrize(("processes", "permits"), [(4, 1), (5, 2)])
 def test_never_more_inside_than_permits(make, name, tmp_path, peer, start, processes, permits):
     if start in {"multiprocessing spawn", "unrelated"}:
-        processes, visits = permits + 1, 150
+        processes, visits = permits + 1, rounds(300)
     else:
-        visits = 400
+        visits = rounds(800)
     told, go = str(tmp_path / "told"), str(tmp_path / "go")
     with ExitStack() as stack:
         fds = []

@@ -953,7 +953,7 @@ def copy(scope, handle, how):
         old.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(rounds(8)))
 def test_random_operations_do_what_the_kernel_would(name, seed):
     chance = random.Random(seed)
     permits, processes = 4, 3

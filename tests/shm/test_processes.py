@@ -188,7 +188,7 @@ def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
 @pytest.mark.parametrize("churn", ["attach and close", "create", "die"])
 def test_a_held_name_is_never_absent_and_never_free(name, churn):
     """It is handed from process to process, while others come and go: no attach fails, no create succeeds."""
-    runners, crowd = 2, 2
+    runners, crowd, steps = 2, 2, rounds(3000)
     board = Board(runners + 1)
     stop = runners
 
@@ -232,15 +232,15 @@ def test_a_held_name_is_never_absent_and_never_free(name, churn):
         h.close()
         if churn == "die":
             chance = random.Random(9)
-            for number in range(25):
+            for number in range(rounds(40)):
                 with Forked(mill, number, 10**9) as victim:
                     for _ in range(chance.randrange(30)):
                         board.pause()
                     if victim.kill() != -signal.SIGKILL:
                         victim.result()
         else:
-            for process in [stack.enter_context(Forked(mill, number, 2000)) for number in range(crowd)]:
-                assert process.result() == 2000
+            for process in [stack.enter_context(Forked(mill, number, steps)) for number in range(crowd)]:
+                assert process.result() == steps
         board[stop] = 1
         for process in relay:
             assert process.result() > 1
@@ -304,7 +304,7 @@ def test_a_killed_creator_never_shows_half_of_a_segment(name):
 
     seen = 0
     chance = random.Random(3)
-    for _ in range(40):
+    for _ in range(rounds(60)):
         with Forked(create_for_ever) as creator:
             for _ in range(chance.randrange(20, 60)):
                 try:
