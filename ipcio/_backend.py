@@ -22,12 +22,12 @@ Handle = TypeVar("Handle")
 
 
 class Share(Protocol):
-    """A part in keeping a name alive; owns the handle's descriptor."""
+    """What makes a handle one of those that keep a name; it owns the handle's descriptor."""
 
     def open_again(self, fd: int) -> int:
         """Return another descriptor of the object open as `fd`, for the user.
 
-        Nothing that is done through it touches the life of the name.  It may be `fd`.
+        Nothing that the user does with it removes or keeps the name.  It may be `fd` itself.
         """
         ...
 
@@ -39,14 +39,14 @@ class Share(Protocol):
         ...
 
     def pass_to(self, child: Any, /) -> Any:
-        """Have a child keep the name until it has attached; `child` is what multiprocessing starts it by.
+        """Make a child keep the name until it has attached; `child` is the object by which multiprocessing starts it.
 
-        Return what tells the child of the descriptor that it inherits; None where there is none.
+        Return what the child needs to find the descriptor that it inherits; None if it inherits none.
         """
         ...
 
     def release(self, close: Callable[[int], None] = ..., /) -> None:
-        """Let go of the name and `close` the descriptor, once; the last one to do so removes the name."""
+        """Stop keeping the name and `close` the descriptor, once; the last share to be released removes the name."""
         ...
 
 
@@ -116,37 +116,40 @@ class MmapBackend(Protocol):
         ...
 
     def reserve(self, fd: int, offset: int, size: int, name: Any) -> None:
-        """Give all of this part of the file its blocks; ``ENOSPC``, with `name`, if there are not enough.
+        """Allocate the blocks of this part of the file; ``ENOSPC``, with `name`, if there are too few.
 
         `NotImplementedError` where the system cannot.
         """
         ...
 
     def path_of(self, fd: int) -> str:
-        """The path by which another process finds the file behind `fd`; `TypeError` if there is none."""
+        """Return the path by which another process can open the file of `fd`; `TypeError` if it has no path."""
         ...
 
 
 class RawSemaphore(Protocol):
-    """What `_multiprocessing.SemLock` offers."""
+    """A semaphore with the methods of `_multiprocessing.SemLock`."""
 
     share: Share | None
-    """In the name, until the handle is closed.  A ``with`` statement may keep nothing but our bound method."""
+    """The share in the name, until the handle is closed.
+
+    It is here because a ``with`` statement may keep nothing but a bound method of this object.
+    """
 
     def __enter__(self) -> bool:
-        """Take a permit, however long it takes; return True."""
+        """Acquire a permit, waiting without limit; return True."""
         ...
 
     def __exit__(self, *_: object) -> None:
-        """Give a permit."""
+        """Release a permit."""
         ...
 
     def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:
-        """Take a permit, at once or, if `block`, within `timeout` seconds (None: for ever); return whether."""
+        """Acquire a permit, at once or, if `block`, within `timeout` seconds (None: no limit); return whether."""
         ...
 
     def release(self) -> None:
-        """Give a permit.  Past the maximum: `OverflowError`, `ValueError` or an `OSError`."""
+        """Release a permit; past the maximum, raise `OverflowError`, `ValueError` or an `OSError`."""
         ...
 
 
@@ -240,54 +243,59 @@ class Owner(NamedTuple):
 
 
 class LockBackend(Protocol):
-    """Locks on ranges of an open file's bytes; a length of 0 is to infinity.
+    """Locks on ranges of an open file's bytes; a length of 0 means to infinity.
 
-    Where it can be, `request` and `ask` are functions of C, so that no Python stands
-    between the call of `ipcio.filelock` and the system.
+    On Linux `request` and `ask` are functions of C, so that no Python runs between
+    `ipcio.filelock` and the system.
     """
 
     SEMANTICS: Literal["open file", "process"]
+    """The owner of a lock."""
     SHARE: int
     EXCLUDE: int
     UNLOCK: int
     AT_ONCE: int
+    """The command to `ask` without waiting."""
     BUSY: tuple[type[OSError], ...]
+    """What `ask` raises if another lock conflicts."""
 
     def request(self, kind: int, start: int, length: int, /) -> Any:
-        """Return what to ask for, in the back end's own form; `kind` is one of the constants."""
+        """Return a request in the back end's own form; `kind` is SHARE, EXCLUDE or UNLOCK."""
         ...
 
     def ask(self, fd: int, command: int, request: Any, /) -> object:
-        """Lock or unlock; with the command `AT_ONCE`, raise one of `BUSY` if somebody is in the way.
+        """Lock or unlock; with the command `AT_ONCE`, raise one of `BUSY` if another lock conflicts.
 
-        `NotImplementedError`, and nothing changed, where the system cannot let go of a part of a lock.
+        `NotImplementedError`, and nothing changed, where the system cannot unlock a part of a lock.
         """
         ...
 
     def wait(self, fd: int, request: Any, seconds: float | None, /) -> bool:
-        """Lock within that time (None: however long it takes); return whether it was locked."""
+        """Lock within that time (None: without limit); return whether it was locked."""
         ...
 
     def conflict(self, fd: int, request: Any, /) -> Conflict | None:
-        """Return a lock that is in the way."""
+        """Return a lock that the request conflicts with."""
         ...
 
     def open_path(self, path: Any, flags: int, /) -> int:
-        """Open the regular file that is a lock file, and make it (mode 0600) if there is none; never wait.
+        """Open a lock file, a regular file, and create it (mode 0600) if it is missing; never wait.
 
-        A link is followed only if it is the user's own.  The flags are those of an opener of `open`.
+        A symbolic link is followed only if it belongs to this user.  The flags are those that `open`
+        passes to an opener.
         """
         ...
 
     def owners(self, fd: int, lock: Conflict, among: Iterable[Owner] = (), /) -> Iterator[Owner | None]:
-        """Look for processes that have such a lock, if `conflict` knows none, among these or, by default, all.
+        """Search for processes that have this lock, `among` these or, by default, among all.
 
-        That may last long, so there is a None for each step in vain, and no step blocks.
+        For a conflict without a process.  The search may take long, so it yields None for each step
+        that finds nothing, and no step blocks.
         """
         ...
 
     def describe(self, pid: int) -> str:
-        """Return the name of a process's command, empty if it cannot be known."""
+        """Return the name of a process's command, empty if it is unknown."""
         ...
 
 
