@@ -16,7 +16,7 @@ import stat
 import time
 
 from ipcio._backend import ProcessInfo
-from ipcio._posix import lifetime, namespace, object_files, procfs, undo, writer
+from ipcio._posix import lifetime, namespace, object_files, procfs, undo, undo_record, writer
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
@@ -124,7 +124,7 @@ def _remove_orphan(path: str, entry: str, locks: Callable[[], dict[str, bool]]) 
 
 def _clear_persistent(path: str, entry: str) -> bool:
     """Whether this is the hidden name of an object that was to persist, left by a process that was killed."""
-    if entry.startswith(undo.ANCHOR):
+    if entry.startswith(undo_record.ANCHOR):
         return undo.clear_persistent(path)
     try:
         return NAMES_ARE_FILES and writer.clear_persistent(path)

@@ -14,7 +14,7 @@ import struct
 import time
 
 from ipcio._backend import ObjectInfo
-from ipcio._posix import lifetime, namespace, shared_names, undo
+from ipcio._posix import lifetime, namespace, shared_names, undo_record
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
@@ -40,14 +40,14 @@ class ObjectFile(NamedTuple):
     size: int | None
     is_undo: bool = False
     """Whether it is a crash-safe semaphore."""
-    record: undo.Record | None = None
+    record: undo_record.Record | None = None
     """Of a crash-safe semaphore, if it may be read."""
 
     @property
     def is_hidden(self) -> bool:
         """Whether this is a name that only ipcio knows."""
         entry = os.path.basename(self.path)
-        return (self.is_undo and entry.startswith(undo.ANCHOR)) or _TEMPORARY.fullmatch(entry) is not None
+        return (self.is_undo and entry.startswith(undo_record.ANCHOR)) or _TEMPORARY.fullmatch(entry) is not None
 
     @property
     def is_managed(self) -> bool:
@@ -90,7 +90,7 @@ def identify(path: str, info: os.stat_result) -> ObjectFile:
     entry = os.path.basename(path)
     named = namespace.kind_and_name(entry)
     is_hidden = entry[0] == "."
-    if undo.is_sealed(info) and (is_hidden or (named and named[0] == "sem")):
+    if undo_record.is_sealed(info) and (is_hidden or (named and named[0] == "sem")):
         try:
             record = _record(path, info, named[1] if named and not is_hidden else None)
         except PermissionError:  # and only records are sealed
@@ -106,14 +106,14 @@ def identify(path: str, info: os.stat_result) -> ObjectFile:
     return ObjectFile(path, info, "shm", entry, info.st_size)
 
 
-def _record(path: str, info: os.stat_result, name: str | None) -> undo.Record | None:
+def _record(path: str, info: os.stat_result, name: str | None) -> undo_record.Record | None:
     """Return the record; None if the file is a copy, or has another `name` than its record says.
 
     Pass None as the `name` of a hidden file.
     """
     fd = os.open(path, lifetime.PROBE)
     try:
-        record = undo.read(fd, info) if os.path.samestat(os.fstat(fd), info) else None
+        record = undo_record.read(fd, info) if os.path.samestat(os.fstat(fd), info) else None
     finally:
         os.close(fd)
     if record is None or name not in {None, record.name}:
@@ -159,7 +159,7 @@ def _value(found: ObjectFile) -> int | None:
 
 
 def _value_of_set(found: ObjectFile) -> int | None:
-    number = undo.set_of(found.record, found.info) if found.record is not None else None
+    number = undo_record.set_of(found.record, found.info) if found.record is not None else None
     if number is None:
         return None
     from ipcio._posix import libc
@@ -186,7 +186,7 @@ def _perm(found: ObjectFile) -> str | None:
     """Return the permissions; None where only the object has them, and does not show them."""
     if found.is_undo and found.record is not None:  # the set has the permissions of other users
         with contextlib.suppress(OSError, ImportError):
-            number = undo.set_of(found.record, found.info)
+            number = undo_record.set_of(found.record, found.info)
             if number is not None:
                 from ipcio._posix import sysv
 

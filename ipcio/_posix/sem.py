@@ -7,7 +7,7 @@ from functools import partial
 
 from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime, namespace, objects, semlock, undo
+from ipcio._posix import lifetime, namespace, objects, semlock, undo, undo_record
 from ipcio._posix.store import store
 from ipcio._typing import TYPE_CHECKING
 
@@ -76,15 +76,15 @@ def _path(name: str) -> str:
         raise
 
 
-def _open_file(found: store.ExistingSemaphore) -> undo.Record | None:
+def _open_file(found: store.ExistingSemaphore) -> undo_record.Record | None:
     """Open the file of a semaphore; return the record of a crash-safe one, which other users may only read."""
     try:
-        return undo.read(found.fd, found.info) if found.open_if_there(writable=True) else None
+        return undo_record.read(found.fd, found.info) if found.open_if_there(writable=True) else None
     except PermissionError as error:
         if found.fd >= 0:
             raise
         with contextlib.suppress(PermissionError):
-            record = undo.read(found.fd, found.info) if found.open_if_there(writable=False) else None
+            record = undo_record.read(found.fd, found.info) if found.open_if_there(writable=False) else None
             if record is not None:
                 return record
         raise error from None

@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 
-from ipcio._posix import lifetime, namespace, undo
+from ipcio._posix import lifetime, namespace, undo_record
 
 __all__ = ["SHARED", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
 
@@ -32,7 +32,7 @@ def sign(new: bytes) -> bytes:
 
 def is_semaphore(name: str, fd: int, info: os.stat_result, *, surely: bool) -> bool:
     """Whether the file open as `fd`, under `name`, is a semaphore; if `surely`, one that ipcio made."""
-    record = undo.read(fd, info)
+    record = undo_record.read(fd, info)
     if record is not None:
         return record.name == name
     if info.st_size != namespace.SEMAPHORE:

@@ -10,13 +10,7 @@ first and removed last; the set is created after it and removed before it.  So w
 is killed, and also while a set is in use after the `unlink` of ``sem.x``, the anchor shows
 that there is a set, or that there was to be one.  The locks on the record show whether it is
 in use (`ipcio._posix.lifetime`).  A persistent record is locked in the same way, for the time
-after its `unlink`.
-
-A file is believed to be a record only if no user but its owner can have written its content: no
-other user has permission to write to it, and it is *sealed*, which the kernel allows only to the
-owner.  So a user with permission to write to a segment of ours cannot make a record of it.  The
-permissions that the caller asks for are those of the set.  If they allow another user to write,
-that user may read the file.  A name in a record is believed only if it leads to the record.
+after its `unlink`.  What is in a record, and when it is believed, is in `ipcio._posix.undo_record`.
 """
 
 from __future__ import annotations
@@ -25,16 +19,13 @@ import contextlib
 import errno
 import os
 import stat
-import struct
 import sys
 
 from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
-from ipcio._names import check_name
-from ipcio._posix import lifetime, namespace
-from ipcio._posix.namespace import RECORD, semaphore_path, semaphore_paths
+from ipcio._posix import lifetime, namespace, undo_record
 from ipcio._posix.objects import keep_share
-from ipcio._typing import TYPE_CHECKING, NamedTuple
+from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
@@ -58,96 +49,6 @@ else:
             return True
         current.restype = main.restype = ctypes.c_void_p
         return bool(current() == main())
-
-
-_RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, whether it persists, name
-_MAGIC = b"ipcio undo sem 2"
-
-# The seal is the time of last modification, in nanoseconds: an instant of 1970.  Only the owner can set
-# it, and if another user writes, through a descriptor from before, the kernel sets it to now.  The id of
-# the set is added to the instant, so that both are written in one step.
-_SEAL = 7_654_321_000_000_000
-_NO_ID = -1  # until the set exists
-_LARGEST_ID = 0x7FFFFFFF
-_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
-
-SIZE = RECORD
-assert _RECORD.size == SIZE
-ANCHOR = ".ipcio-undo-"
-
-
-class Record(NamedTuple):
-    """The content of a sealed file: `number` is the id of the set, `name` one component of a path."""
-
-    key: int
-    number: int
-    persists: bool
-    name: str
-
-    def anchor(self, beside: str) -> str:
-        """Return the path of the name that no `unlink` removes, in the directory of the path `beside`."""
-        return _anchor(self.key, beside)
-
-    def path(self, beside: str) -> str:
-        """Return the path of the public name, in that directory."""
-        return semaphore_path(self.name, os.path.dirname(beside))
-
-    def names(self, beside: str, info: os.stat_result) -> list[str]:
-        """Return the public paths that mean the record with the status `info`."""
-        paths = semaphore_paths(self.name, os.path.dirname(beside))
-        return [path for path in paths if lifetime.path_means(path, info)]
-
-
-def _anchor(key: int, beside: str) -> str:
-    return f"{os.path.dirname(beside)}/{ANCHOR}{key:08x}"
-
-
-def is_sealed(info: os.stat_result) -> bool:
-    """Whether a file can be a record: no user but its owner can have written its content."""
-    return (
-        info.st_size == SIZE
-        and _NO_ID <= _number_in(info) <= _LARGEST_ID
-        and stat.S_ISREG(info.st_mode)
-        and not info.st_mode & _WRITABLE
-    )
-
-
-def _number_in(info: os.stat_result) -> int:
-    return info.st_mtime_ns - _SEAL - 1
-
-
-def _seal(fd: int, number: int) -> None:
-    time = _SEAL + 1 + number
-    os.utime(fd, ns=(time, time))
-    if os.fstat(fd).st_mtime_ns != time:  # a file system with coarser times has no room for the id; the key is enough
-        os.utime(fd, ns=(_SEAL, _SEAL))
-
-
-def read(fd: int, info: os.stat_result) -> Record | None:
-    """Return the record open as `fd`, None if the file is no record."""
-    if not is_sealed(info):
-        return None
-    data = os.pread(fd, SIZE, 0)
-    if len(data) != SIZE:
-        return None
-    _, magic, key, persists, name = _RECORD.unpack(data)
-    try:
-        text = check_name(os.fsdecode(name.partition(b"\0")[0]))
-    except ValueError:
-        return None
-    return Record(key, _number_in(info), bool(persists), text) if magic == _MAGIC and key > 0 else None
-
-
-def set_of(record: Record, info: os.stat_result) -> int | None:
-    """Return the id of the record's set, None if the set does not exist.
-
-    The set must have been made by the user that owns the file.  Otherwise a user could write
-    a record with which other users operate on their own sets, and remove them.
-    """
-    from ipcio._posix import sysv
-
-    number = sysv.find(record.key, info.st_uid)
-    return number if record.number in {number, _NO_ID} else None
 
 
 def check_interpreter() -> None:
@@ -184,11 +85,11 @@ def create(
     while True:
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
         with making() as new:
-            mode = _mode_for(perm)
-            new.create_unnamed(mode, share_path=_anchor(key, new.path))
+            mode = undo_record.mode_for(perm)
+            new.create_unnamed(mode, share_path=undo_record.anchor_path(key, new.path))
             # It is sealed before it has a name, because every process that finds it believes it.
-            os.write(new.fd, _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(new.name)))
-            _seal(new.fd, _NO_ID)
+            os.write(new.fd, undo_record.pack(blank, key, persist, new.name))
+            undo_record.seal(new.fd, undo_record.NO_ID)
             try:
                 number = _make(new, key, value, perm)
             except _KeyTakenError:
@@ -213,11 +114,6 @@ def _permits(number: int, hand: OpenObject) -> OpenSemaphore:
     return OpenSemaphore(raw, raw.post, raw.value, crash_safe=True)
 
 
-def _mode_for(perm: int) -> int:
-    """Return the permissions of the record of a set with `perm`: to write to the set becomes to read the record."""
-    return perm & ~_WRITABLE | (perm & _WRITABLE) << 1
-
-
 class _KeyTakenError(Exception):
     pass
 
@@ -225,7 +121,7 @@ class _KeyTakenError(Exception):
 def _make(new: NewObject, key: int, value: int, perm: int) -> int:
     from ipcio._posix import sysv
 
-    anchor = _anchor(key, new.path)
+    anchor = undo_record.anchor_path(key, new.path)
     try:
         new.link(anchor)
     except FileExistsError:
@@ -243,11 +139,11 @@ def _make(new: NewObject, key: int, value: int, perm: int) -> int:
     sysv.set_value(number, value)
     if perm & stat.S_IRWXG and new.info.st_gid != os.getegid():  # the directory gives files its group
         sysv.give_to_group(number, new.info.st_gid)
-    _seal(new.fd, number)
+    undo_record.seal(new.fd, number)
     return number
 
 
-def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemaphore | None:
+def attach(found: ExistingObject, record: undo_record.Record, *, again: bool) -> OpenSemaphore | None:
     """Under `fork_lock`: take a share in the record that was found and return its semaphore; None: open the name again.
 
     A record in use may have lost its set.  Either another process removed the set of an orphaned record and
@@ -266,7 +162,7 @@ def attach(found: ExistingObject, record: Record, *, again: bool) -> OpenSemapho
     sysv.check_access(record.key)
     if not found.join(share_path=anchor):
         return None
-    number = set_of(record, found.info)
+    number = undo_record.set_of(record, found.info)
     if number is None:
         if again or not lifetime.path_means(anchor, found.info):
             return None
@@ -296,19 +192,19 @@ def _mark_managed(fd: int, info: os.stat_result) -> None:
     os.fchmod(fd, stat.S_IMODE(info.st_mode) & 0o777 & ~namespace.PERSISTENT | namespace.MANAGED)
 
 
-def _open_persistent(found: ExistingObject) -> Record | None:
+def _open_persistent(found: ExistingObject) -> undo_record.Record | None:
     """If the name means a persistent record, open it and return it."""
     try:
         info = os.lstat(found.path)
     except FileNotFoundError:
         return None
-    if not is_sealed(info) or namespace.is_managed(info):
+    if not undo_record.is_sealed(info) or namespace.is_managed(info):
         return None
     if not info.st_mode & stat.S_IRUSR and info.st_uid == os.geteuid():
         lifetime.make_readable(found.path, info)
     with fork_lock:
         found.open(writable=False)
-    record = read(found.fd, found.info)
+    record = undo_record.read(found.fd, found.info)
     if record is None or record.name != found.name or not lifetime.path_means(record.anchor(found.path), found.info):
         found.roll_back()
         return None
@@ -325,7 +221,7 @@ def clear_persistent(path: str) -> bool:
         found.open_file(path, lifetime.PROBE)
         fd = found.fd
         info = os.fstat(fd)
-        record = read(fd, info)
+        record = undo_record.read(fd, info)
         if record is None or record.anchor(path) != path:
             return False
         if record.persists and record.names(path, info):
@@ -336,11 +232,11 @@ def clear_persistent(path: str) -> bool:
 
 def before_removal(beside: str, fd: int, info: os.stat_result) -> bool:
     """If the orphaned object is a record, remove its set, then its names, the anchor last; return whether it is one."""
-    record = read(fd, info)
+    record = undo_record.read(fd, info)
     # The removal of a copy of a record must not touch the set.
     if record is None or not lifetime.path_means(record.anchor(beside), info):
         return False
-    number = set_of(record, info)
+    number = undo_record.set_of(record, info)
     if number is not None:
         from ipcio._posix import sysv
 

@@ -11,14 +11,14 @@ import types
 
 from ipcio import sem, shm
 from ipcio._inventory import list_objects, remove_orphans
-from ipcio._posix import inventory, lifetime, sysv, undo
+from ipcio._posix import inventory, lifetime, sysv, undo_record
 
 SHM = "/dev/shm"
 TERABYTE = 1 << 40
 SEM_T = 32
 PERMS = [0o600, 0o600, 0o600, 0o644, 0o666, 0o400, 0o200, 0o000, 0o777]
 MARKS = [0, 0, 0o1000, 0o1000, 0o2000, 0o4000, 0o3000, 0o7000, 0o1100]
-SIZES = [0, 1, 16, SEM_T - 1, SEM_T, SEM_T, SEM_T + 1, undo.SIZE - 1, undo.SIZE, undo.SIZE + 1, 4096, 4097]
+SIZES = [0, 1, 16, *(size + more for size in (SEM_T, undo_record.SIZE) for more in (-1, 0, 1)), SEM_T, 4096, 4097]
 
 # What a call may say.  All else, and a signal above all, is a loss.
 REFUSALS = (OSError, ValueError, OverflowError)
@@ -54,7 +54,7 @@ class Scene:
         for path in [
             *self.paths,
             *(f"{path}-2" for path in self.paths),
-            *(f"{SHM}/{undo.ANCHOR}{key:08x}" for key in self.keys),
+            *(f"{SHM}/{undo_record.ANCHOR}{key:08x}" for key in self.keys),
         ]:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISDIR(os.lstat(path).st_mode):
@@ -97,13 +97,13 @@ def content(rng, size):
 def forged(rng, key, persists, name):
     """A record of a crash-safe semaphore, of which anybody may write one."""
     tail = rng.choice([name, b"", b"../../../etc/passwd", b"\xff" * 256, rng.randbytes(256), b"."])
-    return undo._RECORD.pack(bytes(64), undo._MAGIC, key, persists, tail[:256])
+    return undo_record._RECORD.pack(bytes(64), undo_record._MAGIC, key, persists, tail[:256])
 
 
 def sealed(rng, path, number=-1):
     """Have it look as if nobody but its owner had written it, as a rule."""
     if rng.random() < 0.7:
-        time = undo._SEAL + 1 + number
+        time = undo_record._SEAL + 1 + number
         os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
@@ -210,8 +210,8 @@ def damaged(scene, path):
     told = []
     with open(path, "r+b", buffering=0) as file:
         data = file.read()
-        if len(data) == undo.SIZE and path == scene.paths[1]:
-            scene.keys.add(undo.read(file.fileno(), os.fstat(file.fileno())).key)
+        if len(data) == undo_record.SIZE and path == scene.paths[1]:
+            scene.keys.add(undo_record.read(file.fileno(), os.fstat(file.fileno())).key)
         times = os.fstat(file.fileno())
         for _ in range(rng.randrange(3)):
             at = rng.randrange(min(len(data), 100) * 8)
@@ -244,7 +244,7 @@ def forgery(scene, path):
     """A record that tells of the set of another semaphore, which lives; or of one that nobody has."""
     victim = scene.victim
     with open(f"{SHM}/sem.{victim.name}", "rb") as file:
-        record = undo.read(file.fileno(), os.fstat(file.fileno()))
+        record = undo_record.read(file.fileno(), os.fstat(file.fileno()))
     key = scene.rng.choice([record.key, record.key ^ 1, 0, 1])
     number = scene.rng.choice([record.number, -1, record.number + 1])
     name = os.fsencode(scene.rng.choice([victim.name, scene.name]))
@@ -278,7 +278,7 @@ def collect(scene):
     """What ``ipcio gc`` does, with these names alone, for others are at work on this machine."""
 
     def listdir(path):
-        anchors = {f"{undo.ANCHOR}{key:08x}" for key in scene.keys}
+        anchors = {f"{undo_record.ANCHOR}{key:08x}" for key in scene.keys}
         return [entry for entry in os.listdir(path) if scene.name in entry or entry in anchors]
 
     real, inventory.os = inventory.os, types.SimpleNamespace(**{**vars(os), "listdir": listdir})

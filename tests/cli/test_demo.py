@@ -169,9 +169,9 @@ def records_of(name):
     for entry in os.listdir("/dev/shm"):
         if entry.startswith(".ipcio-undo-"):
             with contextlib.suppress(OSError), open(f"/dev/shm/{entry}", "rb") as file:
-                from ipcio._posix import undo
+                from ipcio._posix import undo_record
 
-                record = undo.read(file.fileno(), os.fstat(file.fileno()))
+                record = undo_record.read(file.fileno(), os.fstat(file.fileno()))
                 if record is not None and name in record.name:
                     found[entry] = record
     return found

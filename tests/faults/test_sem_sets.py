@@ -21,7 +21,7 @@ from ipcio import sem
 
 pytest.importorskip("fcntl", reason="there are no System V semaphores here")
 
-from ipcio._posix import libc, sysv, undo
+from ipcio._posix import libc, sysv, undo_record
 
 pytestmark = pytest.mark.needs("files")
 
@@ -208,11 +208,11 @@ def victim():
 def lie(name, key, number, told=None):
     """Code that makes a dead record of `name` which claims a set, with a hidden name, sealed and all."""
     told = os.fsencode(name if told is None else told)
-    record = struct.pack("=64s16sii256s", libc.new_semaphore(32, 0), undo._MAGIC, key, 0, told)
+    record = struct.pack("=64s16sii256s", libc.new_semaphore(32, 0), undo_record._MAGIC, key, 0, told)
     anchor = f"{SHM}/.ipcio-undo-{key & 0xFFFFFFFF:08x}"
     return (
         f"fd = os.open({semaphore_file(name)!r}, os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(fd, {record!r})\n"
-        f"os.utime(fd, ns=(0, {undo._SEAL + 1 + number}))\n"
+        f"os.utime(fd, ns=(0, {undo_record._SEAL + 1 + number}))\n"
         f"os.fchmod(fd, 0o1644); os.close(fd); os.link({semaphore_file(name)!r}, {anchor!r})"
     )
 

@@ -21,7 +21,7 @@ pytest.importorskip("fcntl", reason="named objects are not files here")
 
 import fcntl
 
-from ipcio._posix import inventory, lifetime, namespace, sysv, undo
+from ipcio._posix import inventory, lifetime, namespace, sysv, undo_record
 
 pytestmark = pytest.mark.needs("files")
 
@@ -48,13 +48,13 @@ def another_set():
         sysv.remove(number)
 
 
-def planted(path: str, key: int, told: str, seal: int = undo._SEAL) -> str:
+def planted(path: str, key: int, told: str, seal: int = undo_record._SEAL) -> str:
     """Code that puts an orphaned record of its own user there, with all that makes one."""
-    content = undo._RECORD.pack(bytes(64), undo._MAGIC, key, 0, os.fsencode(told))
+    content = undo_record._RECORD.pack(bytes(64), undo_record._MAGIC, key, 0, os.fsencode(told))
     return (
         f"fd = os.open({path!r}, os.O_CREAT | os.O_RDWR); os.ftruncate(fd, 0); os.write(fd, {content!r})\n"
         f"os.utime(fd, ns=({seal}, {seal})); os.fchmod(fd, 0o1644); os.close(fd)\n"
-        f"os.link({path!r}, '{SHM}/{undo.ANCHOR}{key:08x}')"
+        f"os.link({path!r}, '{SHM}/{undo_record.ANCHOR}{key:08x}')"
     )
 
 
@@ -93,13 +93,13 @@ def test_who_may_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, pee
     """The segment then looks like a record, in all that its writer can do, also if it is closed to others later."""
     path = f"{SHM}/{name}"
     with another_set() as (key, _):
-        h = shm.create(name, undo.SIZE, perm=0o666)
-        content = undo._RECORD.pack(bytes(64), undo._MAGIC, key, 0, os.fsencode(name))
-        anchor = f"{SHM}/{undo.ANCHOR}{key:08x}"
+        h = shm.create(name, undo_record.SIZE, perm=0o666)
+        content = undo_record._RECORD.pack(bytes(64), undo_record._MAGIC, key, 0, os.fsencode(name))
+        anchor = f"{SHM}/{undo_record.ANCHOR}{key:08x}"
         other = peer(f"h = shm.attach({name!r}); h.getbuffer()[:] = {content!r}; h.close()", user=SOMEBODY)
         other.run(f"os.link({path!r}, {anchor!r})")
         with pytest.raises(PeerError):  # the owner's to say
-            other.run(f"os.utime({path!r}, ns=(1, {undo._SEAL}))")
+            other.run(f"os.utime({path!r}, ns=(1, {undo_record._SEAL}))")
         if later is not None:
             os.chmod(path, later)
         h.close()
@@ -122,7 +122,7 @@ def test_a_set_of_several_semaphores_is_no_crash_safe_one(name):
     finally:
         assert not libc.semctl(number, 0, libc.IPC_RMID)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{SHM}/{undo.ANCHOR}{key:08x}")
+            os.unlink(f"{SHM}/{undo_record.ANCHOR}{key:08x}")
 
 
 @pytest.mark.root
@@ -131,7 +131,8 @@ def test_who_may_use_a_crash_safe_semaphore_cannot_write_its_record(name, peer):
     with closing(sem.create(name, 2, undo=True, perm=0o666)) as s:
         other = peer(f"s = sem.attach({name!r}); taken = s.dec()", user=NOBODY)
         assert (s.value, other.ask("s.value")) == (1, 1)
-        for path in (f"{SHM}/sem.{name}", *(f"{SHM}/{entry}" for entry in os.listdir(SHM) if undo.ANCHOR in entry)):
+        anchors = (f"{SHM}/{entry}" for entry in os.listdir(SHM) if undo_record.ANCHOR in entry)
+        for path in (f"{SHM}/sem.{name}", *anchors):
             for call in (f"os.open({path!r}, os.O_RDWR)", f"os.truncate({path!r}, 0)", f"os.utime({path!r})"):
                 with pytest.raises(PeerError) as caught:
                     other.run(call)
@@ -172,10 +173,10 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
     for path in dead:
         with open(path, "xb") as file:
             file.write(bytes(10))
-            os.utime(file.fileno(), ns=(0, undo._SEAL))
+            os.utime(file.fileno(), ns=(0, undo_record._SEAL))
         os.chmod(path, 0o1600)
-    os.truncate(dead[1], undo.SIZE)
-    os.utime(dead[1], ns=(0, undo._SEAL))
+    os.truncate(dead[1], undo_record.SIZE)
+    os.utime(dead[1], ns=(0, undo_record._SEAL))
     real = os.open
 
     def refuse(path, *arguments, **options):
