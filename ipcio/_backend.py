@@ -65,24 +65,24 @@ class ShmBackend(Protocol):
     """Named shared memory.
 
     `into` is called with what was opened, and makes the handle that is returned.  It is
-    called under `ipcio._forklock.fork_lock`, before which nothing else has the memory any more.
-    The caller does not hold that lock, for a back end may have to wait.
+    called under `ipcio._forklock.fork_lock`, and the back end itself keeps no reference to the memory.
+    The caller does not hold that lock, because a back end may have to wait.
     """
 
     def create(
         self, name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapped], Handle]
     ) -> Handle:
-        """Make a zero-filled object exclusively; it appears under its name whole or not at all.
+        """Make a zero-filled object exclusively; it gets its name complete or not at all.
 
-        A dead object under the name is removed first.  With `reserve`, memory that
-        cannot be had is ``ENOSPC`` here and now.
+        An orphaned object that has the name is removed first.  With `reserve`, too little memory
+        is ``ENOSPC`` here and now.
         """
         ...
 
     def attach(
         self, name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle]
     ) -> Handle:
-        """Map what lives under the name, and take a share in it if it is one of ours.
+        """Map what has the name, and take a share in it if ipcio made it.
 
         An object of another user than `owner` is a `PermissionError` before anything of it is used.
         (None: any user's, and always None where there are no user ids.)
@@ -185,7 +185,7 @@ class UncommittedSegment(Protocol):
 
 
 class WriterBackend(Protocol):
-    """Persistent segments whose size is known only when they are complete."""
+    """Persistent segments, if the size is known only when they are complete."""
 
     def open_writer(self, name: str, perm: int, size: int, /, *, replace: bool) -> UncommittedSegment:
         """Begin one, with `size` bytes set aside if that is not 0.
@@ -208,15 +208,15 @@ class SemBackend(Protocol):
         crash_safe: bool,
         into: Callable[[OpenSemaphore], Handle],
     ) -> Handle:
-        """Make one exclusively; it appears under its name complete or not at all.
+        """Make one exclusively; it gets its name complete or not at all.
 
-        A dead one under the name is removed first.  Raises `OverflowError` for a value
+        An orphaned one that has the name is removed first.  Raises `OverflowError` for a value
         past the maximum and `NotImplementedError` where nothing can be `crash_safe`.
         """
         ...
 
     def attach(self, name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
-        """Open the semaphore that lives under the name, of either kind; `owner` as for shared memory."""
+        """Open the semaphore that has the name, of either kind; `owner` as for shared memory."""
         ...
 
     def unlink(self, name: str) -> None:

@@ -135,3 +135,14 @@ def create_or_attach(name: str | None, create: Callable[[str], T], attach: Calla
             return attach(wanted)
         except FileNotFoundError:  # it was removed in between, so it can be created
             continue
+
+
+def remove_name(kind: str, name: str, unlink: Callable[[str], None], *, missing_ok: bool) -> None:
+    """Check the name and `unlink` it; that it does not exist is an error unless `missing_ok`."""
+    check_name(name)
+    try:
+        with explained(kind, name):
+            unlink(name)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise

@@ -11,20 +11,20 @@ A segment is memory under a name; every process that creates or attaches it gets
     with shm.attach("prices") as h:            # meanwhile, in any other
         h.read(5)
 
-**How long a name lives.**  Exactly as long as some handle in some process is open.
-It does not matter who created it and who closes first.  A process that dies, by
-SIGKILL too, counts as having closed its handles.  Afterwards `attach` raises
-`FileNotFoundError` and `create` succeeds; at worst the dead bytes wait in memory
-for that next call.  The kernel keeps the count (see ``docs/design.md``): there is
-no helper process and no lock that goes stale.  ``persist=True`` opts out.
+**How long a name exists.**  Exactly as long as some handle in some process is open.
+It does not matter which process created it and which closes first.  When a process
+exits or is killed, by SIGKILL too, its handles count as closed.  Once all are closed, `attach`
+raises `FileNotFoundError` and `create` succeeds.  After a crash the memory may stay in use until
+such a call, or `ipcio gc`.  The kernel keeps the count (see ``docs/design.md``): there is
+no helper process and no lock that goes stale.  With ``persist=True`` the segment stays until `unlink`.
 
-**Who else can be there.**  ``shm.create("x", n)`` makes what C calls
-``shm_open("/x")``, with no header bytes: C programs, LuaIPC, ``posix_ipc`` and
-`multiprocessing.shared_memory` meet ipcio by name, in both directions.  Such
-programs hold no share in the name: an ipcio segment goes when the last *ipcio*
-handle does, and objects that they made are attached but never removed.
+**Other programs.**  ``shm.create("x", n)`` makes what C calls
+``shm_open("/x")``, with no header bytes.  C programs, LuaIPC, ``posix_ipc`` and
+`multiprocessing.shared_memory` attach the segments of ipcio by name, and ipcio theirs.  They
+do not count as holders: an ipcio segment is removed with the last *ipcio*
+handle, and segments that they made are attached but never removed.
 
-Linux, macOS, Windows; what differs is told in ``docs/platforms.md``: on Windows nothing
+Linux, macOS, Windows; ``docs/platforms.md`` lists the differences: on Windows nothing
 persists and no name can be removed.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``; Windows:
 ``CreateFileMappingW``.)
 """
@@ -38,7 +38,16 @@ from operator import index
 from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
 from ipcio._memory import prepare
-from ipcio._names import attach_in_time, check_name, check_owner, check_perm, create_or_attach, explained, owner_of_new
+from ipcio._names import (
+    attach_in_time,
+    check_name,
+    check_owner,
+    check_perm,
+    create_or_attach,
+    explained,
+    owner_of_new,
+    remove_name,
+)
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform == "win32":
@@ -78,13 +87,13 @@ def create(
         The permission bits of the new object, whatever the umask (macOS: at most these;
         Windows: always the user alone).
     persist
-        The segment stays until `unlink`, whoever holds it.  `NotImplementedError` on
+        The segment stays until `unlink`, with open handles or without.  `NotImplementedError` on
         Windows.
     exist_ok
-        Attach instead if the name lives, without a race; the handle's ``created``
-        tells which.  An existing segment may be larger, but not smaller.
+        Attach instead if the name exists, without a race; the handle's ``created``
+        says which.  An existing segment may be larger, but not smaller.
     owner
-        With `exist_ok`: the user id of the user to whom an existing segment must belong; see
+        With `exist_ok`: the user id of the user that an existing segment must belong to; see
         `attach`.  A new one belongs to this process's user.
     reserve
         Have the memory set aside now, so that a full ``/dev/shm`` is an error here
@@ -93,8 +102,8 @@ def create(
         ``False`` makes a sparse segment.  (Windows always sets
         it aside; macOS cannot, and finds memory as long as there is a place to swap.)
 
-    Raises `FileExistsError` if the name lives, ``OSError(ENOSPC)`` if the memory
-    cannot be had, `PermissionError` if a dead segment of another user is in the
+    Raises `FileExistsError` if the name exists, ``OSError(ENOSPC)`` if there is not enough
+    memory, `PermissionError` if an orphaned segment of another user is in the
     way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes (macOS: 30
     characters, Windows: 258), `ValueError` or `TypeError` for a malformed argument.
     Whenever it raises, nothing was made.
@@ -115,7 +124,7 @@ def create(
             perm=perm,
             persist=bool(persist),
             reserve=bool(reserve),
-            into=lambda mapping: _handle(mapping, wanted, "rb+", owner_of_new(owner), created=True),
+            into=lambda opened: _handle(opened, wanted, "rb+", owner_of_new(owner), created=True),
         )
 
     def join(wanted: str) -> MemoryFile:
@@ -150,13 +159,13 @@ def attach(
         How many seconds to wait for a segment of that name, so that programs may be started
         in any order; None or negative waits for ever.  It is found at most 30 ms late.
     owner
-        The user id of the user to whom the segment must belong.  One of another user is a
+        The user id of the user that the segment must belong to.  One of another user is a
         `PermissionError`, before it is mapped or locked; None allows any user.  A pickled
-        copy of the handle insists, too.  `NotImplementedError` on Windows.
+        copy of the handle has the same requirement.  `NotImplementedError` on Windows.
 
-    A segment that ipcio made is never seen half-made; one that was written empty gives an
-    empty handle.  What others put under the name is checked before it is mapped.  Raises
-    `FileNotFoundError` if the name does not live, `PermissionError` if its permissions
+    A segment that ipcio made is always complete; one that was written empty gives an
+    empty handle.  What other programs put under the name is checked before it is mapped.  Raises
+    `FileNotFoundError` if the name does not exist, `PermissionError` if its permissions
     forbid the mode, another `OSError` if there is something else under the name (a
     directory, a link, a FIFO, an empty object of another program), `ValueError` or
     `TypeError` for a malformed argument.
@@ -173,7 +182,7 @@ def attach(
             name,
             writable=writable,
             owner=owner,
-            into=lambda mapping: _handle(mapping, name, "rb+" if writable else "rb", owner, created=False),
+            into=lambda opened: _handle(opened, name, "rb+" if writable else "rb", owner, created=False),
         )
 
     with explained(_KIND, name):
@@ -183,22 +192,16 @@ def attach(
 def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles keep their memory, and the name is free for others.
 
-    The only way to remove a persistent segment or one that ipcio did not make;
-    all others go by themselves.  Raises `FileNotFoundError` if the name does not
-    exist, unless `missing_ok`, `NotImplementedError` on Windows if it does: there a name goes with its last
-    handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
+    This is the only way to remove a persistent segment or one that ipcio did not make;
+    all others are removed with their last handle.  Raises `FileNotFoundError` if the name does not
+    exist, unless `missing_ok`.  Where it does, `NotImplementedError` on Windows, which removes a name
+    with the last handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
-    check_name(name)
-    try:
-        with explained(_KIND, name):
-            _backend.unlink(name)
-    except FileNotFoundError:
-        if not missing_ok:
-            raise
+    remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)
 
 
-def _handle(mapping: Mapped, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
-    memory, fd, share = mapping
+def _handle(opened: Mapped, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
+    memory, fd, share = opened
     again = attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
 
     def recipe(_: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:

@@ -1,14 +1,15 @@
-"""Where the files are that stand for named objects which are no files themselves: in a directory of the user's own.
+"""The files beside named objects that are no files themselves: their directory, of the user's own, and their names.
 
-On macOS it is ``ipcio`` in the directory that the system keeps for each user
-(``getconf DARWIN_USER_DIR``), where no other user can make anything.  Elsewhere it is in
-``/var/tmp``, which the system does not empty at a start as it does ``/tmp``, but where other
-users may make files and directories, too.  One of them could take the name first and so shut
-this user out.  Therefore the rule is: of ``ipcio-UID``, ``ipcio-UID-1``, ``ipcio-UID-2`` ...,
-the first that exists, is a directory, belongs to the user and is closed to all others.  If
-there is none, the first of these names that is free is made.  What others put under the names
-before it, or remove there, changes nothing, because no process of the user makes a second
-directory while there is one.  It is looked at whenever it is needed.
+On macOS the directory is ``ipcio`` in the one that the system keeps for each user
+(``getconf DARWIN_USER_DIR``), where no other user can make anything.
+
+Elsewhere it is in ``/var/tmp``, which the system does not empty at a start as it does ``/tmp``.
+Other users may make files and directories there, too, and one of them could take the name first
+and so shut this user out.  Therefore the rule is: of ``ipcio-UID``, ``ipcio-UID-1``,
+``ipcio-UID-2`` ..., the first that exists, is a directory, belongs to the user and is closed to all
+others.  If none of them is, the first of these names that is free is made.  So it does not matter
+what other users put under the earlier names, or remove there: no process of the user makes a
+second directory while the first exists.  The rule is applied each time the directory is needed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _DARWIN_USER_DIR = 65536  # for `confstr`, in <unistd.h> of macOS; unlike its di
 
 
 def directory() -> str:
-    """Return the path of the directory; it is there."""
+    """Return the path of the directory, which exists."""
     user = os.geteuid()
     first = _first(user)
     return first if _is_ours(first, user) else _find(first, user) or _make(first, user)
@@ -60,7 +61,7 @@ def _is_ours(path: str, user: int) -> bool:
 
 
 def _find(first: str, user: int) -> str | None:
-    """Return the first that is ours, with others before it or without, None if there is none."""
+    """Return the first that is ours, also after others; None if it does not exist."""
     root, name = os.path.split(first)
     numbers = (entry[len(name) + 1 :] for entry in os.listdir(root) if entry.startswith(f"{name}-"))
     there = sorted(int(number) for number in numbers if number.isdecimal())
@@ -78,7 +79,7 @@ def _make(first: str, user: int) -> str:
             path = f"{first}-{number}" if number else first
             try:
                 os.mkdir(path, 0o700)
-                os.chmod(path, 0o700)  # the umask may have taken more
+                os.chmod(path, 0o700)  # the umask may have removed more
             except FileExistsError:
                 continue
             return path
@@ -87,7 +88,7 @@ def _make(first: str, user: int) -> str:
 
 @contextlib.contextmanager
 def _alone(root: str) -> Generator[None, None, None]:
-    """Keep the user's other processes from making one, too; any user can keep this lock, and then it goes without."""
+    """Keep the user's other processes from making one, too.  If another user keeps the lock, run without."""
     fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
         give_up = time.monotonic() + _PATIENCE
@@ -103,21 +104,21 @@ def _alone(root: str) -> Generator[None, None, None]:
 
 
 def path_of(kind: str, name: str, place: str | None = None) -> str:
-    """Where the file is that stands for an object, in `place` or the `directory`; `kind` is "shm" or "sem".
+    """Return the path of the file beside an object, in `place` or the `directory`; `kind` is "shm" or "sem".
 
-    A file system may take "A" and "a" for the same, or two spellings of "ä"; names do not.
+    To a file system "A" and "a", or two spellings of "ä", may be the same; as names they differ.
     """
     plain = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(name))
-    return f"{directory() if place is None else place}/{kind}.{plain}"
+    return f"{place or directory()}/{kind}.{plain}"
 
 
 def name_of(entry: str) -> tuple[str, str] | None:
-    """What kind and which name an entry of the directory stands for; None for something else."""
+    """Return the kind and the name of the object that an entry of the directory is beside; None for other files."""
     kind, _, plain = entry.partition(".")
     if kind not in {"shm", "sem"}:
         return None
     first, *rest = plain.encode().split(b"%")
     try:
         return kind, os.fsdecode(first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest))
-    except ValueError:  # not one of ours
+    except ValueError:  # of another program
         return None

@@ -1,6 +1,6 @@
-"""What a companion says, and the object that it is beside: what macOS offers for named objects.
+"""What a companion says, and what can be done with the object that it is beside.
 
-How the two are kept in step, `ipcio._posix.store_companions` says.
+`ipcio._posix.store_companions` keeps the two in step.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def limit(name: str) -> str:
 
 
 def unlink_object(kind: str, name: str) -> None:
-    """Remove the object's name; `FileNotFoundError` if there is none."""
+    """Remove the object's name; `FileNotFoundError` if it does not exist."""
     if kind == "shm":
         shm_unlink(posix_name(name))
     else:

@@ -7,8 +7,8 @@ There are two kinds of POSIX system:
 * On macOS they can only be opened, sized once, mapped and unlinked.  So ipcio keeps a file of
   its own for each, a *companion*, in a directory of the user (`ipcio._posix.companion_paths`).
 
-Either way there is a file whose locks say how many handles there are, and "the file of an
-object" means that one.  The kind of system is found by a look at it, not by its name.
+Either way there is a file on which each handle has a lock, and "the file of an object" means
+that one.  The kind of system is found by a look at it, not by its name.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ if NAMES_ARE_FILES:
         return bool(info.st_mode & MANAGED) and stat.S_ISREG(info.st_mode)
 
     def mark_persistent(fd: int, perm: int) -> None:
-        """Have the object whose file is open as `fd` persist, with these permissions."""
+        """Have an object persist, with these permissions; its file is open as `fd`."""
         with contextlib.suppress(OSError):
             fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(_NO_DUMP))
         os.fchmod(fd, perm | PERSISTENT)
 
     def is_persistent(fd: int, info: os.stat_result) -> bool:
-        """Whether ipcio made the object whose file is open as `fd` to persist; it is not `is_managed`."""
+        """Whether ipcio made an object, which is not `is_managed`, to persist; its file is open as `fd`."""
         if info.st_mode & PERSISTENT:
             return True
         try:
@@ -119,11 +119,11 @@ else:
         return not info.st_mode & PERSISTENT and stat.S_ISREG(info.st_mode)
 
     def mark_persistent(fd: int, perm: int) -> None:
-        """Have the object whose file is open as `fd` persist, with these permissions."""
+        """Have an object persist, with these permissions; its file is open as `fd`."""
         os.fchmod(fd, perm | PERSISTENT)
 
     def is_persistent(fd: int, info: os.stat_result) -> bool:  # noqa: ARG001 -- of files elsewhere the mode is not enough
-        """Whether ipcio made the object whose file is open as `fd` to persist; it is not `is_managed`."""
+        """Whether ipcio made an object, which is not `is_managed`, to persist; its file is open as `fd`."""
         return bool(info.st_mode & PERSISTENT)
 
 

@@ -1,10 +1,10 @@
-"""Which kind an object is, for a C library that gives memory and semaphores one space of names.
+"""Whether a file is memory or a semaphore, for a C library (musl) with which the two share their names.
 
 musl keeps a semaphore ``x`` in the file ``/dev/shm/x``, which is also where shared memory ``x``
-is.  (glibc keeps the semaphore in ``sem.x``.)  There, the size and the contents of the file
-decide.  A plain semaphore that ipcio makes is *signed*: it ends with bytes that musl leaves
-alone.  The record of a crash-safe one tells its own name.  A file of another program is taken
-for a semaphore if it has the size of one, and if what musl reads there is what it writes.
+is.  (glibc keeps the semaphore in ``sem.x``.)  So the size and the contents of the file
+decide.  A plain semaphore that ipcio makes is *signed*: it ends with bytes that musl never
+changes.  The record of a crash-safe one says its own name.  A file of another program counts
+as a semaphore if it has the size of one, and the contents that musl gives to one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import struct
 
 from ipcio._posix import lifetime, namespace, undo_record
 
-__all__ = ["SHARED", "has_name", "is_semaphore", "refuse_other", "refuse_semaphore", "sign"]
-
-_USED = struct.Struct("=III")  # what musl uses of it: the value, whether processes wait, the kind of futex
+_USED = struct.Struct("=III")  # the part that musl uses: the value, whether processes wait, the kind of futex
 _SHARED = 0  # the kind that works between processes; glibc has another number
 _SIGN = b"ipcio semaphore 1   "[: namespace.SEMAPHORE - _USED.size]
 
@@ -46,7 +44,7 @@ def is_semaphore(name: str, fd: int, info: os.stat_result, *, surely: bool) -> b
 
 
 def has_name(name: str, path: str, *, surely: bool) -> bool:
-    """Whether a semaphore is what has the name, as `is_semaphore`; False if that cannot be seen."""
+    """Whether a semaphore has the name, as `is_semaphore`; False if the file cannot be opened."""
     try:
         fd = os.open(path, lifetime.PROBE)
     except OSError:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from ipcio._posix import lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # each store is checked against its callers when the checker is told of a system that has it
+if TYPE_CHECKING:  # so a type checker compares each store with its callers, on the platform that has it
     import sys
 
     if sys.platform == "darwin":

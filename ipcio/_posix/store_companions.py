@@ -18,7 +18,7 @@ machine was started anew.  Such a companion is *void*; it is removed when it is 
 An object without a companion was made by another program: it is *foreign*.
 
 Removing the name of an object that is in use, or a void companion, requires the lock of the
-whole directory (`directory_lock`): no lock on the companion could tell two removals apart.
+whole directory (`directory_lock`): a lock on the companion would not keep two removals apart.
 
 The file of a crash-safe semaphore (`ipcio._posix.undo`) is in the place of a companion.  There
 is no object then: other programs that call ``sem_open`` find none.
@@ -244,8 +244,8 @@ class _ExistingObject(objects.ExistingObject):
     def _open_foreign(self, function: Callable[[], T]) -> T | None:
         """Return what the function gives that opens the object, which has no companion; None: look again.
 
-        One of ours may have come since we looked, and gone.  While the name has a companion of
-        this call, what is there is no object of ours.
+        An object of ipcio's may have got the name since this call looked, and lost it.  While the
+        name has a companion of this call, the object that has it is another program's.
         """
         if not companions.exists(self.KIND, self.name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -357,7 +357,7 @@ def _map(fd: int, size: int, *, writable: bool) -> mmap.mmap:
 
 
 def _clear_void(kind: str, name: str, path: str) -> bool:
-    """Remove the companion of an object that is gone; return whether there is none any longer."""
+    """Remove the companion of an object that is gone; return whether it is gone."""
     with _ExistingObject(name, path) as found, directory_lock(path):
         with fork_lock:
             there = found.open_if_there(writable=False)

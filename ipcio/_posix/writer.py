@@ -1,4 +1,4 @@
-"""The writing of a segment whose size is known only when it is complete."""
+"""The writing of a segment of a size that is known only when it is complete."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _InPlace:
         self._path = namespace.segment_path(name)
         self._perm = perm
         self._replace = replace
-        # To replace takes a name to rename.
+        # To replace another segment, this one needs a name that can be renamed.
         path = f"{namespace.DIRECTORY}/.{invent_name()}" if replace else self._path
         with objects.OpenObject(name, self._path), contextlib.suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
@@ -97,12 +97,12 @@ class _InPlace:
         except FileNotFoundError:
             try:
                 os.link(new.path, self._path)
-            except FileExistsError:  # since: then it is to be replaced
+            except FileExistsError:  # another process was faster: that one is replaced
                 return False
             os.unlink(new.path)
             return True
-        # We have a share in it, so no other process removes the name as that of an orphan, which might be
-        # ours then.  An explicit removal is kept out by the lock of the directory.
+        # This process has a share in the old one, so no other process takes it for an orphan and
+        # removes the name, which might be the new one's by then.  The lock of the directory excludes `unlink`.
         os.rename(new.path, self._path)
         return True
 
@@ -154,9 +154,10 @@ class _ByCopy:
 
 
 def clear_persistent(path: str) -> bool:
-    """If `path` is the hidden name of a segment whose writer was killed, let it be removed when it has no handles.
+    """If `path` is the hidden name of a segment that a killed process was writing, mark it as managed.
 
-    Return whether it is one.  The form of the name says so: the mark of a persistent object may be lost.
+    So it is removed like any orphan.  Return whether it is one.  Its name shows that: the kernel may
+    have dropped the mark of a persistent object.
     """
     if not _HIDDEN.fullmatch(os.path.basename(path)):
         return False

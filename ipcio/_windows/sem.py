@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 else:
     from _multiprocessing import SemLock
 
-__all__ = ["WindowsSemaphore", "attach", "create", "unlink"]
-
 _KIND = "a semaphore"
 _LONGEST = win32.MAX_PATH - 1  # characters of a name, without the NUL
 _MAXIMUM = 0x7FFFFFFF
@@ -58,7 +56,7 @@ class WindowsSemaphore(SemLock):
     # What `ipcio._record.calling` does is written out where each call counts.
 
     def __enter__(self) -> bool:
-        """Take a permit, however long it takes; return True."""
+        """Acquire a permit, without a timeout; return True."""
         while True:
             try:
                 for got in starmap(super().__enter__, _ONCE):
@@ -67,7 +65,7 @@ class WindowsSemaphore(SemLock):
                 pass
 
     def acquire(self, block: bool = True, timeout: float | None = None, /) -> bool:
-        """Take a permit, within `timeout` seconds; return whether it was got."""
+        """Acquire a permit, within `timeout` seconds; return whether it was acquired."""
         if not block or timeout == 0:
             try:
                 for got in starmap(super().acquire, _AT_ONCE):
@@ -100,19 +98,21 @@ def create(
     crash_safe: bool,
     into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
-    """See `ipcio._backend.SemBackend`.
+    """Make a semaphore.
 
-    Who may open it is what the user's token says by default: the user, and the system.
+    The default of the user's token decides which users may open it: this user and the system.
     """
     objects.check_length(name, _LONGEST)
     if crash_safe:
-        raise NotImplementedError("Windows does not give permits of the dead back: undo=True is for POSIX")
+        raise NotImplementedError(
+            "Windows does not release the permits of a process that is killed: undo=True is for POSIX"
+        )
     if persist:
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if value > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     with objects.Handles() as mine:
-        return into(_permits(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name)))
+        return into(_opened(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name)))
 
 
 def attach(
@@ -121,21 +121,21 @@ def attach(
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
-    """See `ipcio._backend.SemBackend`."""
+    """Open what has the name."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
-        return into(_permits(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)))
+        return into(_opened(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)))
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._backend.SemBackend`."""
+    """Raise the error of a name that exists, or that of one that does not."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
         mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)
         raise objects.unlink_error(name)
 
 
-def _permits(mine: objects.Handles, handle: int) -> OpenSemaphore:
+def _opened(mine: objects.Handles, handle: int) -> OpenSemaphore:
     raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
     raw.share = mine  # empty by now
     return OpenSemaphore(raw, partial(_post, raw, handle), partial(_value, raw, handle), crash_safe=False)

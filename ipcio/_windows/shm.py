@@ -1,16 +1,16 @@
 """Shared memory on Windows: named sections backed by the page file.
 
-A section is a whole number of pages.  How many bytes of the last one are not in use, the
-*slack*, is told by a semaphore beside the section, under a name of its own; so whoever
-attaches sees the size that was asked for, without a header in the memory.  Its value is 1
-more than the slack, or 0 as long as that is not known.
+A section is a whole number of pages.  The *slack* is how many bytes of the last page are not in
+use.  A semaphore beside the section, under a name of its own, holds it; so `attach`
+gives the size that was asked for, without a header in the memory.  The semaphore's value is 1
+more than the slack, or 0 as long as the slack is not known.
 
-Nobody here has a handle on a section, not for an instant, without one on its semaphore,
-which he had before and closes after.  So the semaphore tells which life of the name this is:
+A process of ipcio has a handle on a section only while it has one on the semaphore, which it
+opens before and closes after.  So as long as a section of ipcio's exists, its semaphore does, too:
 
-* Who creates makes the semaphore, which only one can, then the section, then says the slack.
-* Who attaches and finds no semaphore makes it.  If there is a section nevertheless, it is
-  not ipcio's, and all of it is in use.
+* `create` makes the semaphore, which only one process can, then the section, then sets the slack.
+* If `attach` finds no semaphore, it makes one.  If there is a section nevertheless, another
+  program made it, and all of it is in use.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-__all__ = ["attach", "create", "unlink"]
-
 _KIND = "shared memory"
 _LONGEST = win32.MAX_PATH - 2  # characters of a name: the slack's has one more, and there is a NUL
 _LARGEST = 1 << 47  # bytes: no process has more addresses
@@ -47,10 +45,9 @@ def create(
     reserve: bool,  # noqa: ARG001
     into: Callable[[Mapped], Handle],
 ) -> Handle:
-    """See `ipcio._backend.ShmBackend`.
+    """Make a segment; its memory is always reserved.
 
-    The memory is always reserved.  Who may open it is what the user's token says by
-    default: the user, and the system.
+    The default of the user's token decides which users may open it: this user and the system.
     """
     objects.check_length(name, _LONGEST)
     if persist:
@@ -80,7 +77,7 @@ def attach(
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[Mapped], Handle],
 ) -> Handle:
-    """See `ipcio._backend.ShmBackend`.  Not under `fork_lock`: there is no fork that would wait for it."""
+    """Map what has the name.  No `fork_lock` is needed: Windows has no fork."""
     objects.check_length(name, _LONGEST)
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
@@ -89,7 +86,7 @@ def attach(
             slack = share.find(win32.OpenSemaphore, win32.SEMAPHORE_QUERY_STATE, _slack_of(name), name)
             try:
                 mine = None if slack else _make_slack(share, name)
-            except FileExistsError:  # somebody was quicker
+            except FileExistsError:  # another process was faster
                 objects.wait_a_moment(start, name)
                 continue
             section = share.open(win32.OpenFileMapping, access, name, _KIND)
@@ -105,7 +102,7 @@ def attach(
 
 
 def unlink(name: str) -> None:
-    """See `ipcio._backend.ShmBackend`."""
+    """Raise the error of a name that exists, or that of one that does not."""
     attach(name, writable=False, into=_close)
     raise objects.unlink_error(name)
 
@@ -125,7 +122,7 @@ def _make_slack(share: objects.Handles, name: str) -> int:
 
 
 def _claim(share: objects.Handles, name: str) -> int:
-    """Make it, in place of what goes just now; `FileExistsError` if such a segment lives."""
+    """Make it, also if one is just being closed; `FileExistsError` if such a segment exists."""
     start = time.monotonic()
     while True:
         try:
@@ -135,7 +132,7 @@ def _claim(share: objects.Handles, name: str) -> int:
                 if share.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
                     raise
                 share.drop()
-        objects.wait_a_moment(start, name)  # with who is making the segment, letting go of it or looking for it
+        objects.wait_a_moment(start, name)  # another process makes it, closes it or looks for it
 
 
 def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
