@@ -107,6 +107,8 @@ def _open_file_locks() -> bool:
 
 
 def _descriptors_of_memory() -> bool:
+    if not _has_fcntl():
+        return False
     from ipcio._posix.namespace import NAMES_ARE_FILES
 
     return NAMES_ARE_FILES and hasattr(os, "fchmod")
