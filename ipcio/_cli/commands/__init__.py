@@ -1,9 +1,9 @@
 """The subcommands, one module for each.
 
-A module has a function ``register``, which adds a parser.  The parser's default ``run`` is a
-function that takes the parsed arguments, imports what it needs and returns the exit status, None
-for 0.  What `ipcio` raises ends as one line on stderr and exit status 1, and so does `SystemExit`
-with a line of its own.  Usage errors are argparse's, with exit status 2.
+A module has a function ``register``, which adds a parser.  The parser's default ``run`` is a function
+that is called with the parsed arguments.  It imports what it needs and returns the exit status,
+None for 0.  What `ipcio` raises ends as one line on stderr and exit status 1, and so does
+`SystemExit` with a line of its own.  Usage errors are argparse's, with exit status 2.
 
 A new subcommand is a module here and its name in `NAMES`.  The help, the shell's completion and the
 tests of both find it there.
