@@ -24,7 +24,7 @@ Handle = TypeVar("Handle")
 class Share(Protocol):
     """What makes a handle one of those that keep a name; it owns the handle's descriptor."""
 
-    def open_again(self, fd: int) -> int:
+    def lend(self, fd: int) -> int:
         """Return another descriptor of the object open as `fd`, for the user.
 
         Nothing that the user does with it removes or keeps the name.  It may be `fd` itself.

@@ -107,7 +107,7 @@ class OpenMemory(_RawBinaryFile):
                 if self._lent < 0:
                     # Not the one that a share's lock is on.  What the user locks, unlocks or closes
                     # must not matter to the name, and the lock must not last as long as a map.
-                    self._lent = self._fd if self._share is None else self._share.open_again(self._fd)
+                    self._lent = self._fd if self._share is None else self._share.lend(self._fd)
                 lent = self._lent
         return lent
 

@@ -2,8 +2,8 @@
 
 In ``/dev/shm`` shared memory and named semaphores are files themselves.  The steps that create
 and find one are here.  What happens to the file between the steps depends on the kind of object
-(`ipcio._posix.shm`, `ipcio._posix.sem`).  Where objects are no files, the same steps create and
-find the files beside them (`ipcio._posix.companions`).
+(`ipcio._posix.store_files`).  Where objects are no files, the same steps create and find the files
+beside them (`ipcio._posix.store_companions`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from ipcio._unowned import HeldByCall, close_later, held_by_calls
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
-
 
 _TMPFILE: int = getattr(os, "O_TMPFILE", 0)  # of Linux; 0 elsewhere
 _UNNAMED = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -103,7 +102,7 @@ class OpenObject(HeldByCall):
         return opened
 
     def close_later(self) -> None:
-        """See `ipcio._unowned.HeldByCall`."""
+        """Do as `HeldByCall` does, for the share as well."""
         share, self.share = self.share, None
         if share is not None and share.owns(self.fd):
             self.fd = -1
@@ -111,7 +110,7 @@ class OpenObject(HeldByCall):
         super().close_later()
 
     def close_copies(self) -> None:
-        """See `ipcio._unowned.HeldByCall`."""
+        """Do as `HeldByCall` does, for the share as well."""
         share, self.share = self.share, None
         if share is not None:
             share.close_copy()
@@ -173,6 +172,7 @@ class NewObject(OpenObject):
             os.fchmod(self.fd, mode)
 
     def _free_name(self, path: str) -> bool:
+        """Remove an orphaned object that has the name; return whether the name is free now."""
         return lifetime.free_name(path)
 
     def _create_unnamed(self, mode: int, share_path: str) -> bool:

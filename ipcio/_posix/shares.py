@@ -128,13 +128,13 @@ class Share:
         """Whether `release` closes `fd`: from `take` or `join` on, even if Ctrl-C has interrupted them."""
         return self._lock >= 0 and self._fd == fd
 
-    def open_again(self, fd: int) -> int:
+    def lend(self, fd: int) -> int:
         """Return the handle's own descriptor: the user may do anything to it, for no lock of ours is on it."""
         self._is_lent = True
         return fd
 
     def pass_to(self, child: Any) -> Any:
-        """Have the child inherit the lock; see `ipcio._backend.Share`."""
+        """Have the child inherit the lock; return what multiprocessing sends to it."""
         if not hasattr(child, "DupFd") or (child.method == "forkserver" and len(child._fds) >= _MOST_PASSED):
             return None
         return child.DupFd(child.duplicate_for_child(self._lock))

@@ -146,7 +146,7 @@ class Handles:
             exhaust(map(self._close, iter(self._handles.pop, None)))
             self._handles.append(None)
 
-    def open_again(self, fd: int) -> int:
+    def lend(self, fd: int) -> int:
         """Return `fd`, which is -1: there are no descriptors."""
         return fd
 
