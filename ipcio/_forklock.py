@@ -6,8 +6,8 @@ a name, for example, that no handle of the child would ever release.  So every s
 happens under :data:`fork_lock`, and ``os.fork`` acquires it, too: a descriptor is opened and becomes a
 handle's, a position is read and moved.
 
-* *Only quick steps happen under it*, for all handles of all threads wait for it, and so does ``fork``.
-  To wait for another process, to set memory aside or to free it, and to open a file may take long.  Such a
+* *Only quick steps happen under it*, because all handles of all threads wait for it, and so does ``fork``.
+  Waiting for another process, allocating or freeing memory and opening a file may take long.  Such a
   step is made without the lock, and what is open meanwhile is listed in `ipcio._unowned`, so that a
   forked child can close its copies.
 * *One lock for all handles.*  The garbage collector may close a handle at any point of any operation on another
@@ -71,7 +71,7 @@ fork_lock = RLock()
 fork_waits_for: list[int] = []
 """Threads in a call of which a fork would see nothing yet, or only half.
 
-Such a call cannot hold `fork_lock`, for it may be slow.  A fork waits a moment for it to end, but not for
+Such a call cannot hold `fork_lock`, because it may be slow.  A fork waits a moment for it to end, but not for
 ever: it may hang, on a network for instance.
 """
 
@@ -137,7 +137,7 @@ def _exit_begins() -> None:
 
 
 def _replace_lock(phase: str, _: dict[str, int]) -> None:
-    """Handles are closed after this; and a daemon thread, which runs no more by now, may hold the lock for ever."""
+    """Replace the lock if a daemon thread holds it: such threads no longer run, and handles are still to be closed."""
     if phase == "start" and sys.is_finalizing():
         gc.callbacks.remove(_replace_lock)
         if fork_lock.acquire(blocking=False):

@@ -21,7 +21,7 @@ def check_name(name: str) -> str:
 
     A name is one component, without the leading slash that POSIX adds: ``"x"``
     is ``shm_open("/x")``.  Raises `TypeError` for anything but a `str` and
-    `ValueError` for a malformed one.  The back end checks the length, for each
+    `ValueError` for a malformed one.  The back end checks the length, because each
     platform has its own limit (``OSError(ENAMETOOLONG)``).
     """
     if not isinstance(name, str):

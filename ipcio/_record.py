@@ -4,13 +4,12 @@
 the interpreter.  In ``fd = os.open(path, flags)`` there is room for one between the call and the
 assignment: the file is open then, and no variable holds its number, so nothing can ever close it.  The
 same goes for a permit that was acquired, bytes that were read, a child that was started.  ``try`` and
-``finally`` do not help, for there is nothing that they could look at.
+``finally`` do not help, because no variable shows them that there is something to undo.
 
 **When handlers run.**  In the main thread alone, and only there:
 
 * as a function that is written in Python begins;
-* after a call, before its result is used; from Python 3.11 on not after the call of a function
-  that is written in Python, which ends without such a look;
+* after a call, before its result is used (from Python 3.11 on only if the function is written in C);
 * at a jump backwards, so after each round of a loop (3.10: at many jumps forwards as well);
 * on 3.14 also between an ``__enter__`` that is written in C and the block of its ``with`` statement
   (https://github.com/python/cpython/issues/148874): see `ipcio._forklock.RLock`;
@@ -24,10 +23,10 @@ What a handler raises in a finalizer is printed, and goes no further.)
 
 **The remedy.**  C makes the call, and the same step of C keeps the result: ``list.extend`` over a `starmap`
 of one call, or a ``for`` statement over it.  The functions below are these idioms; each says what it guarantees.
-They need 20 to 60 ns more than the idiom written out.  So three places that take less than a
-microsecond have it written out, and name the function here: `ipcio._semaphore`, `ipcio._posix.sysv` and `RLock`.
+They need 20 to 60 ns more than the idiom written out.  So the fastest paths have it written out, with a comment
+that names the function here: those of semaphores and of `ipcio._forklock.RLock`.
 
-Under the GIL such a step is whole for other threads, too, unless the function waits.  What holds
+With the GIL such a step is atomic for other threads, too, unless the function waits.  What holds
 without the GIL is in docs/design.md ("Without the GIL").
 """
 
@@ -85,7 +84,7 @@ def calling(function: Callable[..., T], *arguments: Any) -> Iterator[T]:
     return starmap(function, (arguments,))
 
 
-# -- what is kept goes, once --------------------------------------------------
+# -- what was kept is closed, or moved, once ------------------------------------
 
 
 def close_first(close: Callable[[T], object], items: list[T], count: int) -> None:
@@ -99,7 +98,7 @@ def close_at(close: Callable[[T], object], items: list[T], at: int) -> None:
 
 
 def move(items: list[Any], at: int, to: list[Any], *functions: Callable[[Any], Any]) -> None:
-    """Take an item out of a list, call the functions one on the result of the other, and append the last result."""
+    """Take an item out of a list, pass it through the functions in turn, and append the last result to another list."""
     step: Iterator[Any] = map(items.pop, (at,))
     for function in functions:
         step = map(function, step)

@@ -58,7 +58,7 @@ class Semaphore:
 
     After `close`, every method but `close` raises `ValueError`.  Closing is
     optional: a handle that is garbage-collected closes itself.  Closing releases no permit,
-    for a handle does not know which permits were acquired through it.  Handles may be shared between
+    because a handle does not know which permits were acquired through it.  Handles may be shared between
     threads, work on both sides of a ``fork`` and pickle by attaching again.
     """
 
