@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import multiprocessing.resource_tracker
@@ -61,23 +60,21 @@ def nothing_left(standing_processes):
     assert not set(threading.enumerate()) - before[2], "threads left"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def turn(request):
-    """Have `gc` and the dead of other users keep out of each other's way."""
-    alone = request.node.get_closest_marker("gc")
-    together = request.node.get_closest_marker("root")
-    with turns.alone() if alone else turns.together() if together else contextlib.nullcontext():
+    """Keep `gc` and the orphans of other users out of each other's way; tests with one of these marks get it."""
+    with turns.alone() if request.node.get_closest_marker("gc") else turns.together():
         yield
 
 
-@pytest.fixture(autouse=True)
-def patient_search(request, monkeypatch):
+def pytest_runtest_setup(item):
     """On a busy machine it takes longer to find which process has a lock; tests of its name wait for that."""
-    if not request.node.get_closest_marker("hurried"):
-        with contextlib.suppress(ImportError):  # a system without such locks
-            from ipcio._filelock import holders  # whether or not it was imported before
-
-            monkeypatch.setattr(holders, "SEARCH_AFTER", 5)
+    try:
+        from ipcio._filelock import holders
+    except ImportError:  # a system without such locks
+        return
+    usual = vars(holders).setdefault("_usual", holders.SEARCH_AFTER)
+    holders.SEARCH_AFTER = usual if item.get_closest_marker("hurried") else 5
 
 
 def short(number: int) -> str:
@@ -168,6 +165,10 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("needs"):
             for reason in filter(None, map(lacks, mark.args)):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("gc") or item.get_closest_marker("root"):
+            item.fixturenames.insert(0, "turn")
+        if item.get_closest_marker("gc") or item.get_closest_marker("root"):
+            item.fixturenames.insert(0, "turn")
     # Numpy and its like, once imported, make this process large, and each later fork of it slow.
     items.sort(key=lambda item: item.path.stem.endswith("_extra"))
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]

@@ -38,7 +38,7 @@ if len(sys.argv) > 1:  # another user, who may not be able to read the interpret
     os.setresuid(user, user, user)
 for line in sys.stdin:
     kind, code = json.loads(line)
-    if "ipcio._filelock.holders" in sys.modules:  # see `patient_search` in conftest.py
+    if "ipcio._filelock.holders" in sys.modules:  # see `pytest_runtest_setup` in conftest.py
         sys.modules["ipcio._filelock.holders"].SEARCH_AFTER = 5
     try:
         if kind == "ask":
