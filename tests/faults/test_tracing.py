@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from itertools import takewhile
 
 import pytest
+from campaigns import places
 from tracing import Traced, calls, lacks_tracing
 
 from ipcio import sem, shm
@@ -102,9 +104,9 @@ def test_who_is_killed_before_any_call_strands_nobody(operation, unique, tmp_pat
 
     path = f"{tmp_path}/file"
     warm_up(operations()[operation], unique(), path)
-    number = 0
-    while kill_at(operations()[operation], unique(), path, number, after=False, gc_first=number % 2 == 0):
-        number += 1
+    for turn, number in enumerate(places()):
+        if not kill_at(operations()[operation], unique(), path, number, after=False, gc_first=turn % 2 == 0):
+            break
     assert number
 
 
@@ -117,8 +119,8 @@ def test_a_call_that_fails_is_reported_and_nothing_is_left(operation, unique, tm
     warm_up(operations()[operation], unique(), path)
     seen = calls_of(operations()[operation], unique(), path)
     assert seen
-    for number, call in enumerate(seen):
-        errors = errors_of(call)
+    for number in takewhile(lambda at: at < len(seen), places()):
+        errors = errors_of(seen[number])
         if errors:
             fail_at(operations()[operation], unique(), path, number, errors[number % len(errors)])
 
