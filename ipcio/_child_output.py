@@ -118,7 +118,7 @@ class _Undelivered(NamedTuple):
 
     decoder_state: Any
     line: _Line | None
-    """A line whose end has not come."""
+    """A line of which the end has not come."""
 
 
 class _OutputState(NamedTuple):
@@ -139,7 +139,7 @@ class Output:
 
     def __init__(self, name: str, form: OutputFormat, text_form: OutputFormat | None = None) -> None:
         self.name = name
-        self._text_form = text_form  # for a consumer whose first call may show that it requires text
+        self._text_form = text_form  # for a consumer that may refuse its first piece because it requires text
         self._first: Iterator[Any] | None = None
         self.ended = False
         """Whether nothing more will be read; set by the back end."""

@@ -1,4 +1,4 @@
-"""Who gets the output of a child: a callback, file objects that have no descriptor, or a loop over the handle.
+"""The consumers of a child's output: a callback, file objects without a descriptor, or a loop over the handle.
 
 Callbacks, and the `write` methods of file objects, are called here: one piece at a time, until the time is up.
 """
@@ -36,7 +36,7 @@ class Delivery:
         self.callback = callback
         self.outputs = [output for output, _ in outputs]
         self.pipes = [output for output, write in outputs if write is None]
-        """Those for the callback, or for a loop if there is none."""
+        """Those for the callback; without a callback, for a loop."""
         self._files = [(output, write) for output, write in outputs if write is not None]
         self._has_coroutine_file = any(is_coroutine_function(write) for _, write in self._files)
 

@@ -40,7 +40,7 @@ SIGNALS = {"term": 15, "kill": 9}  # everywhere; not every system has a name for
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05  # seconds between two looks for what no event announces
 _LONGEST_GRACE = 1e8  # seconds, three years
 
-# `ProcessBase` and the modules whose classes derive from it.
+# Where the methods of a `Process` are.
 _MODULES = {"ipcio._process_base", "ipcio._process_async", "ipcio._process"}
 _NOTHING = nullcontext()
 

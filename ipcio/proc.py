@@ -1,4 +1,4 @@
-r"""Child processes whose output arrives, all of it, and which never hang you.
+r"""Child processes: all of their output is delivered, and reading it cannot deadlock.
 
 ::
 
@@ -10,15 +10,14 @@ r"""Child processes whose output arrives, all of it, and which never hang you.
             print(stream, line, end="")
     print(h.wait())
 
-Output goes to a callback, to any file object, or to who iterates over the handle; input
-comes from `Process.write` or any file object.  Whatever the sizes and directions, nobody
-waits for somebody who waits for him.  `Process.wait` returns when the *child* has exited
-and what it wrote is passed on, even if a grandchild keeps its pipes open.
+Output goes to a callback, to any file object, or to a loop over the handle; input comes from
+`Process.write` or any file object.  Input and output of any size are passed on at the same time,
+so neither side can deadlock.  `Process.wait` returns when the *child* has exited and all that
+it wrote has been delivered, even if a grandchild keeps its pipes open.
 
-Nothing of the program that calls is touched: no signal's disposition, no event loop, no
-other child.
+The calling program is left alone: its signal handlers, its event loop and its other children.
 
-Linux, macOS, Windows; what differs is told in ``docs/platforms.md``.  (LuaIPC: ``ipc.proc``;
+Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (LuaIPC: ``ipc.proc``;
 Python: `subprocess`.)
 """
 
@@ -103,13 +102,13 @@ def spawn(
         True for a pipe to this program, None or False for the stream that this program
         has itself, a descriptor, a file object, `subprocess.DEVNULL`, and for stderr
         `subprocess.STDOUT`.  The child gets the descriptor of a file object, at its
-        position, and goes on from there; what has none (`io.BytesIO`, `io.StringIO`),
-        and a `MemoryFile`, is read and written here, while somebody waits.
+        position, and continues from there.  A file object without one (`io.BytesIO`,
+        `io.StringIO`), and a `MemoryFile`, is read and written here, while the program waits.
     callback
-        Called with ``"stdout"`` or ``"stderr"`` and data from the pipe, while somebody
-        waits.  Without one, iterate over the handle.
+        Called with ``"stdout"`` or ``"stderr"`` and data from the pipe, while the program
+        waits.  Without a callback, iterate over the handle.
     encoding, errors
-        Make text of output, and allow it in `Process.write`.
+        Decode output, and allow text in `Process.write`.
     lines
         Give whole lines, which end with ``\n`` and keep it; a last one may lack it.
 

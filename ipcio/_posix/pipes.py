@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_close_inherited)
 class Pipe:
     """A pipe to or from a child; see `ipcio._child.Pipe`."""
 
-    _fds: list[int] = []  # noqa: RUF012 -- of an object whose `__init__` was interrupted
+    _fds: list[int] = []  # noqa: RUF012 -- of an object that an interrupt left incomplete
     _known: os.stat_result | None = None  # the identity of both ends
 
     def __init__(self, *, to_child: bool) -> None:

@@ -35,7 +35,7 @@ _CHUNKS = 4  # reads or writes before another pipe has a turn
 _LONGEST = 1e6  # seconds; the system's calls accept no more
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
 
-_abandoned: list[PollSelector] = []  # whose descriptor's number means another file by now
+_abandoned: list[PollSelector] = []  # their descriptors' numbers mean other files by now
 
 
 def start(

@@ -1,11 +1,11 @@
-"""Starting a child, knowing it from every other process, and leaving nothing of it.
+"""Starting a child, knowing it from every other process, and leaving nothing behind.
 
 A process id says which process is meant only while that process has not been reaped: then the
 kernel may give the number to another one, and the parent is not the only one that reaps (the
 kernel does where SIGCHLD is ignored, and so may any other part of the program).  So a child is
 known by a descriptor, which the kernel never lets mean another process (``pidfd_open(2)``).
-Where there is none, the kernel is asked right before each use of the number whether it belongs
-to a child of this process that has not been reaped.
+Where the kernel has no such descriptors, it is asked right before each use of the number whether
+that belongs to a child of this process that has not been reaped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
-_MANY = 2000  # processes that are looked at after each exit of a leader; more take too long
+_MANY = 2000  # processes that may be looked at after the exit of a leader; more take too long
 
 # What not every system has.
 _waitid = getattr(os, "waitid", None)
@@ -50,7 +50,7 @@ def start_popen(
     *,
     start_new_session: bool,
 ) -> Popen:
-    """Start a child with these standard streams; after an error there is none."""
+    """Start a child with these standard streams; after an error no child is left."""
     stdin, stdout, stderr = streams
     popen = Popen()
     try:
@@ -70,7 +70,7 @@ def start_popen(
     return popen
 
 
-_execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- for checkers, there is none
+_execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- type checkers do not know it
 
 
 class _Os:
@@ -92,15 +92,15 @@ class _Os:
 
 
 class Popen(subprocess.Popen[bytes]):
-    """A child that ends with its object, in the process that started it.
+    """A child that is killed with its object, in the process that started it.
 
     All that is done to the child is done here: by its descriptor, or by its number
     under a lock and right after a look at whether the number is the child's.
     """
 
-    _owner = 0  # the process that started it; none while the object is not complete
+    _owner = 0  # the process that started it; 0 while the object is not complete
 
-    # Not so where gevent, say, has put its own in place of that of the standard library.
+    # Whether `subprocess` is that of the standard library; gevent puts its own in place of it.
     _is_standard = not {"_fork_exec", "_posixsubprocess"}.isdisjoint(_execute_child.__code__.co_names)
 
     def __init__(self) -> None:
@@ -112,12 +112,12 @@ class Popen(subprocess.Popen[bytes]):
         self._lock = RLock()  # a signal handler may kill, whatever it interrupts
         self._started: list[int] = []  # its process id
         self._pidfd: list[int] = []
-        self._known: os.stat_result | None = None  # what that descriptor is
-        self._is_identified = False  # by that descriptor
-        self._exits: list[Any] = []  # what the system has said of its exit
-        self._reaped: list[Any] = []  # and later, if it was not reaped at once
-        self._session = False
-        self._is_unreaped = False  # for its number is that of its group
+        self._known: os.stat_result | None = None  # the identity of that descriptor
+        self._is_identified = False  # whether that descriptor is the child's
+        self._exits: list[Any] = []  # what the system has answered about its exit
+        self._reaped: list[Any] = []  # the same from the call that reaps it, if another one asked before
+        self._has_session = False
+        self._is_unreaped = False  # it has exited, and its number must stay that of its group
         self._has_killed_tree = False
         self._is_grace = False
         self._owner = os.getpid()
@@ -127,8 +127,8 @@ class Popen(subprocess.Popen[bytes]):
     # -- the start -------------------------------------------------------------
 
     def start(self, command: str | Sequence[Any], *, start_new_session: bool, **options: Any) -> None:
-        """Start it.  If this raises, `discard` leaves nothing of it."""
-        self._session = start_new_session
+        """Start it.  If this raises, `discard` ends what has begun."""
+        self._has_session = start_new_session
         super().__init__(command, start_new_session=start_new_session, **options)
         self._pipes.clear()
         if not self._is_standard:
@@ -137,7 +137,7 @@ class Popen(subprocess.Popen[bytes]):
 
     def _execute_child(self, *arguments: Any) -> None:
         # A signal handler may raise between the fork, or the making of a pipe, and the assignment by which `subprocess`
-        # notes what came of it.  So its own code runs here, with other functions that do these two things.
+        # stores the result.  So the code of `subprocess` runs here, with other functions that do these two things.
         base = _execute_child
         if self._is_standard:
             names = {
@@ -156,7 +156,7 @@ class Popen(subprocess.Popen[bytes]):
         return self._started[0]
 
     def _identify(self) -> None:
-        """Open a descriptor of the child, if the system has such, and look that it is the child's."""
+        """Open a descriptor of the child, if the system has such, and make sure that it is the child's."""
         pidfd_open = getattr(os, "pidfd_open", None)
         if pidfd_open is None or _waitid is None:
             return
@@ -165,7 +165,10 @@ class Popen(subprocess.Popen[bytes]):
             _waitid(_P_PIDFD, self._pidfd[0], _LOOK)
             self._known = os.fstat(self._pidfd[0])
             self._is_identified = True
-        except (ChildProcessError, ProcessLookupError):  # others have reaped it, and its number may be another's by now
+        except (
+            ChildProcessError,
+            ProcessLookupError,
+        ):  # other code has reaped it, and its number may be another's by now
             self.close()
             self.is_status_lost, self.returncode = True, 0
         except OSError as error:  # an old kernel, a sandbox, no descriptors left
@@ -174,7 +177,7 @@ class Popen(subprocess.Popen[bytes]):
                 raise
 
     def started_here(self) -> bool:
-        """Whether this very process started it, and not one that has been forked to this."""
+        """Whether this very process started it; False in a process that was forked from that."""
         return self._owner == os.getpid()
 
     def check(self) -> None:
@@ -185,12 +188,12 @@ class Popen(subprocess.Popen[bytes]):
 
     @property
     def pidfd(self) -> int:
-        """A descriptor that is readable after the exit; -1 if there is none."""
+        """A descriptor that is readable after the exit, or -1."""
         return self._pidfd[0] if self._is_identified else -1
 
     @property
     def _which(self) -> tuple[int, int]:
-        """What waitid is to look at."""
+        """The arguments of waitid that mean the child."""
         return (_P_PIDFD, self._pidfd[0]) if self._is_identified else (_P_PID, self._started[0])
 
     # -- signals ---------------------------------------------------------------
@@ -198,7 +201,7 @@ class Popen(subprocess.Popen[bytes]):
     def send(self, number: int, *, tree: bool = False, grace: bool = False) -> None:
         """Send a signal to the child if it has not ended, or to all of its group that is left.
 
-        With `grace`, another one is to follow: until then all of the group stays within reach.
+        With `grace`, another signal is to follow: until then the number of the group is not given away.
         """
         with self._lock:
             self.check()
@@ -240,27 +243,27 @@ class Popen(subprocess.Popen[bytes]):
     # -- the end ---------------------------------------------------------------
 
     def look(self) -> None:
-        """See whether it has ended; reap it, unless its number is needed for others of its group."""
+        """See whether it has exited; reap it, unless its number is needed for others of its group."""
         with self._lock:
             if self.returncode is not None or (self._is_grace and _waitid is None):
                 return
             code = self._ask()
             if code is None:
                 return
-            if self._session and _waitid is not None and not self.is_status_lost:
+            if self._has_session and _waitid is not None and not self.is_status_lost:
                 self._is_unreaped = True
                 if self._has_killed_tree or not _has_members(self._started[0], at_most=_MANY):
                     self._reap()
             self.returncode = code
 
     def _ask(self) -> int | None:
-        """Ask how it ended.  The system answers once, and the answer is kept."""
+        """Ask how it ended.  The system answers only once, so the answer is recorded."""
         if not self._exits:
             try:
                 if _waitid is None or not self._is_standard:
                     self._exits.extend(filter(itemgetter(0), calling(os.waitpid, self._started[0], os.WNOHANG)))
                 else:
-                    flags = _LOOK if self._session else os.WEXITED | os.WNOHANG
+                    flags = _LOOK if self._has_session else os.WEXITED | os.WNOHANG
                     self._exits.extend(filter(None, calling(_waitid, *self._which, flags)))
             except ChildProcessError:
                 self.is_status_lost = True
@@ -274,7 +277,7 @@ class Popen(subprocess.Popen[bytes]):
         return status if said.si_code == os.CLD_EXITED else -status
 
     def _reap(self) -> None:
-        """Reap it, if it has ended and that has not been done."""
+        """Reap it, if it has exited and has not been reaped."""
         if self._is_unreaped and _waitid is not None:
             with contextlib.suppress(ChildProcessError):
                 if not self._reaped:
@@ -294,15 +297,15 @@ class Popen(subprocess.Popen[bytes]):
             self.look()
 
     def has_exited(self, *, tree: bool) -> bool:
-        """Whether it has ended, and with `tree` all of its group, as far as they can be reached."""
+        """Whether it has exited; with `tree`, all of its group, as far as that can be seen."""
         self.look()
         if self.returncode is None or not tree:
             return self.returncode is not None
         return not (self._is_unreaped or self.is_status_lost) or not _has_members(self._started[0])
 
     def close_if_settled(self) -> None:
-        """After its end: close the descriptor, unless others of its group may have to be reached by it."""
-        if not self._is_unreaped and not (self._session and self.is_status_lost):
+        """After its exit: close the descriptor, unless signals to its group may require it."""
+        if not self._is_unreaped and not (self._has_session and self.is_status_lost):
             self.close()
 
     def close(self) -> None:
@@ -311,7 +314,7 @@ class Popen(subprocess.Popen[bytes]):
             self.close_copies()
 
     def close_copies(self) -> None:
-        """Close the descriptor, in a forked process: there the lock may be a copy of one that was held."""
+        """Close the descriptor, without the lock, which a fork may have copied while it was held."""
         self.check()
         self._is_identified = False
         close_first(os.close, self._pidfd, len(self._pidfd))
@@ -324,11 +327,11 @@ class Popen(subprocess.Popen[bytes]):
             self.send(signal.SIGKILL)
             self.await_exit()
         with self._lock:
-            self._session = False  # nothing more is to be sent to its group
+            self._has_session = False  # no more signals to its group
             self._reap()
 
     def discard(self) -> None:
-        """End it, and close what is open of it.
+        """Kill it, reap it, and close all its descriptors.
 
         A child that still has the rights that this process has given up cannot be killed.  It sees
         the end of its pipes.
@@ -347,7 +350,7 @@ _alive: WeakSet[Popen] = WeakSet()
 
 
 def _end_all() -> None:
-    # The children of handles that outlive the interpreter, in some module say.
+    # The children of handles that outlive the interpreter, as those in a module's global variables do.
     for popen in list(_alive):
         popen.discard()
 
@@ -358,7 +361,7 @@ at_the_end(_end_all)
 def _has_members(group: int, at_most: float = math.inf) -> bool:
     """Whether a process other than its leader, which has ended, is in a process group.
 
-    True if that cannot be seen, or if there are too many processes to look at.
+    True if that cannot be known, or if there are too many processes to look at.
     """
     try:
         if os.readlink("/proc/self") != str(os.getpid()):  # its numbers are those of another namespace

@@ -215,7 +215,7 @@ class _Handles:
 
     @property
     def first(self) -> int:
-        """The handle; 0 where there is none."""
+        """The handle, or 0."""
         return self._handles[0] if self._handles else 0
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ class _Handles:
 def _start_popen(
     command: str | Sequence[Any], cwd: Any, env: Mapping[Any, Any] | None, job: int, streams: Sequence[int | None]
 ) -> _Popen:
-    """Start a child with these standard streams, in the job if there is one; after an error there is none."""
+    """Start a child with these standard streams, in the job if it is not 0; after an error no child is left."""
     stdin, stdout, stderr = streams
     line = _line_of(command)
     # Malformed arguments raise here: an error that Popen raises would keep handles in its traceback.
