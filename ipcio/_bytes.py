@@ -28,14 +28,9 @@ def writable_bytes(buffer: Buffer) -> memoryview[int]:
             raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__!r}")
         if not view.c_contiguous:
             raise BufferError("readinto() argument must be C-contiguous")
-        if is_plain(view):
+        if view.format == "B" and view.ndim == 1:
             return view[:]
     return raw_bytes(buffer)
-
-
-def is_plain(view: memoryview[Any]) -> bool:
-    """Whether the items of the view are its bytes, in order."""
-    return view.format == "B" and view.ndim == 1 and view.contiguous
 
 
 def raw_bytes(buffer: Buffer) -> memoryview[int]:

@@ -29,7 +29,7 @@ import sys
 from operator import index
 
 from ipcio._buffering import add_memory
-from ipcio._bytes import LINE_GUESS, exporter, is_plain, line_at, raw_bytes, writable_bytes
+from ipcio._bytes import LINE_GUESS, exporter, line_at, raw_bytes, writable_bytes
 from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._handover import hand_over
 from ipcio._memory import CLOSED, OpenMemory
@@ -102,21 +102,21 @@ class MemoryFile(OpenMemory):
         )
 
     @classmethod
-    def _over(cls, *arguments: Any) -> Self:
-        """Return a handle; the arguments are those of `_begin`."""
+    def _over(cls, cursor: Any, memory: Memory, *rest: Any) -> Self:
+        """Return a handle that stands at position 0, as the cursor does, if there is one; `rest` is for `_own`."""
         handle: Self = cls.__new__(cls)
-        handle._begin(*arguments)
+        handle._view = handle._cursor = None
+        handle._user_fd = -1
+        handle._own(memory, *rest)
+        handle._begin(cursor, memory)
         return handle
 
-    def _begin(self, cursor: Any, memory: Memory, *rest: Any) -> None:
-        """Stand at position 0, as the cursor does, if there is one.  The rest is passed to `OpenMemory._own`."""
-        self._view = self._cursor = None
-        self._user_fd = -1
-        self._own(memory, *rest)
+    def _begin(self, cursor: Any, memory: Memory) -> None:
         self._position = 0
         self._size = len(memory)
         self._view = memoryview(memory)
-        self._use_cursor(cursor)
+        if cursor is not None:
+            self._use_cursor(cursor)
 
     # -- what it is ------------------------------------------------------
 
@@ -393,7 +393,9 @@ class MemoryFile(OpenMemory):
                     self._name,
                 )
             # A map accepts any contiguous buffer, a memoryview only one of its own format.
-            plain = not isinstance(memory, memoryview) or is_plain(source)
+            plain = not isinstance(memory, memoryview) or (
+                source.format == "B" and source.ndim == 1 and source.contiguous
+            )
             memory[start : start + count] = source if plain else raw_bytes(source)
             self._set_position(start + count)
             return count
@@ -466,12 +468,13 @@ class MemoryFile(OpenMemory):
         if view is not None:
             view.release()
         self._user_fd = -1
-        if self._cursor is not None and self._size >= LARGE:
-            free_later(self._cursor)
+        if self._cursor is not None:
+            self._become(False)
+            if self._size >= LARGE:
+                free_later(self._cursor)
         self._cursor = self._loops = None
         self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
         self._cursor_readline = self._cursor_write = _closed
-        self._become(False)
 
     # -- which part of the memory, and which position ------------------------
     #
@@ -525,20 +528,19 @@ class MemoryFile(OpenMemory):
             self._use_cursor(shorter)
 
     def _use_cursor(self, cursor: Any) -> None:
-        """Have a cursor from now on, which is at its beginning; the position is set afterwards."""
+        """Have a cursor from now on, which stands at its beginning."""
         self._cursor = cursor
         self._cursor_seen = 0
         self._loops = None
-        if cursor is not None:
-            self._cursor_tell = cursor.tell
-            self._cursor_seek = cursor.seek
-            self._cursor_read = cursor.read
-            self._cursor_readline = cursor.readline
-            self._cursor_write = cursor.write
-            if self._mode == "wb":
-                self._cursor_read = self._cursor_readline = _not_readable
-            elif self._mode == "rb":
-                self._cursor_write = _not_writable
+        self._cursor_tell = cursor.tell
+        self._cursor_seek = cursor.seek
+        self._cursor_read = cursor.read
+        self._cursor_readline = cursor.readline
+        self._cursor_write = cursor.write
+        if self._mode == "wb":
+            self._cursor_read = self._cursor_readline = _not_readable
+        elif self._mode == "rb":
+            self._cursor_write = _not_writable
 
     def _drop_cursor(self) -> None:
         """Go on without the cursor.  It is left at its end, so methods of it that a caller has kept find nothing."""

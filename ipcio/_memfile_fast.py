@@ -20,7 +20,7 @@ from functools import partial
 from itertools import chain
 
 from ipcio._buffering import add_memory
-from ipcio._bytes import COPY_TWICE, is_plain, writable_bytes
+from ipcio._bytes import COPY_TWICE, writable_bytes
 from ipcio._forklock import FREE_THREADED
 from ipcio._memfile import MemoryFile
 from ipcio._record import in_turn
@@ -102,7 +102,7 @@ class DirectFile(CursorFile):
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer) as view:
-            if is_plain(view) and not view.readonly:
+            if view.format == "B" and view.ndim == 1 and view.c_contiguous and not view.readonly:
                 return DirectFile._fill(self, view)
         with writable_bytes(buffer) as target:
             return DirectFile._fill(self, target)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from ipcio._memory import Memory
+
 _FOR_EVER: repeat[tuple[()]] = repeat(())
 
 
@@ -49,11 +51,11 @@ class LockedFile(MemoryFile):
         "_release",
     )
 
-    def _begin(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _begin(self, cursor: Any, memory: Memory) -> None:
         self._lock = RLock()
         self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
         self._release = partial(self._lock.release)
-        super()._begin(*arguments)
+        super()._begin(cursor, memory)
         with fork_lock:
             handle_locks.add(self._lock)
         self._become(True)

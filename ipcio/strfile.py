@@ -18,7 +18,7 @@ import io
 import os
 from operator import index
 
-from ipcio._bytes import is_plain, raw_bytes
+from ipcio._bytes import raw_bytes
 from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
 from ipcio._memory import prepare
@@ -50,7 +50,8 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
         data = data.getbuffer()
     prepare()
     with memoryview(data) as whole:
-        view = (whole[:] if is_plain(whole) else raw_bytes(data)).toreadonly()
+        plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
+        view = (whole[:] if plain else raw_bytes(data)).toreadonly()
     if type(data) is bytes:  # which never changes, so BytesIO needs no copy
         return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _reduce)
     return MemoryFile._over(None, view, "<strfile>", "rb", _reduce)
