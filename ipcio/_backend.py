@@ -25,9 +25,9 @@ class Share(Protocol):
     """What makes a handle one of those that keep a name; it owns the handle's descriptor."""
 
     def lend(self, fd: int) -> int:
-        """Return another descriptor of the object open as `fd`, for the user.
+        """Return a descriptor of the object open as `fd` that the user may have; it may be `fd` itself.
 
-        Nothing that the user does with it removes or keeps the name.  It may be `fd` itself.
+        Nothing that the user does with it removes or keeps the name.
         """
         ...
 

@@ -74,7 +74,7 @@ def search(rng, _workers, _name):
     words = "create", "create", "attach", "attach", "unlink", "replace", "close"
     programs = [" ".join(rng.choices(words, k=rng.randint(1, 2))) for _ in range(rng.choice((2, 3)))]
     programs = [program if program.split()[0] != "close" else f"create {program}" for program in programs]
-    model = Search(*programs, dead=rng.random() < 0.5, kills=rng.randint(0, 2))
+    model = Search(*programs, orphan=rng.random() < 0.5, kills=rng.randint(0, 2))
     try:
         return {"searches": 1, "states": model.run(SEARCHED)}
     except OverflowError:

@@ -28,9 +28,9 @@ HELD = [
     (("create close", "attach close", "unlink"), {}),
     (("create unlink close", "create close"), {"kills": 2}),
     (("create", "attach close", "unlink"), {"kills": 1}),
-    (("create", "attach"), {"dead": True, "kills": 2}),
-    (("create", "attach", "unlink"), {"dead": True}),
-    (("attach", "unlink", "attach"), {"dead": True, "kills": 1}),
+    (("create", "attach"), {"orphan": True, "kills": 2}),
+    (("create", "attach", "unlink"), {"orphan": True}),
+    (("attach", "unlink", "attach"), {"orphan": True, "kills": 1}),
     (("create unlink create close close", "unlink create"), {"kills": 2}),
     (("create unlink create close close", "replace close"), {"kills": 1}),
 ]
@@ -48,16 +48,16 @@ def test_no_order_breaks_a_promise(programs, options):
 
 def test_a_killed_reaper_lets_in_one_more_guest():
     """Race 7 of docs/design.md, open: the model finds it as soon as it may."""
-    with pytest.raises(AssertionError, match="a dead object was attached"):
-        Search("attach", "attach", dead=True, kills=1, killed_reapers=True).run()
-    Search("attach", "attach", dead=True, kills=1).run()
+    with pytest.raises(AssertionError, match="an orphaned object was attached"):
+        Search("attach", "attach", orphan=True, kills=1, killed_reapers=True).run()
+    Search("attach", "attach", orphan=True, kills=1).run()
 
 
 def test_to_ask_twice_lets_that_guest_in_with_the_help_of_another():
     """So that is no remedy for race 7: each guest takes the other for a holder, and both have lost their shares."""
-    options = {"dead": True, "kills": 1, "killed_reapers": True, "protocol": AttachThatAsksTwice}
+    options = {"orphan": True, "kills": 1, "killed_reapers": True, "protocol": AttachThatAsksTwice}
     Search("attach", "attach", **options).run()
-    with pytest.raises(AssertionError, match="a dead object was attached") as found:
+    with pytest.raises(AssertionError, match="an orphaned object was attached") as found:
         Search("attach", "attach", "attach", **options).run()
     assert len(str(found.value).splitlines()) == 1 + 19
 
@@ -72,7 +72,7 @@ class AttachThatAsksTwice(Protocol):
 
 def test_a_note_that_only_holders_have_would_close_race_7():
     """In the directory, at a place of the object's own; what it would cost is told in docs/design.md."""
-    options = {"dead": True, "kills": 1, "killed_reapers": True}
+    options = {"orphan": True, "kills": 1, "killed_reapers": True}
     for programs in (("attach", "attach", "attach"), ("attach", "create", "attach"), ("attach", "unlink", "attach")):
         Search(*programs, protocol=HoldersThatAreNoted, **options).run()
     Search("create close", "attach close", protocol=HoldersThatAreNoted).run()
@@ -93,6 +93,14 @@ class HoldersThatAreNoted(Protocol):
 
     def held(self, fd):
         return (yield "noted", fd)
+
+
+def test_a_look_counts_as_a_share_until_it_ends():
+    """Race 13 of docs/design.md, open: the last handle is closed while an `unlink` looks, and then `attach` begins."""
+    with pytest.raises(AssertionError, match="an orphaned object was attached"):
+        Search("create close", "unlink", "attach", looks_hold=False).run()
+    Search("create close", "create", looks_hold=False).run()
+    Search("create close", "attach close", looks_hold=False).run()
 
 
 def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newcomer_its_name():
@@ -217,8 +225,8 @@ BREAKAGES = [
     (LinkThatReplaces, ("create", "create"), {}, "has lost its name"),
     (QuestionThatKeepsTheShare, ("create close", "attach close"), {}, "leaves the name"),
     (ProbeThatLooksOnce, ("create close", "create"), {}, "leaves the name"),
-    (DeadThatComeAlive, ("attach",), {"dead": True}, "dead object was attached"),
-    (ReaperThatOnlyWaits, ("attach",), {"dead": True}, "wait for ever"),
+    (DeadThatComeAlive, ("attach",), {"orphan": True}, "orphaned object was attached"),
+    (ReaperThatOnlyWaits, ("attach",), {"orphan": True}, "wait for ever"),
     (RemovalWithoutALock, ("create close", "attach"), {}, "has lost its name"),
     (RemovalsSideBySide, (REMOVALS, "unlink create"), {}, "has lost its name"),
     (RemovalsSideBySide, (REMOVALS, "replace"), {}, "has lost its name"),

@@ -1,19 +1,19 @@
-"""A model of how a name lives, small enough to be searched to the end.
+"""A model of the lifetime of a name, small enough to be searched to the end.
 
 A few processes create, attach, close and unlink under one name.  Each operation is the list of system
-calls that `ipcio._posix.lifetime` and `objects` make, in their order; between any two of them somebody
-else may go on, or be killed.  `Search` takes *every* order and checks every state:
+calls that `ipcio._posix.lifetime` and `objects` make, in their order; between any two of them another
+process may go on, or be killed.  `Search` takes *every* order and checks every state:
 
-* who has a handle has the name, unless an unlink took it.  So no close takes it from the living, and
-  two creates never both win;
+* as long as there is a handle, its object has the name, unless an unlink removed it.  So no close removes
+  the name of an object in use, and of two creates only one succeeds;
 * an object that is mapped is complete;
 * what a call met was there at some moment of the call, and what it missed was not there at some moment;
-* nobody waits for ever: the end can be reached from every state;
-* at the end, the next user finds what is held, and nothing else.
+* no process waits for ever: the end can be reached from every state;
+* at the end, the next user finds an object that is in use, and no other.
 
 Left out: objects without our mark, hidden names (where there is no O_TMPFILE), fork, errors, and a directory that
-another program keeps locked.  One race is open (docs/design.md, 7).  It is found if it is allowed, and excluded by an
-assumption otherwise.
+another program keeps locked.  Two races are open (docs/design.md, 7 and 13).  They are found if they are allowed, and
+excluded by assumptions otherwise.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ class Process(NamedTuple):
     point: Point | None = None  # in the midst of one
     files: tuple = ()  # open ones, as (number, object, lock)
     handles: tuple = ()  # ((number of its descriptor, number of the lock's), object)
-    met: frozenset = frozenset()  # objects that were alive under the name at some moment of this operation
-    missed: bool = False  # whether there was a moment of it when nobody had the name
+    met: frozenset = frozenset()  # objects that were in use under the name at some moment of this operation
+    missed: bool = False  # whether there was a moment of it when no process had the name
     killed: bool = False
 
     def holds(self):
@@ -215,8 +215,11 @@ class Process(NamedTuple):
         return {ino for _, ino in self.handles[self.closes() :]}
 
     def keeps(self):
-        """Objects it may keep alive: a call that has met one may have held it, and may close it at any time."""
-        return self.met.union(ino for _, ino in self.handles)
+        """Objects that it may keep in use: a call that has met one may have a share, and may close it at any time."""
+        return self.met.union(self.has())
+
+    def has(self):
+        return {ino for _, ino in self.handles}
 
     def closes(self):
         return bool(self.point) and self.point.operation == "close"
@@ -232,17 +235,18 @@ class World(NamedTuple):
 
 
 class Search:
-    """All that can happen to these processes; an `AssertionError` tells how it comes to what must not happen.
+    """All that can happen to these processes; an `AssertionError` shows the calls that lead to what must not happen.
 
     `kills`: so many may be killed.  `killed_reapers`: also between the exclusive lock and the unlink.
+    `looks_hold`: a call that has met an object counts as one that may have a share in it.
     """
 
-    def __init__(self, *programs, dead=False, kills=0, killed_reapers=False, protocol=Protocol):
+    def __init__(self, *programs, orphan=False, kills=0, killed_reapers=False, looks_hold=True, protocol=Protocol):
         self.protocol = protocol()
         self.points = {}
-        self.kills, self.killed_reapers = kills, killed_reapers
+        self.kills, self.killed_reapers, self.looks_hold = kills, killed_reapers, looks_hold
         processes = tuple(Process(tuple(program.split())) for program in programs)
-        self.start = World(1, ((1, True, False),), processes) if dead else World(0, (), processes)
+        self.start = World(1, ((1, True, False),), processes) if orphan else World(0, (), processes)
 
     def run(self, limit=1_000_000):
         """Search all states; return how many there are."""
@@ -346,7 +350,7 @@ class Search:
         process, objects, path = world.processes[number], dict(rows(world)), world.path
         if not process.point:
             process = process._replace(program=process.program[1:], point=self.begin(process))
-            process = witness(process, world.processes, path)
+            process = self.witness(process, world.processes, path)
         kind, *arguments = process.point.call
         files = {fd: (ino, lock) for fd, ino, lock in process.files}
         fd = arguments[0] if arguments else 0
@@ -407,9 +411,9 @@ class Search:
         return self.settle(path, objects, world.processes, number, process._replace(files=flat(files)), result)
 
     def settle(self, path, objects, processes, number, process, result=None):
-        """The world after a step: who has seen what, what came of an operation that is over, what is left."""
+        """The world after a step: what each process has seen, the outcome of what is over, what is left."""
         processes = (*processes[:number], process, *processes[number + 1 :])
-        processes = tuple(witness(one, processes, path) for one in processes)
+        processes = tuple(self.witness(one, processes, path) for one in processes)
         process = processes[number]
         if process.point and result is not None:
             after = process.point.after.get(result)
@@ -430,15 +434,15 @@ class Search:
         handles, program = process.handles, process.program
         if outcome in {MADE, GOT}:
             ino = {number: ino for number, ino, _ in process.files}[fd[0]]
-            assert ino in process.met, "a dead object was attached"
+            assert ino in process.met, "an orphaned object was attached"
             handles = (*handles, (fd, ino))
         elif operation == "close":
             handles = handles[1:]
         elif outcome == ABSENT:
             assert process.missed, f"{operation} did not find what was there all the time"
         else:
-            assert process.met or operation == "foreign", f"{operation} met a dead object"
-        while program and program[0] == "close" and not handles:  # there is none to close
+            assert process.met or operation == "foreign", f"{operation} met an orphaned object"
+        while program and program[0] == "close" and not handles:  # nothing to close
             program = program[1:]
         return Process(program, None, process.files, handles)
 
@@ -447,6 +451,16 @@ class Search:
         for number, process in enumerate(world.processes):
             lost = process.holds() - {world.path} - taken
             assert not lost, f"{number} has a handle on what has lost its name"
+
+    def witness(self, process, processes, path):
+        """What a process in the midst of an operation may have met, and missed, in this state."""
+        if not process.point or process.closes():
+            return process
+        if path and any(path in (one.keeps() if self.looks_hold else one.has()) for one in processes):
+            process = process._replace(met=process.met | {path})
+        if not path or not any(path in one.holds() for one in processes):
+            process = process._replace(missed=True)
+        return process
 
     def visit(self, world):
         """The next user, when all have done what they had to do: it must find what is held, and nothing else."""
@@ -467,14 +481,3 @@ def rows(world):
 
 def flat(files):
     return tuple((fd, *files[fd]) for fd in sorted(files))
-
-
-def witness(process, processes, path):
-    """What a process in the midst of an operation may have met, and missed, in this state."""
-    if not process.point or process.closes():
-        return process
-    if path and any(path in one.keeps() for one in processes):
-        process = process._replace(met=process.met | {path})
-    if not path or not any(path in one.holds() for one in processes):
-        process = process._replace(missed=True)
-    return process
