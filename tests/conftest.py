@@ -77,6 +77,19 @@ def pytest_runtest_setup(item):
     holders.SEARCH_AFTER = usual if item.get_closest_marker("hurried") else 5
 
 
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("tests")
+
+
+@pytest.fixture
+def tmp_path(scratch):
+    """An empty directory.  Pytest's own has the name of the test and a link to it; that cost a millisecond a test."""
+    path = scratch / short(next(_numbers))
+    path.mkdir(mode=0o700)
+    return path
+
+
 def short(number: int) -> str:
     """In base 36."""
     digits = ""
