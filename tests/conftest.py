@@ -38,10 +38,10 @@ def peers_are_forks():
 
 
 def set_aside() -> None:
-    """Collect what garbage there is; what is alive by now is no later test's.
+    """Collect garbage; what is left is not a later test's, so later collections do not search it.
 
-    So nobody need search it again.  Pytest keeps a report of every test: to go through those
-    of all earlier ones, several times in every test, took most of the run.
+    Pytest keeps a report of every test: to go through those of all earlier tests, several times
+    in every test, took most of the run.
     """
     gc.collect()
     gc.freeze()
@@ -68,7 +68,7 @@ def turn(request):
 
 
 def pytest_runtest_setup(item):
-    """On a busy machine it takes longer to find which process has a lock; tests of its name wait for that."""
+    """Give the search for the holder of a lock more time: on a busy machine it is slow."""
     try:
         from ipcio._filelock import holders
     except ImportError:  # a system without such locks
@@ -136,7 +136,7 @@ def peer():
 
 @pytest.fixture
 def apart(peer):
-    """Start peers in namespaces of their own; see `namespaces`, whose functions they know.  All ends with them."""
+    """Start peers in namespaces of their own; they know the functions of `namespaces`.  All ends with them."""
 
     def start(limit="", shm="size=1m"):
         other = peer(

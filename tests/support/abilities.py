@@ -1,6 +1,6 @@
 """What a system may or may not be able to do.  A test says what it needs: ``@pytest.mark.needs("fork")``.
 
-What is missing is told by a look at the system, never by its name.
+Each probe looks at what the system does, never at its name.
 """
 
 from __future__ import annotations
@@ -156,16 +156,16 @@ ABILITIES = {
     "proc": (lambda: _is_directory("/proc/self/fd"), "there is no /proc to look at processes"),
     "files": (_names_are_files, "named objects are not files here"),
     "persistence": (lambda: hasattr(os, "fork"), "nothing outlives its last handle here"),
-    "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while somebody has a handle"),
-    "undo": (lambda: hasattr(os, "fork"), "no permits come back from the dead here"),
-    "value": (_values, "nobody tells the value of a semaphore here"),
+    "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while a handle is open"),
+    "undo": (lambda: hasattr(os, "fork"), "permits of a process that is killed are lost here"),
+    "value": (_values, "the value of a semaphore cannot be read here"),
     "guests": (_names_are_files, "what a user makes is kept by that user alone here"),
     "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
     "namespaces": (_names_apart, "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
     "descriptors": (_descriptors_of_memory, "shared memory has no descriptor here"),
     "classic locks": (_has_fcntl, "there are no locks of processes here"),
-    "holders": (_has_fcntl, "nobody tells who has locked a file here"),
+    "holders": (_has_fcntl, "the system does not say which process has locked a file"),
     "cutting": (_has_fcntl, "what was locked exclusively is let go as a whole here"),
     "nameless": (_files_without_names, "a file that is open cannot be removed here"),
     "cuts": (_cuts, "a file that is mapped cannot be cut short here"),
@@ -175,11 +175,11 @@ ABILITIES = {
     "open file locks": (_open_file_locks, "locks belong to the process here, not to the open file"),
     "deadlines": (_deadlines, "no timer can end a wait of the kernel's here"),
     "witness": (lambda: _is_directory("/dev/shm"), "objects cannot be looked at from outside here"),
-    "commands": (_commands, "nobody tells what a process runs here"),
+    "commands": (_commands, "the system does not say what a process runs"),
     "pipe locks": (_pipe_locks, "pipes cannot be locked here"),
     "full": (lambda: os.path.exists("/dev/full") and os.path.realpath("/dev/full") == "/dev/full", "no device is full"),
     "sendfile": (_sendfile, "no system call copies from where one file is to where another one is"),
-    "waitid": (lambda: hasattr(os, "waitid"), "nobody can wait for an exit and leave the status where it is here"),
+    "waitid": (lambda: hasattr(os, "waitid"), "a wait for an exit always takes the status here"),
     "pidfd": (lambda: _has_for_children("pidfd_open"), "a child is known by its number alone here"),
     "trees": (lambda: _has_for_children("waitid"), "what is left of a tree after its leader is out of reach here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),

@@ -72,7 +72,7 @@ class Forked:
         try:
             fine, answer = pickle.load(self._pipe)
         except EOFError:
-            raise AssertionError(f"the child died (status {self.wait()})") from None
+            raise AssertionError(f"the child has exited (status {self.wait()})") from None
         self.wait()
         assert fine, answer
         return answer
@@ -96,7 +96,7 @@ def fork_in_c() -> int:
 
 
 def leave_dead(make) -> None:
-    """Have a child call `make`, which opens something, and die of SIGKILL with it open."""
+    """Have a child call `make`, which opens something, and kill it while that is open."""
 
     def die() -> None:
         kept = make()
@@ -111,8 +111,8 @@ class Adoption:
 
     A process that is killed while it starts another one leaves a child.  Until that runs its own program
     it has copies of the killed one's descriptors and may run in its memory, so it holds what the killed
-    one held: names, pipes, locks.  A pipe that they share tells nothing, because the child closes its
-    descriptors first and leaves the memory later.
+    one held: names, pipes, locks.  A pipe that they share does not show that, because the child closes
+    its descriptors first and leaves the memory later.
     """
 
     def __enter__(self):
@@ -185,7 +185,7 @@ CALLS = {
 def watch_calls(handler, put=setattr) -> None:
     """Have every loaded module of the package call ``handler(name, args, call)`` in place of its system calls.
 
-    The modules get stand-ins for `os` and the like; nobody else does.  ``call()``
+    Only these modules get stand-ins for `os` and the like.  ``call()``
     makes the real one.  `put` is how a module is changed: ``monkeypatch.setattr``.
     """
     if "ipcio._posix.shares" in sys.modules:  # calls about what others did before would be in the way
@@ -226,10 +226,10 @@ def die_with(handle, ready) -> None:
 
 
 def visit(handle, me, visits, told, go):
-    """Go in and out, and tell so through a FIFO, whose order is the kernel's.
+    """Go in and out, and report both through a FIFO, which keeps the order of the reports.
 
-    Who is in says so after he went in, and takes it back before he goes out.  So whoever
-    reads the FIFO never sees more inside than there were.
+    The report of going in follows the entry, and that of going out comes before the exit.  So the
+    reader of the FIFO never sees more processes inside than there were.
     """
     told = os.open(told, os.O_WRONLY)
     go = os.open(go, os.O_RDONLY)

@@ -137,5 +137,5 @@ def world() -> tuple:
 
 
 def able() -> bool:
-    """Whether forks can be had here."""
+    """Whether this system and this Python can make such forks."""
     return sys.platform == "linux" and sys.implementation.name == "cpython" and platform.machine() in _CLONE

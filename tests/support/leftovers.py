@@ -1,4 +1,4 @@
-"""What a test can leave behind, as the system tells it.
+"""What a test can leave behind, as the system reports it.
 
 ``descriptors()`` and ``children()`` are what this process has now, ``named(made)`` is what is left under some
 names, removed where that can be done; ``survey()`` is how things stand before a run, ``left_since(survey)``

@@ -1,4 +1,4 @@
-"""See `leftovers`: what can be told on any POSIX system."""
+"""See `leftovers`: what can be found out on any POSIX system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def descriptors() -> dict[int, str]:
 
 
 def children() -> set[int]:
-    """The processes, zombies included, whose parent is this one."""
+    """The children of this process, zombies included."""
     with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True) as ps:
         pairs = [line.split() for line in ps.stdout]
     return {int(pid) for pid, parent in pairs if int(parent) == os.getpid()} - {ps.pid}
@@ -44,5 +44,5 @@ def survey() -> None:
 
 
 def left_since(_: None) -> str:
-    """So nothing can be told."""
+    """So there is nothing to compare."""
     return ""

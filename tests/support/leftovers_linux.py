@@ -33,7 +33,7 @@ def names_of(path: str) -> set[str]:
 
 
 def semaphore_name(entry: str, directory: str = SHM) -> str:
-    """What stands for a crash-safe semaphore under a hidden name says whose it is."""
+    """The name of the semaphore to which a hidden entry belongs."""
     if entry.startswith(".ipcio-undo-"):
         try:
             with open(f"{directory}/{entry}", "rb") as record:
@@ -51,7 +51,7 @@ def sets() -> set[int]:
 
 
 def nameless_sets() -> set[int]:
-    """Those that no file stands for, so that nobody will ever find them."""
+    """Those for which there is no file, so that they are never found."""
     found = sets()
     names = {os.path.basename(path) for path in paths()}  # the hidden name is there before the set and after it
     return {key for key in found if f".ipcio-undo-{key:08x}" not in names} & sets()
@@ -69,7 +69,7 @@ def descriptors() -> dict[int, str]:
 
 
 def children() -> set[int]:
-    """The processes, zombies included, whose parent is this one."""
+    """The children of this process, zombies included."""
     found = set()
     for task in os.listdir("/proc/self/task"):
         try:
@@ -129,7 +129,7 @@ def _locked(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return True  # somebody else's, or gone meanwhile
+        return True  # another user's, or removed meanwhile
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -146,7 +146,7 @@ def of_another_run(path: str) -> bool:
 
 
 def remove_abandoned() -> None:
-    """Remove what the C library leaves of a semaphore whose maker is killed in the midst: it has a name of its own."""
+    """Remove what the C library leaves if a process is killed while it makes a semaphore: an entry of another name."""
     for path in (path for path in paths() if re.fullmatch(rf"{SHM}/sem\.[0-9A-Za-z]{{6}}", path)):
         with contextlib.suppress(OSError):
             if os.lstat(path).st_uid == os.geteuid() and os.path.getsize(path) in {0, 32} and not _is_in_use(path):

@@ -68,7 +68,7 @@ def _handles() -> list[tuple[int, int]]:
         if status != STATUS_INFO_LENGTH_MISMATCH:
             break
         _table = ctypes.create_string_buffer(4 * len(_table))
-    assert not status, f"Windows tells no handles (status {status:#x})"
+    assert not status, f"Windows lists no handles (status {status:#x})"
     # SYSTEM_HANDLE_INFORMATION_EX is two words, the first of them the number of entries; an entry is of five:
     # object, process, handle, (access, _, number of the type), _.  As words, for there are thousands.
     words = memoryview(_table).cast("B").cast("Q")
@@ -127,7 +127,7 @@ def descriptors() -> dict[tuple[str, int], str]:
 
 
 def children() -> set[int]:
-    """The running processes whose parent is this one."""
+    """The running children of this process."""
     found = set()
     snapshot = _snapshot(TH32CS_SNAPPROCESS, 0)
     try:
@@ -143,7 +143,7 @@ def children() -> set[int]:
 
 
 def named(made: list[str]) -> set[str]:
-    """Those of the names under which there is something.  Nobody can remove it but who has it."""
+    """Those of the names under which there is something.  Only its holder can remove it."""
     left = set()
     for name in made:
         for entry in (name, f"{name}\x01"):
@@ -155,7 +155,7 @@ def named(made: list[str]) -> set[str]:
 
 
 def survey() -> None:
-    """Nothing is under a name whose every process has ended."""
+    """Nothing outlives the last process that has it open."""
 
 
 def left_since(_: None) -> str:

@@ -82,7 +82,7 @@ class Page:
             self.second.stop()
 
     def named(self, text: str) -> str:
-        """Names that Python is told, in quotes or in a URL."""
+        """Replace names in Python code, in quotes or in a URL."""
         words = "|".join(map(re.escape, self.names))
         return re.sub(rf"(?<=[\"'])({words})(?=[\"'])|(?<=shm://)({words})\b", lambda m: self.names[m[0]], text)
 
@@ -108,7 +108,7 @@ class Page:
         # A line that ends with a backslash goes on in the next one.
         pairs = [re.fullmatch(r"((?:[^\n]*\\\n)*[^\n]*)\n(.*)", command, re.DOTALL).groups() for command in commands]
         script = "".join(f"{command}\nstatus=$?; echo '{MARK}'; (exit $status)\n" for command, _ in pairs)
-        # Where one may not look, nobody can say that a program is not there.
+        # Where this user may not look, the shell cannot say that a program is missing.
         searchable = [entry for entry in ENVIRONMENT["PATH"].split(os.pathsep) if os.access(entry or ".", os.X_OK)]
         done = subprocess.run(
             ["sh", "-c", script],

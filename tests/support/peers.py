@@ -1,4 +1,4 @@
-"""A second Python process to talk to: it runs what it is told, line by line, and is always reaped."""
+"""A second Python process to talk to: it runs the code that it is sent, line by line, and is always reaped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOOP = f"""
 import json, sys
 scope = {{}}
 exec({_IMPORTS!r}, scope)
-if len(sys.argv) > 1:  # another user, who may not be able to read the interpreter's own directory
+if len(sys.argv) > 1:  # as another user, which may not be able to read the interpreter's directory
     user, os = int(sys.argv[1]), scope["os"]
     os.setgroups([])
     os.setresgid(user, user, user)
@@ -99,7 +99,7 @@ class Peer:
     ``run(code)`` executes statements there, ``ask(expression)`` returns a literal
     value; ``send`` and ``answer`` are the two halves of ``ask``, for a peer that is
     to block meanwhile.  `python` may be another interpreter; with `user`, the peer
-    becomes that user (which takes root) once it has imported what it needs.
+    becomes that user, once it has imported what it needs; only root can do that.
     """
 
     def __init__(self, *setup: str, python: str = sys.executable, user: int | None = None) -> None:
@@ -119,7 +119,7 @@ class Peer:
     def answer(self):
         line = self._line()
         if not line:
-            raise AssertionError(f"the peer died (status {self.process.wait()})")
+            raise AssertionError(f"the peer has exited (status {self.process.wait()})")
         kind, content = json.loads(line)
         if kind == "error":
             raise PeerError(*content)

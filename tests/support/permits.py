@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def permits_of(s: Semaphore) -> int:
-    """Its value; where nobody tells it, what can be taken, and is given back at once."""
+    """Its value; where that cannot be read, the number of permits that can be taken, which are given back at once."""
     try:
         return s.value
     except NotImplementedError:

@@ -153,7 +153,7 @@ def explains(history):
     workers = sorted({done.worker for done in history})
     lanes = [[] for _ in workers]
     for done in history:
-        # A call in progress may hold a living object that it has found, as a handle would.
+        # A call in progress may hold an object that it has found, as a handle would.
         stages = {"unlink": ("look", done, "drop"), "close": (done,), "die": (done,)}
         for stage in stages.get(done.operation, ("look", "drop", done)):
             if isinstance(stage, str):
@@ -247,8 +247,8 @@ class Schedule:
     def choose(self, worker, handles):
         """The next operation of a worker that has so many handles."""
         self.size += 1
-        # Sizes tell which object it is.  Whatever lives must be large enough for "ensure"; those
-        # cannot be told from one another, which does no harm where only one object is held at a time.
+        # The size identifies the object.  Every object must be large enough for "ensure", whose objects
+        # all have one size: that does no harm where only one object is held at a time.
         others = ["unlink"] if self.unlinks else ["ensure"]
         kind = self.chance.choice(["create", "attach", "attach", *others, *["close"] * (2 * handles)])
         return Done(worker, kind, 1 if kind == "ensure" else self.size, self.clock)
@@ -257,7 +257,7 @@ class Schedule:
         chance, count = self.chance, len(self.workers)
         left = [chance.randint(1, LONGEST) for _ in range(count)]
         current, handles = [None] * count, [0] * count
-        # Either anybody at any time, or the first in a list of ranks that changes now and then.
+        # Either any worker at any time, or the first in a list of ranks that changes now and then.
         ranks = chance.sample(range(count), count) if chance.random() < 0.6 else None
         while any(left) or any(current):
             able = [worker for worker in range(count) if left[worker] or current[worker]]

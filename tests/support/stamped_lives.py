@@ -66,7 +66,7 @@ def work(seed, names, steps, *, unlinks):
                 h = shm.attach(name, chance.choice(["r", "rw"]))
                 mine.append(h)
                 lives_seen = {check(other) for other in mine} - {None}  # None: not stamped yet
-                assert unlinks or len(lives_seen) <= 1, "two lives at once"
+                assert unlinks or len(lives_seen) <= 1, "two objects at once"
             else:
                 shm.unlink(name)
         except FileNotFoundError:

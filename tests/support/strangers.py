@@ -1,4 +1,4 @@
-"""Files whose locks are in the way of ours: where locks belong to the process, those that another one has open.
+"""Files with locks that conflict with ours: where locks belong to the process, another process opens them.
 
 There, `apart` opens a file in a process that is made for it, and the functions of this module do
 there what is to be done with it, and here what is to be done with any other file.

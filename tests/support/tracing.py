@@ -81,7 +81,7 @@ _MAP_ANONYMOUS = 0x20
 
 _TRACEME, _POKEUSER, _SYSCALL, _DETACH, _SETOPTIONS = 0, 6, 24, 17, 0x4200
 _GETREGSET, _SETREGSET, _GET_SYSCALL_INFO = 0x4204, 0x4205, 0x420E
-_TRACESYSGOOD, _EXITKILL = 1, 0x100000  # stops at calls are told from signals; no child survives this process
+_TRACESYSGOOD, _EXITKILL = 1, 0x100000  # stops at calls differ from signals; no child survives this process
 _ENTRY, _EXIT = 1, 2
 _AT_A_CALL = 5 | 0x80  # SIGTRAP, and by the option that it is at a call
 _ORIG_RAX, _RAX = 15 * 8, 10 * 8
@@ -103,7 +103,7 @@ class Call(NamedTuple):
 
     name: str
     arguments: tuple[int, ...]
-    path: str  # of the call's first argument that can be one, "" if there is none
+    path: str  # of the call's first argument that can be one, else ""
 
     def __str__(self) -> str:
         return f"{self.name}({self.path!r})" if self.path else f"{self.name}({self.arguments[0]:#x})"
@@ -112,7 +112,7 @@ class Call(NamedTuple):
     def noise(self) -> bool:
         """Whether it may be there in one run and not in the next."""
         anonymous = self.name == "mmap" and self.arguments[3] & _MAP_ANONYMOUS
-        # Memory that is shared is somebody's wish, not the allocator's.
+        # Shared memory is what the caller wants, not what the allocator needs.
         return self.name in NOISE or bool(anonymous and not self.arguments[3] & 1)
 
 
@@ -129,7 +129,7 @@ class Traced:
 
     ``prepare()`` is called before in the child, not traced, and what it returns is the function's first argument.
     ``check(returned, raised)`` is called after, not traced: what it returns is then the result.
-    A child that hangs for `patience` seconds dies of SIGALRM.
+    A child that hangs for `patience` seconds is killed by SIGALRM.
     """
 
     def __init__(self, function, *arguments, prepare=None, check=None, patience: int = 30) -> None:
@@ -161,7 +161,7 @@ class Traced:
     # -- steps ---------------------------------------------------------------
 
     def step(self) -> Call | None:
-        """Let the present call happen and stop before the next; None if there is none: the function has ended."""
+        """Let the present call happen and stop before the next; None if the function has ended."""
         if self.call is not None:
             self.happen()
         while not self._free and self._to_a_call():
@@ -204,7 +204,7 @@ class Traced:
             _ptrace(_DETACH, self.pid)
 
     def kill(self) -> int:
-        """Kill it where it is and reap it: before a call this does not happen any more, after `happen` nothing else."""
+        """Kill it where it is and reap it: the call that it stands before does not happen."""
         self.call = None
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
@@ -229,7 +229,7 @@ class Traced:
             self._wait()
         self._pipe.close()
         if not answer:
-            raise AssertionError(f"the child died (status {self.status})")
+            raise AssertionError(f"the child has exited (status {self.status})")
         fine, value = pickle.loads(answer)
         assert fine, value
         return value
@@ -243,12 +243,12 @@ class Traced:
     # -- the tracer's part ---------------------------------------------------
 
     def _to_a_call(self) -> bool:
-        """Run on to the next entry of a call, or from there to its end.  False: it died."""
+        """Run on to the next entry of a call, or from there to its end.  False: it has exited."""
         number = 0
         while self.status is None:
             try:
                 _ptrace(_SYSCALL, self.pid, 0, ctypes.c_long(number))
-            except ProcessLookupError:  # killed meanwhile, by somebody else or its alarm
+            except ProcessLookupError:  # killed meanwhile, by another process or its alarm
                 number = 0
             number = self._wait()
             if number == _AT_A_CALL:
@@ -364,10 +364,10 @@ def lacks_tracing() -> str:
     try:
         child = Traced(os.stat, "/")
     except OSError as error:
-        return f"nobody may trace here: {error}"
+        return f"tracing is not allowed here: {error}"
     with child:
         if child.step() is None:
-            return "nobody may trace here"
+            return "tracing is not allowed here"
         child.fail(13)
         child.run()
         try:

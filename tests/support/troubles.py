@@ -10,8 +10,8 @@ import sys
 
 import children
 
-# Calls whose result is something to close: lost if the interrupt comes between the
-# system and the assignment, which no Python program can prevent.
+# Calls with a result that has to be closed.  An interrupt between the call and the assignment
+# loses it, which no Python program can prevent.
 MAKERS = {"open", "dup", "mmap", "fcntl"}
 
 SYSTEM_V = ("semget", "semctl", "semop", "semtimedop")

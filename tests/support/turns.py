@@ -1,7 +1,7 @@
-"""Turns, between all tests that run on this machine: `gc` takes what the dead of any of them have left.
+"""Turns between all tests that run on this machine: `ipcio gc` removes the orphans of every one of them.
 
-A test that has it look everywhere is alone meanwhile; others, which are about the dead of
-another user, are together.  (What is about its own user's dead stands it.)
+A test that runs it everywhere has to be alone.  Tests of another user's orphans may run together.
+Tests of their own user's orphans need no turn: they expect that `gc` comes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 
 try:
     import fcntl
-except ImportError:  # the dead leave nothing
+except ImportError:  # there are no orphans
     alone = together = contextlib.nullcontext
 else:
 

@@ -1,4 +1,4 @@
-"""Knowing that somebody else waits, so that a test need not hope that he has come so far."""
+"""Find out that another process waits, so that a test does not have to hope for it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from abilities import lacks
 from children import Event, Forked
 
-DEADLINE = 30  # seconds until somebody who does not come to wait is a failed test
+DEADLINE = 30  # seconds until a process that does not wait is a failed test
 
 
 def until_it_waits(pid: int, thread: int | None = None) -> None:
     """Return when the process, or one thread of it, sleeps in a system call.
 
-    Whoever is asked about must have nothing to sleep in but what the test wants him to.  Where the system
-    does not tell, he is given a moment: a test must be right whether it is enough or not.
+    It must have nothing to sleep in but the call that the test is about.  Where the system does not show
+    that, this waits for a moment: a test must be right whether that is enough or not.
     """
     if lacks("proc"):
         time.sleep(0.3)
