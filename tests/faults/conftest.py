@@ -15,7 +15,7 @@ SHM = "/dev/shm"
 
 
 class Remains:
-    """What may be left of objects whose names contain `tag`: entries in /dev/shm, System V sets.
+    """What may be left of objects with `tag` in their names: entries in /dev/shm, System V sets.
 
     The keys of the sets are written down as the sets are asked for, so that each one can be looked for in
     the end, whichever process made it.

@@ -1,4 +1,4 @@
-"""The fault campaign's command: each part runs, what is lost is told and repeated, what is left is found."""
+"""The fault campaign's command: each part runs, a loss is reported and can be repeated, what is left is found."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every system call fails in turn, is interrupted in turn, is the last one before a SIGKILL in turn.
 
-Modules of the package see stand-ins for `os`, `fcntl` and `mmap` whose calls are
-counted; see `troubles.Plan`.  A scenario is run again and again, with trouble at its
+Modules of the package see stand-ins for `os`, `fcntl` and `mmap` that count
+their calls; see `troubles.Plan`.  A scenario is run again and again, with trouble at its
 first call, at its second, and so on until a run has fewer calls than that.
 """
 
@@ -51,7 +51,7 @@ OPENING = {
     "create": (None, lambda name: shm.create(name, 100), False),
     "create sparse": (None, lambda name: shm.create(name, 100, reserve=False), False),
     "create persistent": (None, lambda name: shm.create(name, 100, persist=True), True),
-    "create over a dead one": ("dead", lambda name: shm.create(name, 100), False),
+    "create over an orphan": ("orphan", lambda name: shm.create(name, 100), False),
     "create refused": ("live", lambda name: shm.create(name, 100), False),
     "create or attach": ("live", lambda name: shm.create(name, 100, exist_ok=True), False),
     "create or attach, too small": ("live", lambda name: shm.create(name, 101, exist_ok=True), False),
@@ -59,10 +59,10 @@ OPENING = {
     "attach read-only": ("live", lambda name: shm.attach(name, "r"), False),
     "attach persistent": ("persistent", shm.attach, True),
     "attach foreign": ("foreign", shm.attach, True),
-    "attach dead": ("dead", shm.attach, False),
+    "attach orphan": ("orphan", shm.attach, False),
     "attach absent": (None, shm.attach, False),
     "unlink": ("live", shm.unlink, False),
-    "unlink dead": ("dead", shm.unlink, False),
+    "unlink orphan": ("orphan", shm.unlink, False),
     "unlink foreign": ("foreign", shm.unlink, False),
 }
 
@@ -71,7 +71,7 @@ def prepare(what, name):
     """Bring the name into a state; return the holder that keeps it so, if any."""
     if what == "live":
         return shm.create(name, 100)
-    if what == "dead":
+    if what == "orphan":
         leave_dead(lambda: shm.create(name, 100))
     elif what == "persistent":
         make_persistent(name)
@@ -91,7 +91,7 @@ def scenarios(of):
 @scenarios(OPENING)
 @pytest.mark.usefixtures("way")
 def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario, trouble):
-    """Not a name, not a descriptor, not a lock; and the error tells the errno and the name."""
+    """Not a name, not a descriptor, not a lock; and the error has the errno and the name."""
     name = left.tag
     state, act, stays = OPENING[scenario]
     for at in places():
@@ -124,7 +124,7 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario
         outcome = holder = None
         gc.collect()
         assert descriptors() == before, told
-        if plan.hit == "unlink":  # the call was told that it cannot
+        if plan.hit == "unlink":  # the system refused it
             left.clear_unnamed()
         assert not left.unnamed(), told
         if state in {"persistent", "foreign"} or stays:
@@ -144,7 +144,7 @@ CLOSING = {
     "the last": (0, lambda h: h.close()),
     "one of two": (1, lambda h: h.close()),
     "one with a shared descriptor": (0, lambda h: (h.fileno(), h.close())),
-    "one with a living view": (0, lambda h: keep(h.getbuffer(), h.close)),
+    "one with a view": (0, lambda h: keep(h.getbuffer(), h.close)),
 }
 
 
@@ -238,12 +238,12 @@ def test_a_mapping_that_fails_or_is_interrupted_leaves_nothing(tmp_path, plan, s
 # -- killed in the middle ----------------------------------------------------
 
 
-# Killed before a call is killed after the one before it, but for what nobody watches between: once is enough.
+# A kill before a call is a kill after the one before it, but for calls between that are not watched: once is enough.
 @pytest.mark.parametrize(
     ("trouble", "then"),
     [*((kill_after, then) for then in ("attach", "create", "exist_ok", "unlink")), (kill_before, "create")],
 )
-@pytest.mark.parametrize("scenario", ["create", "create sparse", "create over a dead one"])
+@pytest.mark.parametrize("scenario", ["create", "create sparse", "create over an orphan"])
 def test_a_create_that_is_killed_was_never(left, plan, way, scenario, trouble, then):
     """Wherever the kill hits, the next call of whatever kind finds a free name and no trace of it."""
     name = left.tag
@@ -311,7 +311,7 @@ def test_an_unlink_that_is_killed_is_done_or_not(name, plan, trouble):
 
 
 def test_ctrl_c_during_a_large_reservation_leaves_nothing(name):
-    """It takes long enough to be hit: the memory is given back, no name is made."""
+    """The call is long enough to be hit: the memory is given back, no name is made."""
 
     def interrupted():
         raise KeyboardInterrupt

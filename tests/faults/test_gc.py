@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("files")
 
 @pytest.mark.able(probe=can_go_apart)
 def test_gc_removes_the_dead_and_nothing_else(apart):
-    """And says what they were called.  Nobody else is on this /dev/shm, so all that it says is known."""
+    """It prints their names.  Only this test uses this /dev/shm, so every line of it is known."""
     other = apart()
     other.run("""
 from ipcio._posix import objects
@@ -34,11 +34,11 @@ def in_the_making(make):
     make()
 
 for make in (
-    lambda: shm.create("dead segment", 10),
-    lambda: sem.create("dead", 1),
-    lambda: sem.create("dead undo", 1, undo=True),
-    lambda: unlinked("dead unlinked"),
-    lambda: unlinked("dead unlinked persistent", persist=True),
+    lambda: shm.create("orphan segment", 10),
+    lambda: sem.create("orphan", 1),
+    lambda: sem.create("orphan undo", 1, undo=True),
+    lambda: unlinked("orphan unlinked"),
+    lambda: unlinked("orphan unlinked persistent", persist=True),
     lambda: in_the_making(lambda: shm.create("never", 10)),
     lambda: in_the_making(lambda: sem.create("never", 1)),
     lambda: in_the_making(lambda: sem.create("never undo", 1, undo=True)),
@@ -68,12 +68,12 @@ before = entries()
     assert (status, errors) == (0, "")
     lines = sorted(line for line in output.splitlines() if ".ipcio-" not in line)
     assert lines == [
-        "sem dead",
-        "sem dead undo",
-        "sem dead unlinked",
-        "sem dead unlinked persistent",
         "sem never undo",
-        "shm dead segment 10 bytes",
+        "sem orphan",
+        "sem orphan undo",
+        "sem orphan unlinked",
+        "sem orphan unlinked persistent",
+        "shm orphan segment 10 bytes",
     ]
     assert len(output.splitlines()) == len(lines) + 2  # what was in the making has no name yet
     after = other.ask("entries()")
@@ -142,7 +142,7 @@ for user in {NOBODY}, {SOMEBODY}:
 
 
 def test_gc_finds_what_is_unlinked_and_dead_and_leaves_what_lives(left):
-    """Where no /dev/shm of our own is to be had, too."""
+    """This is so in the /dev/shm of the system, too."""
     name = left.tag
     leave_dead(lambda: unlinked(name))
     with closing(unlinked(name)) as s, closing(crash_safe(name)) as new:

@@ -1,4 +1,4 @@
-"""What is short, missing or somebody else's is an error that names the thing, or no trouble at all.
+"""What is short, missing or another user's is an error that names the thing, or no trouble at all.
 
 Each world is the campaign's, with the same chance each time; there it is another one each round.
 """

@@ -52,7 +52,7 @@ def prepare(state, name):
     """Bring the name into a state; return the holder that keeps it so, if any."""
     kind, _, what = state.partition(" ")
     make = {"plain": plain, "undo": crash_safe, "foreign": foreign}.get(kind)
-    if what == "dead":
+    if what == "orphan":
         leave_dead(lambda: make(name))
     elif what == "persistent":
         make(name, persist=True).close()
@@ -71,31 +71,31 @@ def either(name):
 OPENING = {
     "create plain": ("", plain),
     "create plain persistent": ("", lambda name: plain(name, persist=True)),
-    "create plain for nobody": ("", lambda name: plain(name, perm=0)),
+    "create plain without permissions": ("", lambda name: plain(name, perm=0)),
     "create undo": ("", crash_safe),
     "create undo persistent": ("", lambda name: crash_safe(name, persist=True)),
-    "create plain over a dead plain one": ("plain dead", plain),
-    "create plain over a dead undo one": ("undo dead", plain),
-    "create undo over a dead plain one": ("plain dead", crash_safe),
-    "create undo over a dead undo one": ("undo dead", crash_safe),
+    "create plain over an orphan, plain": ("plain orphan", plain),
+    "create plain over an orphan, undo": ("undo orphan", plain),
+    "create undo over an orphan, plain": ("plain orphan", crash_safe),
+    "create undo over an orphan, undo": ("undo orphan", crash_safe),
     "create undo refused": ("undo", crash_safe),
     "create or attach plain": ("plain", either),
     "create or attach undo": ("undo", either),
-    "create or attach over a dead undo one": ("undo dead", either),
+    "create or attach over an orphan, undo": ("undo orphan", either),
     "attach plain": ("plain", sem.attach),
     "attach undo": ("undo", sem.attach),
     "attach plain persistent": ("plain persistent", sem.attach),
     "attach undo persistent": ("undo persistent", sem.attach),
     "attach foreign": ("foreign", sem.attach),
-    "attach dead plain": ("plain dead", sem.attach),
-    "attach dead undo": ("undo dead", sem.attach),
+    "attach orphan plain": ("plain orphan", sem.attach),
+    "attach orphan undo": ("undo orphan", sem.attach),
     "unlink plain": ("plain", sem.unlink),
     "unlink undo": ("undo", sem.unlink),
     "unlink plain persistent": ("plain persistent", sem.unlink),
     "unlink undo persistent": ("undo persistent", sem.unlink),
     "unlink undo persistent, held": ("undo persistent, held", sem.unlink),
-    "unlink dead plain": ("plain dead", sem.unlink),
-    "unlink dead undo": ("undo dead", sem.unlink),
+    "unlink orphan plain": ("plain orphan", sem.unlink),
+    "unlink orphan undo": ("undo orphan", sem.unlink),
     "unlink foreign": ("foreign", sem.unlink),
 }
 
@@ -114,7 +114,7 @@ def scenarios(of):
 @scenarios(OPENING)
 @pytest.mark.usefixtures("way")
 def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario, trouble):
-    """Not a name, not a set, not a descriptor, not a lock; and the error tells the errno and the name."""
+    """Not a name, not a set, not a descriptor, not a lock; and the error has the errno and the name."""
     name = left.tag
     state, act = OPENING[scenario]
     stays = state == "foreign" or "persistent" in state
@@ -137,7 +137,7 @@ def test_a_call_that_fails_or_is_interrupted_leaves_nothing(left, plan, scenario
             gc.collect()
             if not state:
                 assert left.all() == ([], []), told
-            elif state.endswith("dead"):
+            elif state.endswith("orphan"):
                 assert not lives(name), told
         if (state in {"plain", "undo"} or stays) and "unlink" not in scenario:
             assert lives(name), told
@@ -211,7 +211,7 @@ def test_a_close_that_fails_or_is_interrupted_has_closed(left, plan, kind, scena
 
 
 def look(way, name):
-    """Do one of the calls that find out about a name whose holders are dead."""
+    """Do one of the calls that find out that a name is orphaned."""
     if way in {"attach", "unlink"}:
         with pytest.raises(FileNotFoundError):
             getattr(sem, way)(name)
@@ -224,9 +224,9 @@ def look(way, name):
 LOOKS = ("attach", "plain", "unlink", "undo", "gc")
 
 
-@scenarios([scenario for scenario, (state, _) in OPENING.items() if state in {"", "plain dead", "undo dead"}])
+@scenarios([scenario for scenario, (state, _) in OPENING.items() if state in {"", "plain orphan", "undo orphan"}])
 def test_a_call_that_is_killed_leaves_a_free_name(left, plan, way, scenario):
-    """The next call, whichever it is, finds nobody there, and `gc` what else there is."""
+    """The next call, whichever it is, finds the name free, and `gc` removes what else there is."""
     name = left.tag
     state, act = OPENING[scenario]
 
@@ -341,11 +341,11 @@ def test_a_last_close_that_is_killed_is_the_end_of_the_name(left, plan, kind, sc
     assert at
 
 
-@pytest.mark.parametrize("state", ["undo dead", "undo dead, unlinked"])
+@pytest.mark.parametrize("state", ["undo orphan", "undo orphan, unlinked"])
 def test_what_a_killed_gc_has_not_done_the_next_one_does(left, plan, state):
     name = left.tag
     for at in places():
-        if state == "undo dead":
+        if state == "undo orphan":
             prepare(state, name)
         else:
             leave_dead(lambda: unlinked(name))

@@ -65,7 +65,7 @@ list(remove_orphans())
 @pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("undo", [False, True])
 def test_a_stranger_may_not_unlink_a_persistent_one(left, peer, undo):
-    """Nor change what it is; and the error tells the name."""
+    """Nor change what it is; and the error has the name."""
     name = left.tag
     owner = peer(f"sem.create({name!r}, 3, undo={undo}, persist=True, perm=0o666).close()", user=NOBODY)
     stranger = peer(user=SOMEBODY)
@@ -92,7 +92,7 @@ def is_gone(caught, name):
 
 @pytest.mark.parametrize("timeout", [None, 60])
 def test_who_waits_while_the_set_is_removed_is_told(left, timeout):
-    """As `ipcrm` does.  Nobody hangs, and the name is free once it is closed."""
+    """As `ipcrm` does.  No wait hangs, and the name is free once it is closed."""
     name = left.tag
     with closing(sem.create(name, 0, undo=True)) as s:
 
@@ -136,7 +136,7 @@ def test_a_permit_that_was_held_while_the_set_was_removed_is_no_trouble_later(le
 
 
 def test_a_set_of_somebody_else_under_the_same_key_is_left_alone(left):
-    """After `ipcrm` anybody may have it."""
+    """After `ipcrm`, any process may make one of that key."""
     name = left.tag
     with closing(crash_safe(name)) as s:
         key = key_of(name)
@@ -180,7 +180,7 @@ def test_a_crash_safe_one_is_not_found_from_another_ipc_namespace_and_not_harmed
 @pytest.mark.xfail(strict=True, reason="a record does not say in which IPC namespace its set is")
 @pytest.mark.able(probe=can_part)
 def test_the_dead_of_another_ipc_namespace_leave_no_set_behind(left, peer):
-    """Who cannot see the set does not take away what tells of it."""
+    """A process that cannot see the set does not remove the record that names it."""
     name = left.tag
     other = peer("from namespaces import *", "go_apart('')")
     leave_dead(lambda: crash_safe(name))
@@ -202,11 +202,11 @@ def victim():
     yield key, number
     value = libc.semctl(number, 0, libc.GETVAL)
     sysv.remove(number)
-    assert value == 7, "somebody operated on it or removed it"
+    assert value == 7, "another process operated on it or removed it"
 
 
 def lie(name, key, number, told=None):
-    """Code that makes a dead record of `name` which claims a set, with a hidden name, sealed and all."""
+    """Code that makes an orphaned record of `name` which claims a set: with a hidden name, and sealed."""
     told = os.fsencode(name if told is None else told)
     record = struct.pack("=64s16sii256s", libc.new_semaphore(32, 0), undo_record._MAGIC, key, 0, told)
     anchor = f"{SHM}/.ipcio-undo-{key & 0xFFFFFFFF:08x}"
@@ -231,7 +231,7 @@ CALLS = {
 @pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
 def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, knows):
-    """Dead, right about the set or not: it is his own claim, and the set is not his."""
+    """Orphaned, right about the set or not: the claim is that user's own, and the set is not."""
     key, number = victim
     liar = peer(user=NOBODY)
     own = key + (1 << 24) if knows == "an own key" else key
@@ -269,7 +269,7 @@ def test_another_users_living_record_cannot_have_us_operate_on_our_sets(left, vi
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("told", ["a\0b", "../x", "\n", "", "x" * 256, "\udcff"], ids=repr)
 def test_a_record_with_an_odd_name_is_as_dead_as_any(left, call, told):
-    """It keeps nobody from his work, and nothing is removed in its name but itself."""
+    """No call fails because of it, and nothing is removed in its name but itself."""
     key = int.from_bytes(os.urandom(3), "little") + 1
     exec(lie(left.tag, key, -1, told), {"os": os})
     anchor = f"{SHM}/.ipcio-undo-{key:08x}"

@@ -243,7 +243,7 @@ def test_a_full_dev_shm_is_enospc_and_never_a_signal(small):
 
 @pytest.mark.able(probe=can_go_apart)
 def test_what_a_segment_has_is_its_own_to_the_last_byte(small):
-    """Whoever comes second is refused; whoever came first can write it all."""
+    """The second create is refused; the first one can write all of its memory."""
     small.run("h = shm.create('first', 800 << 10)")
     with pytest.raises(PeerError) as caught:
         small.run("shm.create('second', 400 << 10)")
@@ -333,7 +333,7 @@ def test_a_dead_crash_safe_one_makes_room_for_its_successor(apart):
 @pytest.mark.able(probe=can_go_apart)
 @pytest.mark.parametrize("undo", [False, True])
 def test_a_full_dev_shm_is_enospc_and_leaves_nothing(apart, undo):
-    """What the dead left under the name makes room first."""
+    """An orphan of the name makes room first."""
     other = apart()
     other.run("""
 def fill():

@@ -196,5 +196,5 @@ def test_who_looks_between_any_two_calls_of_a_create_finds_nothing_or_all_of_it(
     assert found[:5] == [False] * 5
     assert found == sorted(found)
     assert found[-1]
-    with pytest.raises(FileNotFoundError):  # it died with its process
+    with pytest.raises(FileNotFoundError):  # it was removed with its process
         attach(name)

@@ -54,7 +54,7 @@ class Kind:
 
 @pytest.fixture(scope="session", autouse=True)
 def peers_as_macos():
-    """Peers of these tests are forks, too, of a process whose ipcio has but what macOS has."""
+    """Peers of these tests are forks, too: of a process in which ipcio finds only what macOS has."""
     peers.serve(AS_MACOS)
 
 
@@ -260,7 +260,7 @@ def test_a_persistent_one_that_is_gone_is_not_in_the_way(plain, peer):
 
 
 def test_what_was_before_the_system_started_is_no_object_of_now(plain, peer):
-    """Companions outlast the system, objects do not; what has the name now is somebody else's."""
+    """Companions outlast the system, objects do not; what has the name now was made by another program."""
     a, b = peer(plain.make()), peer()
     a.kill()
     (companion,) = plain.companions()
@@ -335,7 +335,7 @@ def test_too_long_a_name_tells_what_would_not_be(peer):
 
 @pytest.mark.parametrize("spoil", ["mode", "link", "file", "directory"])
 def test_who_takes_the_directorys_name_first_shuts_nobody_out(root, name, peer, spoil):
-    """The user's processes agree on another, also when the first is free again; whoever made it."""
+    """The user's processes agree on another one, also when the first is free again."""
     path = f"{root}/ipcio-{os.geteuid()}"
     if spoil == "file":
         open(path, "x").close()
@@ -361,7 +361,7 @@ def test_who_takes_the_directorys_name_first_shuts_nobody_out(root, name, peer, 
 
 
 def test_of_many_that_make_the_directory_at_once_one_does(root, name, peer):
-    """While somebody keeps the directory above locked."""
+    """While another process keeps the directory above locked."""
     peers = [peer() for _ in range(4)]
     fd = os.open(root, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
