@@ -80,13 +80,18 @@ def create_semaphore(text: str, value: int, perm: int) -> PosixSemaphore:
     return PosixSemaphore._rebuild(libc.create_semaphore(text.encode(), perm, value), _COUNTING, MAXIMUM, None)
 
 
+_says_values: list[bool] = []  # whether the system does, when it has been asked once
+
+
 def value_of(raw: PosixSemaphore) -> Callable[[], int]:
     """Return what to call for the value; it raises `NotImplementedError` where the system does not say it."""
-    try:
-        raw._get_value()
-    except NotImplementedError:
-        return _no_value
-    return raw._get_value
+    if not _says_values:  # asked once: the first look at the memory of a semaphore costs a page fault
+        try:
+            raw._get_value()
+            _says_values.append(True)
+        except NotImplementedError:
+            _says_values.append(False)
+    return raw._get_value if _says_values[0] else _no_value
 
 
 def _no_value() -> int:
@@ -101,7 +106,11 @@ def post(raw: PosixSemaphore, n: int) -> None:
     before = 0
     given: list[None] = []
     try:
-        if n > _room(raw):
+        room = MAXIMUM - raw._get_value()
+    except NotImplementedError:  # then only a release that is refused shows that there is no room
+        room = MAXIMUM
+    try:
+        if n > room:
             raise OverflowError
         for before in range(0, n, STEP):
             given.clear()
@@ -118,11 +127,3 @@ def post(raw: PosixSemaphore, n: int) -> None:
 def _take_back(raw: PosixSemaphore, n: int) -> None:
     """Acquire `n` permits, or as many as other processes have left."""
     all(starmap(raw.acquire, repeat((False,), n)))  # as `record_times`, but up to the first False
-
-
-def _room(raw: PosixSemaphore) -> int:
-    """Return how many permits there is room for, as far as the system says that beforehand."""
-    try:
-        return MAXIMUM - raw._get_value()
-    except NotImplementedError:
-        return MAXIMUM
