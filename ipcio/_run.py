@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
 
-__all__ = ["Completed", "TimeoutExpired", "run_to_end"]
-
 _Output = TypeVar("_Output")
 
 

@@ -153,7 +153,7 @@ class NewSegment(_NewObject):
 
     KIND = "shm"
 
-    def make(self, size: int, perm: int, *, reserve: bool, content: memoryview[int] | None = None) -> None:  # noqa: ARG002
+    def make(self, size: int, perm: int, *, reserve: bool, content: memoryview[int] | None = None) -> None:  # noqa: ARG002 -- see below
         """Make it, mapped, with this size and content (None: zeros).
 
         The system decides whether memory is set aside.  It may also leave no more of `perm` than

@@ -247,7 +247,7 @@ class UndoSemaphore:
             except IndexError:  # this process holds fewer
                 pass
             # `ipcio._record.record`, written out for speed.
-            done.extend(zip(starmap(libc.semop, (self._giving(len(ours), n - len(ours)),)), _ERRNO))  # noqa: B905
+            done.extend(zip(starmap(libc.semop, (self._giving(len(ours), n - len(ours)),)), _ERRNO))  # noqa: B905 -- _ERRNO has no end
             failed, number = done[0]
             if failed:
                 raise self._overflow() if number == errno.ERANGE else self._error(number)

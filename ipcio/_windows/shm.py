@@ -42,7 +42,7 @@ def create(
     *,
     perm: int,  # noqa: ARG001 -- see below
     persist: bool,
-    reserve: bool,  # noqa: ARG001
+    reserve: bool,  # noqa: ARG001 -- Windows always reserves
     into: Callable[[Mapped], Handle],
 ) -> Handle:
     """Make a segment; its memory is always reserved.
