@@ -30,11 +30,6 @@ _LOOKS = 3  # at the list of locks
 _PAUSE = 0.01  # seconds before an object is called an orphan; its last holder needs microseconds to remove it
 
 
-def directory() -> str:
-    """Return the path of the directory in which the files of objects are."""
-    return namespace.directory()
-
-
 def list_objects() -> list[ObjectInfo]:
     found = list(_find_all())
     managed = {procfs.file_key(each.info) for each in found if each.is_managed}
@@ -62,7 +57,7 @@ def _describe_all(
 
 
 def _find_all() -> Iterator[ObjectFile]:
-    place = directory()
+    place = namespace.directory()
     for entry in os.listdir(place):
         path = f"{place}/{entry}"
         # If its owner exchanges, locks or forbids it meanwhile, the others are listed all the same.
@@ -90,7 +85,7 @@ def _state(found: ObjectFile, *, is_orphan: bool) -> State:
 
 
 def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
-    place = directory()
+    place = namespace.directory()
     # An object that is in use now was so before, so the list is read once for all.
     locks = functools.cache(procfs.flocks)
     # Hidden names last: that of a crash-safe semaphore is removed along with its public one.
@@ -155,7 +150,7 @@ def _try_locks(wanted: set[str]) -> Iterator[str]:
     At worst this keeps a last holder, which tries the same lock in this very moment, from
     removing the object.  Then it is orphaned, and the next call that uses its name removes it.
     """
-    place = directory()
+    place = namespace.directory()
     for entry in os.listdir(place):
         try:
             fd = os.open(f"{place}/{entry}", lifetime.PROBE)
@@ -179,7 +174,7 @@ def _find_holders(wanted: set[str], locked: set[str]) -> tuple[dict[str, list[Pr
     """
     holders: dict[str, list[ProcessInfo]] = {}
     sharing: set[str] = set()
-    root = os.path.realpath(directory()) + "/"
+    root = os.path.realpath(namespace.directory()) + "/"
     for pid in sorted(filter(None, procfs.processes())) if wanted else ():
         held: set[str] = set()
         for descriptor, key in procfs.open_files(pid, root):

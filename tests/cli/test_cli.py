@@ -142,9 +142,9 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A directory for `gc` where nobody else's dead are; make objects there with ``place(name, mode)``."""
-    from ipcio._posix import inventory
+    from ipcio._posix import namespace
 
-    monkeypatch.setattr(inventory, "directory", lambda: str(tmp_path))
+    monkeypatch.setattr(namespace, "directory", lambda: str(tmp_path))
 
     def make(name, mode):
         path = os.path.join(os.fsencode(tmp_path), name)
