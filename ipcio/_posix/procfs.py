@@ -4,13 +4,14 @@ Nothing here asks a file for its state.  A server of a network or user-space fil
 does not answer would block the caller for ever, and every machine has descriptors of files that
 have nothing to do with ipcio.  The kernel's own lists in ``/proc`` never block.
 
-Where there is no ``/proc``, `flocks` raises `OSError`, and the other functions find nothing.
+Where there is no ``/proc``, `flocks` raises `OSError`, `has_members` is True, and the other functions find nothing.
 """
 
 from __future__ import annotations
 
 import os
 from itertools import islice
+from math import inf
 
 from ipcio._backend import Owner
 from ipcio._typing import TYPE_CHECKING, NamedTuple
@@ -47,6 +48,31 @@ def describe(pid: int) -> str:
     except OSError:
         return ""
     return name if name.isprintable() else ascii(name)
+
+
+def has_members(group: int, at_most: float = inf) -> bool:
+    """Whether a process group has a member besides its leader, which has exited.
+
+    True if that cannot be known, or if there are too many processes to look at.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # the numbers in /proc are those of another namespace
+            return True
+        numbers = list(filter(str.isdigit, os.listdir("/proc")))
+    except OSError:
+        return True
+    if len(numbers) > at_most:
+        return True
+    wanted = str(group).encode()
+    for number in numbers:
+        try:
+            with open(f"/proc/{number}/stat", "rb", 0) as file:
+                state, _, group_id, *rest = file.readall().rpartition(b")")[2].split()
+        except OSError:  # it has exited meanwhile
+            continue
+        if group_id == wanted and (state not in b"ZX" or rest[14] != b"1"):  # threads go on without the first one
+            return True
+    return False
 
 
 def _names_in(directory: str) -> Iterator[str]:

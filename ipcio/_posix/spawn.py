@@ -11,7 +11,6 @@ that belongs to a child of this process that has not been reaped.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from weakref import WeakSet
 from ipcio._forklock import RLock
 from ipcio._posix.exits import at_the_end
 from ipcio._posix.pipes import Pipe, inherited, is_still
+from ipcio._posix.procfs import has_members
 from ipcio._record import calling, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
@@ -252,7 +252,7 @@ class Popen(subprocess.Popen[bytes]):
                 return
             if self._has_session and _waitid is not None and not self.is_status_lost:
                 self._is_unreaped = True
-                if self._has_killed_tree or not _has_members(self._started[0], at_most=_MANY):
+                if self._has_killed_tree or not has_members(self._started[0], at_most=_MANY):
                     self._reap()
             self.returncode = code
 
@@ -301,7 +301,7 @@ class Popen(subprocess.Popen[bytes]):
         self.look()
         if self.returncode is None or not tree:
             return self.returncode is not None
-        return not (self._is_unreaped or self.is_status_lost) or not _has_members(self._started[0])
+        return not (self._is_unreaped or self.is_status_lost) or not has_members(self._started[0])
 
     def close_if_settled(self) -> None:
         """After its exit: close the descriptor, unless signals to its group may require it."""
@@ -356,28 +356,3 @@ def _end_all() -> None:
 
 
 at_the_end(_end_all)
-
-
-def _has_members(group: int, at_most: float = math.inf) -> bool:
-    """Whether a process other than its leader, which has ended, is in a process group.
-
-    True if that cannot be known, or if there are too many processes to look at.
-    """
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):  # its numbers are those of another namespace
-            return True
-        numbers = list(filter(str.isdigit, os.listdir("/proc")))
-    except OSError:
-        return True
-    if len(numbers) > at_most:
-        return True
-    wanted = str(group).encode()
-    for number in numbers:
-        try:
-            with open(f"/proc/{number}/stat", "rb", 0) as file:
-                state, _, group_id, *rest = file.readall().rpartition(b")")[2].split()
-        except OSError:  # it has gone
-            continue
-        if group_id == wanted and (state not in b"ZX" or rest[14] != b"1"):  # threads go on without the first one
-            return True
-    return False
