@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
     from typing_extensions import Self
 
@@ -59,12 +60,12 @@ class HeldByCall:
         self.memory: mmap.mmap | None = None
         self.thread = 0
 
-    def open_file(self, path: str | bytes, flags: int) -> None:
-        """Open a file.  A fork waits a moment for that, but not for ever."""
+    def open_by(self, function: Callable[..., int], *arguments: Any) -> None:
+        """Hold the descriptor that the function returns.  A fork waits a moment for the call, but not for ever."""
         me = get_ident()
         try:
             fork_waits_for.append(me)
-            for self.fd in calling(os.open, path, flags):
+            for self.fd in calling(function, *arguments):
                 pass
         finally:
             fork_waits_for.remove(me)

@@ -139,7 +139,7 @@ def free_name(path: str, *, patient: bool = True, locked: Callable[[], dict[str,
     for _ in retry_while_busy(path, patient=patient):
         with HeldByCall() as found:
             try:
-                found.open_file(path, PROBE)
+                found.open_by(os.open, path, PROBE)
             except FileNotFoundError:
                 return not is_special(path)
             except PermissionError:

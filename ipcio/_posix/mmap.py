@@ -8,13 +8,12 @@ import mmap
 import os
 import stat
 import sys
-from _thread import get_ident
 
 from ipcio._backend import MappedFile
-from ipcio._forklock import fork_lock, fork_waits_for
+from ipcio._forklock import fork_lock
 from ipcio._posix import undecided
 from ipcio._typing import TYPE_CHECKING
-from ipcio._unowned import closed_by
+from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,28 +33,17 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
 
 
 def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
-    me, fd = get_ident(), -1
-    try:
-        try:
-            fork_waits_for.append(me)
-            fd = _open_descriptor(file, writable=writable)
-            closed_by[fd] = me
-        finally:
-            fork_waits_for.remove(me)
+    with HeldByCall() as opened:
+        _open_descriptor(opened, file, writable=writable)
+        fd = opened.fd
         info = os.fstat(fd)
         size = _check_part(file, info, offset=offset, size=size)
         if not info.st_size:
             _check_contents(file, fd)
         with fork_lock:
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
-            del closed_by[fd]
-            given, fd = fd, -1
-            return into(MappedFile(mapping.pop(), given))
-    finally:
-        if fd >= 0:
-            with fork_lock:
-                closed_by.pop(fd, None)
-                os.close(fd)
+            opened.fd = -1
+            return into(MappedFile(mapping.pop(), fd))
 
 
 def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.mmap:
@@ -109,11 +97,12 @@ def _path(fd: int) -> str:
     return os.fsdecode(fcntl.fcntl(fd, _GETPATH, bytes(_PATH_MAX)).rstrip(b"\0"))
 
 
-def _open_descriptor(file: Any, *, writable: bool) -> int:
-    """A descriptor with an offset of its own, for a path or for what a descriptor has open."""
+def _open_descriptor(opened: HeldByCall, file: Any, *, writable: bool) -> None:
+    """Open a descriptor with an offset of its own, for a path or for what a descriptor has open."""
     access = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if not isinstance(file, int):
-        return os.open(file, access)
+        opened.open_by(os.open, file, access)
+        return
     try:
         held = fcntl.fcntl(file, fcntl.F_GETFL) & _ACCESS
     except OSError as error:
@@ -123,19 +112,19 @@ def _open_descriptor(file: Any, *, writable: bool) -> int:
         wanted = "reading and writing" if writable else "reading"
         raise PermissionError(errno.EACCES, f"the descriptor must be open for {wanted} to be mapped", file)
     try:
-        return _open_again(file, access)
+        _open_again(opened, file, access)
     except OSError:  # it has lost its path, or permissions have changed: share the offset then
-        return os.dup(file)
+        opened.open_by(os.dup, file)
 
 
-def _open_again(fd: int, access: int) -> int:
+def _open_again(opened: HeldByCall, fd: int, access: int) -> None:
     if _GETPATH is None:
-        return os.open(f"/proc/self/fd/{fd}", access)
-    again = os.open(_path(fd), access)
-    if os.path.samestat(os.fstat(again), os.fstat(fd)):
-        return again
-    os.close(again)
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), fd)
+        opened.open_by(os.open, f"/proc/self/fd/{fd}", access)
+        return
+    opened.open_by(os.open, _path(fd), access)
+    if not os.path.samestat(os.fstat(opened.fd), os.fstat(fd)):
+        opened.roll_back()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), fd)
 
 
 def _check_part(file: Any, info: os.stat_result, *, offset: int, size: int) -> int:

@@ -47,7 +47,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
     """
     with HeldByCall() as found:
         try:
-            found.open_file(path, lifetime.PROBE)
+            found.open_by(os.open, path, lifetime.PROBE)
             # An orphaned object is removed, and the next attempt finds the name free.  If the shared lock
             # is refused, another process is removing the name.
             if namespace.is_managed(os.fstat(found.fd)) and (
@@ -93,7 +93,7 @@ def directory_lock(path: str, *, required: bool = False) -> Generator[None, None
         return
     with HeldByCall() as found:
         try:
-            found.open_file(directory, _DIRECTORY)
+            found.open_by(os.open, directory, _DIRECTORY)
             while not (locked := lifetime.try_lock(found.fd, lifetime.EXCLUSIVE)):
                 now = time.monotonic()
                 give_up = give_up or now + lifetime.PATIENCE

@@ -221,7 +221,7 @@ def _remove_if_orphan_at(path: str) -> bool:
     """Remove the object under `path` if it is orphaned, asking by a new description; False if it is in use."""
     with HeldByCall() as found:
         try:
-            found.open_file(path, lifetime.PROBE)
+            found.open_by(os.open, path, lifetime.PROBE)
         except OSError as error:
             return error.errno not in _SHORTAGE  # otherwise the name is gone, or means no object of ours
         try:

@@ -218,7 +218,7 @@ def clear_persistent(path: str) -> bool:
     before it could do this.  Or it is not persistent, and some program has changed its mode.
     """
     with HeldByCall() as found:
-        found.open_file(path, lifetime.PROBE)
+        found.open_by(os.open, path, lifetime.PROBE)
         fd = found.fd
         info = os.fstat(fd)
         record = undo_record.read(fd, info)

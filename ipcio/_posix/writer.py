@@ -162,7 +162,7 @@ def clear_persistent(path: str) -> bool:
     if not _HIDDEN.fullmatch(os.path.basename(path)):
         return False
     with HeldByCall() as look:
-        look.open_file(path, lifetime.PROBE)
+        look.open_by(os.open, path, lifetime.PROBE)
         fd = look.fd
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):

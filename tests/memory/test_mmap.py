@@ -852,3 +852,41 @@ def test_a_number_that_means_another_file_by_now_is_left_alone(tmp_path, peer):
     other.run("import tempfile; os.closerange(3, 1000); files = [tempfile.TemporaryFile() for _ in range(9)]")
     other.run("h.close(); g = None; gc.collect()")
     assert other.ask("[os.fstat(file.fileno()).st_size for file in files]") == [0] * 9
+
+
+# -- interrupts ------------------------------------------------------------------------
+
+
+@pytest.mark.needs("signals")
+@pytest.mark.parametrize("by", ["path", "descriptor"])
+def test_an_interrupt_while_a_file_is_opened_leaves_no_descriptor(tmp_path, by):
+    """Before each instruction of the back end, up to the moment when the handle is made."""
+    back_end = pytest.importorskip("ipcio._posix.mmap")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    with open(path, "rb") as file:
+        what = path if by == "path" else file.fileno()
+        before = descriptors()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that here
+        for number in range(1000):
+            moments = iter(range(number))
+
+            def trace(frame, event, _, moments=moments):
+                if frame.f_code.co_filename != back_end.__file__:
+                    return None
+                frame.f_trace_opcodes = True
+                if event == "opcode" and "mapping" not in frame.f_locals and next(moments, None) is None:
+                    raise KeyboardInterrupt
+                return trace
+
+            h = None
+            sys.settrace(trace)
+            with contextlib.suppress(KeyboardInterrupt):
+                h = mmap.open(what, "r")
+            sys.settrace(None)
+            if h is not None:
+                h.close()
+                break
+            assert descriptors() == before, number
+    assert h is not None
+    assert number > 20
