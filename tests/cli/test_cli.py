@@ -72,9 +72,11 @@ def test_help_of_the_program_itself():
         ["gc", "prices"],
     ],
 )
-def test_usage_errors_are_status_2(arguments):
-    status, output, errors = run(*arguments)
-    assert (status, output) == (2, "")
+def test_usage_errors_are_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        _cli.main(arguments)
+    output, errors = capsys.readouterr()
+    assert (end.value.code, output) == (2, "")
     assert errors.startswith("usage: ipcio")
     assert errors.splitlines()[-1].startswith("ipcio")
 

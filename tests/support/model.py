@@ -456,9 +456,10 @@ class Search:
         """What a process in the midst of an operation may have met, and missed, in this state."""
         if not process.point or process.closes():
             return process
-        if path and any(path in (one.keeps() if self.looks_hold else one.has()) for one in processes):
-            process = process._replace(met=process.met | {path})
-        if not path or not any(path in one.holds() for one in processes):
+        if path and path not in process.met:
+            if any(path in (one.keeps() if self.looks_hold else one.has()) for one in processes):
+                process = process._replace(met=process.met | {path})
+        if not process.missed and not (path and any(path in one.holds() for one in processes)):
             process = process._replace(missed=True)
         return process
 
