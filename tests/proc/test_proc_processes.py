@@ -55,6 +55,10 @@ def kernel(request, monkeypatch):
     return request.param
 
 
+# For tests in which it does not matter how the lack is noticed.
+both_kernels = pytest.mark.parametrize("kernel", ["pidfd", "absent"], indirect=True)
+
+
 def python(code, *flags):
     return [sys.executable, *flags, "-c", code]
 
@@ -248,6 +252,7 @@ OUT_OF_STEP = python(
 MORE = bytes(range(256)) * 8192
 
 
+@both_kernels
 @takers
 def test_floods_in_both_directions_and_on_both_outputs_arrive(take, kernel):
     data = random.Random(4).randbytes(8 * MIB)
@@ -1019,6 +1024,7 @@ def use_and_drop(what, kept):
     gc.collect()
 
 
+@both_kernels
 @pytest.mark.parametrize("state", ["fresh", "watched", "full", "ended"])
 @pytest.mark.parametrize("what", COPIES.values(), ids=COPIES)
 def test_a_copy_in_a_forked_process_touches_nothing_of_the_original(what, state, kernel):
