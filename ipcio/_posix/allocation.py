@@ -14,15 +14,15 @@ _PIECE = 1 << 20  # bytes; a fraction of a millisecond
 def allocate(fd: int, size: int, *, reserve: bool) -> None:
     """Give the object its size, with memory behind every byte if `reserve`.
 
-    Not under `fork_lock`, for it may take seconds.  Piece by piece: signal handlers run in between, and
-    a signal that comes within a piece makes no more than that piece begin anew.
+    The caller does not hold `fork_lock`, because this may take seconds.  Memory is set aside in pieces: signal
+    handlers run in between, and a signal that comes within a piece makes no more than that piece begin anew.
     """
     if size > sys.maxsize:  # more than a file offset can say
         raise _no_room(fd, size)
     if not reserve or sys.platform == "darwin":  # which has other shared memory
         os.ftruncate(fd, size)
         return
-    if size > _PIECE and size > _room(fd):  # others are not to find the place full meanwhile
+    if size > _PIECE and size > _room(fd):  # or other processes would find the directory full meanwhile
         raise _no_room(fd, size)
     try:
         for start in range(0, size, _PIECE):
@@ -37,7 +37,7 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
 
 
 def _room(fd: int) -> int:
-    """How many bytes the object can have, as far as that is known."""
+    """Return how many bytes the object can have, as far as that is known."""
     place = os.fstatvfs(fd)
     if place.f_blocks:
         free = place.f_bavail * place.f_frsize

@@ -38,7 +38,7 @@ def create(
                 if raw is not None:
                     new.finish(perm, persist=persist)
                     return into(_opened(raw, new))
-            new.roll_back()  # unlinked already: as if we had come later
+            new.roll_back()  # another process has unlinked it already: make it again
     raise AssertionError("unreachable")
 
 
