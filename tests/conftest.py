@@ -178,9 +178,9 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("needs"):
             for reason in filter(None, map(lacks, mark.args)):
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("gc") or item.get_closest_marker("root"):
+        if (item.get_closest_marker("gc") or item.get_closest_marker("root")) and "turn" not in item.fixturenames:
             item.fixturenames.insert(0, "turn")
-        if item.get_closest_marker("gc") or item.get_closest_marker("root"):
+        if (item.get_closest_marker("gc") or item.get_closest_marker("root")) and "turn" not in item.fixturenames:
             item.fixturenames.insert(0, "turn")
     # Numpy and its like, once imported, make this process large, and each later fork of it slow.
     items.sort(key=lambda item: item.path.stem.endswith("_extra"))
