@@ -311,7 +311,7 @@ def imports(path, module):
 
 def layers():
     """Return the line of each module on the page that tells the layers, counted from the top."""
-    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
     picture = re.search(r"^## Layers$.*?^```text$(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
     found = {}
     for number, line in enumerate(picture.splitlines()):
