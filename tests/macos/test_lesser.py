@@ -1,4 +1,4 @@
-"""What is done where a system has less than Linux; `lesser` has the whole suite run so, and macOS is so."""
+"""What is done where a system has less than Linux, as macOS has; `as_macos` has the whole suite run so."""
 
 from __future__ import annotations
 
