@@ -56,13 +56,23 @@ def lock(
     raises, this call has locked nothing; a lock of the same range that it was to change
     may be gone.
     """
-    _acquire(file, mode, offset, nbytes, True, None if timeout is None else check_timeout(timeout))
-    return True
+    try:
+        _acquire(file, mode, offset, nbytes, True, None if timeout is None else check_timeout(timeout))
+        return True
+    except BaseException as error:  # on Python 3.10 that of a handler which ran when `_acquire` had returned
+        if is_foreign(error):
+            release(file, offset, nbytes)
+        raise
 
 
 def trylock(file: Any, mode: Mode = "rw", offset: int = 0, nbytes: int = 0) -> bool:
     """Lock a range if no other lock conflicts; return whether it was locked.  Otherwise as `lock`."""
-    return _acquire(file, mode, offset, nbytes, False, None)
+    try:
+        return _acquire(file, mode, offset, nbytes, False, None)
+    except BaseException as error:  # as above
+        if is_foreign(error):
+            release(file, offset, nbytes)
+        raise
 
 
 def _acquire(file: Any, mode: Mode, offset: int, nbytes: int, wait: bool, seconds: float | None) -> bool:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from children import Forked
@@ -118,8 +119,10 @@ def test_who_may_only_read_shares(tmp_path, path):
     with open(path, "wb"):
         pass
     os.chmod(path, 0o644)
-    for each in (tmp_path, *list(tmp_path.parents)[:3]):
+    each, top = tmp_path, Path(tempfile.gettempdir())
+    while each not in {top, each.parent}:
         os.chmod(each, 0o755)
+        each = each.parent
 
     def share():
         os.setuid(NOBODY)
