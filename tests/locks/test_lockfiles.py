@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import tempfile
 import threading
 import time
 from functools import partial
