@@ -180,8 +180,6 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=reason))
         if (item.get_closest_marker("gc") or item.get_closest_marker("root")) and "turn" not in item.fixturenames:
             item.fixturenames.insert(0, "turn")
-        if (item.get_closest_marker("gc") or item.get_closest_marker("root")) and "turn" not in item.fixturenames:
-            item.fixturenames.insert(0, "turn")
     # Numpy and its like, once imported, make this process large, and each later fork of it slow.
     items.sort(key=lambda item: item.path.stem.endswith("_extra"))
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]

@@ -165,6 +165,7 @@ def test_a_record_under_another_name_is_no_semaphore(unique):
 # -- lists and collections ------------------------------------------------------
 
 
+@pytest.mark.usefixtures("turn")  # it expects its orphans to be there
 @pytest.mark.parametrize("number", [errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EAGAIN, errno.ENXIO, errno.EIO])
 def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(unique, monkeypatch, number):
     """By its owner, for a link, a socket, a file that he has a lease on; what else there is, is seen and removed."""

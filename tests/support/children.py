@@ -91,8 +91,18 @@ class Forked:
 
 
 def fork_in_c() -> int:
-    """Fork without Python's hooks, as uWSGI does."""
-    return ctypes.PyDLL(None).fork()
+    """`fork` as a C program calls it: Python's hooks do not run.
+
+    A thread that has waited for the GIL for the switch interval asks for it.  In the child, which does not have
+    that thread, the answer would wait for ever; so the interval is longer than the call.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5)
+    try:
+        time.sleep(2 * interval)  # the waits that have begun end before the call
+        return ctypes.PyDLL(None).fork()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def leave_dead(make) -> None:

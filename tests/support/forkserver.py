@@ -127,7 +127,11 @@ class Server:
 
     def stop(self) -> None:
         self._channel.close()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:  # what a test left has a copy of our end
+            self._process.kill()
+            self._process.wait()
 
 
 def world() -> tuple:
