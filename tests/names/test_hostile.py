@@ -86,6 +86,7 @@ def test_a_name_in_a_record_leads_nowhere_but_into_the_directory(unique, peer, a
     os.rmdir(f"{SHM}/sem.{inner}")
 
 
+@pytest.mark.gc
 @pytest.mark.root
 @pytest.mark.needs("users", "guests", "undo")
 @pytest.mark.parametrize("later", [None, 0o1644])
@@ -261,6 +262,7 @@ def keeps_flags() -> bool:
     return True
 
 
+@pytest.mark.gc
 @pytest.mark.root
 @pytest.mark.needs("users", "guests")
 @pytest.mark.able(probe=keeps_flags)

@@ -259,6 +259,7 @@ def test_a_call_during_the_look_of_a_create_finds_the_name_in_use(workers, third
         assert (met, outcome) == ((GOT, 10), (EXISTS, 0))
 
 
+@pytest.mark.gc
 def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
     """It asks for exclusive locks only: a shared one, if granted, would let an `attach` in after the last close."""
     from ipcio._inventory import remove_orphans

@@ -125,6 +125,7 @@ def test_an_orphan_of_the_other_kind_frees_the_name(name, undo, peer):
         assert listed(name) == [("shm", False, "live")]
 
 
+@pytest.mark.gc
 @pytest.mark.needs("undo")
 def test_what_persists_under_the_path_of_another_c_library_stays(name):
     """Containers with glibc and with musl may share the directory: gc in one knows the names of the other."""
