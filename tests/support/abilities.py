@@ -160,7 +160,7 @@ ABILITIES = {
     "undo": (lambda: hasattr(os, "fork"), "permits of a process that is killed are lost here"),
     "value": (_values, "the value of a semaphore cannot be read here"),
     "guests": (_names_are_files, "what a user makes is kept by that user alone here"),
-    "permissions": (lambda: hasattr(os, "fchmod"), "objects have no permission bits here"),
+    "permissions": (lambda: hasattr(os, "geteuid"), "objects have no permission bits here"),
     "namespaces": (_names_apart, "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),
     "descriptors": (_descriptors_of_memory, "shared memory has no descriptor here"),
