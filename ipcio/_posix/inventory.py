@@ -87,7 +87,7 @@ def _state(found: ObjectFile, *, is_orphan: bool) -> State:
 def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
     place = namespace.directory()
     # An object that is in use now was so before, so the list is read once for all.
-    locks = functools.cache(procfs.flocks)
+    locks = functools.cache(_all_locks)
     # Hidden names last: that of a crash-safe semaphore is removed along with its public one.
     for entry in sorted(os.listdir(place), key=lambda entry: (entry[0] == ".", entry)):
         try:
@@ -100,6 +100,15 @@ def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectI
             continue
         if removed is not None:
             yield removed
+
+
+def _all_locks() -> dict[str, bool]:
+    """Return the kernel's list of locks, read more than once: what moves while it is read is missed."""
+    found: dict[str, bool] = {}
+    for _ in range(_LOOKS):
+        for key, is_exclusive in procfs.flocks().items():
+            found[key] = is_exclusive or found.get(key, False)
+    return found
 
 
 def _remove_orphan(path: str, entry: str, locks: Callable[[], dict[str, bool]]) -> ObjectInfo | None:

@@ -188,8 +188,8 @@ def _may_be_in_use(path: str, fd: int, locked: Callable[[], dict[str, bool]]) ->
             is_kept_locked = locked().get(procfs.file_key(info), False)
         except OSError:
             is_kept_locked = False
-        if is_kept_locked:
-            raise _kept_locked(path)
+        if is_kept_locked:  # for longer than the step of a removal, if it is still so at the last attempt
+            return False
     return True
 
 

@@ -200,6 +200,7 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
         assert skipped == [(bad, os.strerror(number)), (f"sem.{bad}", os.strerror(number))]
 
 
+@pytest.mark.usefixtures("turn")  # as above
 def test_gc_does_not_wait_for_an_object_that_another_process_keeps_locked(unique, monkeypatch, capfd):
     """It says which ones it left, and removes the others."""
     from ipcio import _cli
