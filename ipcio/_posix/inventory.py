@@ -87,7 +87,7 @@ def _state(found: ObjectFile, *, is_orphan: bool) -> State:
 def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
     place = namespace.directory()
     # An object that is in use now was so before, so the list is read once for all.
-    locks = functools.cache(_all_locks)
+    locks = functools.cache(_locks)
     # Hidden names last: that of a crash-safe semaphore is removed along with its public one.
     for entry in sorted(os.listdir(place), key=lambda entry: (entry[0] == ".", entry)):
         try:
@@ -100,15 +100,6 @@ def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectI
             continue
         if removed is not None:
             yield removed
-
-
-def _all_locks() -> dict[str, bool]:
-    """Return the kernel's list of locks, read more than once: what moves while it is read is missed."""
-    found: dict[str, bool] = {}
-    for _ in range(_LOOKS):
-        for key, is_exclusive in procfs.flocks().items():
-            found[key] = is_exclusive or found.get(key, False)
-    return found
 
 
 def _remove_orphan(path: str, entry: str, locks: Callable[[], dict[str, bool]]) -> ObjectInfo | None:
@@ -139,18 +130,27 @@ def _clear_persistent(path: str, entry: str) -> bool:
 # -- locks and holders -------------------------------------------------------
 
 
+def _locks(wanted: set[str] | None = None) -> dict[str, bool]:
+    """Return the kernel's list of locks, as `procfs.flocks`, until all that are `wanted` are in it.
+
+    The kernel gives its list in pieces, and a lock that moves from one to another meanwhile is missed.
+    So the list is read more than once.
+    """
+    found: dict[str, bool] = {}
+    for _ in range(_LOOKS):
+        for key, is_exclusive in procfs.flocks().items():
+            found[key] = is_exclusive or found.get(key, False)
+        if wanted is not None and wanted <= found.keys():
+            break
+    return found
+
+
 def _locked(wanted: set[str]) -> set[str]:
     """Return which of these objects are locked."""
     try:
-        locked = wanted & procfs.flocks().keys()
-        # The kernel gives its list in pieces, and a lock that moves from one to another meanwhile is missed.
-        for _ in range(_LOOKS - 1):
-            if locked == wanted:
-                break
-            locked |= wanted & procfs.flocks().keys()
+        return wanted & _locks(wanted).keys()
     except OSError:
         return set(_try_locks(wanted))
-    return locked
 
 
 def _try_locks(wanted: set[str]) -> Iterator[str]:

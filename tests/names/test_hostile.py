@@ -10,6 +10,7 @@ import struct
 from contextlib import closing
 
 import pytest
+from children import leave_dead
 from named_contract import NOBODY, SOMEBODY
 from namespaces import can_go_apart
 from peers import PeerError
@@ -21,7 +22,7 @@ pytest.importorskip("fcntl", reason="named objects are not files here")
 
 import fcntl
 
-from ipcio._posix import inventory, lifetime, namespace, sysv, undo_record
+from ipcio._posix import inventory, lifetime, namespace, procfs, sysv, undo_record
 
 pytestmark = pytest.mark.needs("files")
 
@@ -228,6 +229,37 @@ def test_gc_does_not_wait_for_an_object_that_another_process_keeps_locked(unique
     for name, fd in zip(names, descriptors, strict=True):
         os.close(fd)
         shm.create(name, 1).close()
+
+
+@pytest.mark.usefixtures("turn")  # as above
+def test_gc_says_nothing_of_a_lock_that_passes(name, monkeypatch):
+    """A process that removes an orphan has an exclusive lock on it for a moment."""
+    leave_dead(lambda: shm.create(name, 5))
+    refusals = [False, False]
+    lock = lifetime.try_lock
+    key = procfs.file_key(os.stat(f"{SHM}/{name}"))
+    monkeypatch.setattr(inventory.os, "listdir", lambda _: [name])
+    monkeypatch.setattr(lifetime, "try_lock", lambda fd, kind: refusals.pop() if refusals else lock(fd, kind))
+    monkeypatch.setattr(procfs, "flocks", lambda: {key: True})
+    skipped = []
+    assert [each.name for each in remove_orphans(lambda *what: skipped.append(what))] == [name]
+    assert (skipped, refusals) == ([], [])
+
+
+@pytest.mark.usefixtures("turn")
+def test_gc_names_a_locked_object_that_the_first_look_at_the_list_of_locks_misses(name, monkeypatch):
+    """The kernel gives that list in pieces."""
+    leave_dead(lambda: shm.create(name, 5))
+    looks = [{procfs.file_key(os.stat(f"{SHM}/{name}")): True}, {}]
+    monkeypatch.setattr(inventory.os, "listdir", lambda _: [name])
+    monkeypatch.setattr(procfs, "flocks", lambda: looks.pop() if looks else {})
+    skipped = []
+    with open(f"{SHM}/{name}", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert list(remove_orphans(lambda *what: skipped.append(what))) == []
+    assert [entry for entry, _ in skipped] == [name]
+    monkeypatch.undo()
+    shm.create(name, 1).close()
 
 
 @pytest.mark.root
