@@ -12,7 +12,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal
 
     from ipcio._child_input import Input
@@ -375,10 +375,14 @@ class ProcBackend(Protocol):
         env: Any,
         *,
         start_new_session: bool,
+        posix: Mapping[str, Any],
         stdin: Input | None,
         outputs: Sequence[Output | None],
     ) -> Child:
         """Start a child.
+
+        `posix` are those of the arguments of `subprocess.Popen` for POSIX systems that the caller has given;
+        `NotImplementedError` for one that this system lacks.
 
         `streams` are what `subprocess.Popen` requires for standard input, output and error.  Where one
         is `subprocess.PIPE`, `stdin` or the item of `outputs` is what flows through the pipe.

@@ -173,7 +173,7 @@ class Process(AsyncMethods[Piece]):
 
         tree
             Also to the descendants in its process group, for a child that was started
-            with ``start_new_session=True``; for others `ValueError`.  The rest of the group
+            with ``start_new_session=True`` or ``process_group=0``; for others `ValueError`.  The rest of the group
             can be signalled when the child itself has exited, until `close`.
         grace
             Seconds to wait for the exit, with `tree` for that of the whole group.

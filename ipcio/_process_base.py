@@ -82,14 +82,14 @@ class ProcessBase(Generic[Piece]):
         outputs: Sequence[tuple[Output, Callable[[Any], object] | None]],
         callback: Callable[[str, Any], object] | None,
         *,
-        session: bool,
+        leads_group: bool,
     ) -> None:
         from threading import main_thread  # `subprocess` has imported it
 
         self._child = child
         self._stdin = stdin
         self._delivery = Delivery(outputs, callback)
-        self._has_session = session
+        self._leads_group = leads_group
         self._pumping: Any = RLock()
         self._calling: Any = RLock()  # held by each method in the main thread, where a signal handler may run
         self._main_thread = main_thread().ident
@@ -143,8 +143,8 @@ class ProcessBase(Generic[Piece]):
         number = SIGNALS.get(sig) if isinstance(sig, str) else sig
         if number is None or number not in {*signal.valid_signals(), *SIGNALS.values()}:
             raise ValueError(f"sig must be 'term', 'kill' or the number of a signal, not {sig!r}")
-        if tree and not self._has_session:
-            raise ValueError("tree=True requires a process of spawn(..., start_new_session=True)")
+        if tree and not self._leads_group:
+            raise ValueError("tree=True requires spawn(..., start_new_session=True) or spawn(..., process_group=0)")
         seconds = check_timeout(grace)
         if grace is not None and seconds is None:
             if grace < 0:
@@ -220,11 +220,19 @@ class ProcessBase(Generic[Piece]):
     # -- the end -------------------------------------------------------------------
 
     def close(self) -> None:
-        """Kill the child and reap it, if it runs; discard its output and close the pipes."""
+        """Kill the child and reap it, if it runs; discard its output and close the pipes.
+
+        Raises `PermissionError` if the child runs as a user whose processes this process may
+        not signal.  The handle stays open then: end the child in another way, such as `EOF`, and wait.
+        """
         self._closed = self._is_closing = True
         if self._child.started_here():
             with suppress(ChildProcessError), self._call():  # which `wait` raises
-                self._child.kill(SIGNALS["kill"], tree=False)  # a thread that waits for the child returns then
+                try:
+                    self._child.kill(SIGNALS["kill"], tree=False)  # a thread that waits for the child returns then
+                except PermissionError:
+                    self._closed = self._is_closing = False
+                    raise
                 with self._pumping:
                     code = self._child.kill_and_reap()
                 if self._status is None:

@@ -51,7 +51,8 @@ def run_to_end(
         raise ValueError("input= and stdin= exclude each other: input is what standard input reads")
     import subprocess
 
-    options = {"stdout": True, "stderr": True, "start_new_session": True, **options}
+    session = options.get("process_group") is None
+    options = {"stdout": True, "stderr": True, "start_new_session": session, **options}
     options.setdefault("stdin", True if data is not None else subprocess.DEVNULL)
     pieces: dict[str, list[Any]] = {name: [] for name in ("stdout", "stderr") if options[name] is True}
     callback = options.pop("callback", None)
@@ -95,5 +96,5 @@ def _collector(
 
 
 def _end(child: Process[Any], options: dict[str, Any]) -> None:
-    """Kill the child, and its descendants if it has a session of its own."""
-    child.kill("kill", tree=bool(options["start_new_session"]))
+    """Kill the child, and its descendants if it has a session or a process group of its own."""
+    child.kill("kill", tree=bool(options["start_new_session"]) or options.get("process_group") == 0)

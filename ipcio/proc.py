@@ -33,7 +33,7 @@ from ipcio._typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import Buffer
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     _Command = str | Sequence[_Path]
+
+_ALL_BITS = 0o777  # of a umask
 
 __all__ = ["EOF", "Completed", "ExitStatus", "Process", "TimeoutExpired", "run", "spawn"]
 
@@ -60,6 +62,12 @@ def spawn(
     cwd: _Path | None = None,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     start_new_session: bool = False,
+    process_group: int | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+    pass_fds: Iterable[int] = (),
 ) -> Process[bytes]: ...
 
 
@@ -77,6 +85,12 @@ def spawn(
     cwd: _Path | None = None,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     start_new_session: bool = False,
+    process_group: int | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+    pass_fds: Iterable[int] = (),
 ) -> Process[str]: ...
 
 
@@ -93,6 +107,12 @@ def spawn(
     cwd: _Path | None = None,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     start_new_session: bool = False,
+    process_group: int | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+    pass_fds: Iterable[int] = (),
 ) -> Process[Any]:
     r"""Start a program and return its handle.
 
@@ -111,11 +131,21 @@ def spawn(
         Decode output, and allow text in `Process.write`.
     lines
         Give whole lines, which end with ``\n`` and keep it; a last one may lack it.
+    cwd, env, start_new_session
+        As for `subprocess.Popen`.
+    process_group, user, group, extra_groups, umask, pass_fds
+        As for `subprocess.Popen`, on POSIX systems; Windows raises `NotImplementedError` for
+        each of them, and Python 3.10 for `process_group`.  The child makes these changes to itself
+        before the program starts, so other threads of the caller notice nothing.  `user`, `group` and
+        `extra_groups` require root.  ``process_group=0`` makes a group that ``kill(tree=True)``
+        reaches, as a session does.
 
     Raises `OSError` if the program cannot be started (its ``filename`` says whether
     the program or `cwd` is the reason), `ValueError` or `TypeError` for a malformed
     argument or a closed file, `ValueError` for a callback, an encoding or lines where
-    no stream goes through a pipe, `LookupError` for an encoding that Python does not know,
+    no stream goes through a pipe and for `process_group` with `start_new_session`, `LookupError` for
+    an encoding that Python does not know, or a user or group that the system does not know,
+    `PermissionError` for a user, a group or a process group that the caller may not choose,
     `io.UnsupportedOperation` for a file that is not open for that; then nothing is left
     behind.
     """
@@ -126,6 +156,20 @@ def spawn(
         raise TypeError("the callback must be callable")
     if env is not None and not hasattr(env, "items"):
         raise TypeError(f"env must be a mapping, not {type(env).__name__!r}")
+    if process_group is not None and start_new_session:
+        raise ValueError("start_new_session=True makes a process group already: pass process_group= without it")
+    if process_group is not None and process_group < 0:
+        raise ValueError(f"process_group must be 0 for a new group, or the number of one, not {process_group!r}")
+    if umask != -1 and not 0 <= umask <= _ALL_BITS:
+        raise ValueError(f"umask must be between 0 and 0o777, or -1 for that of the caller, not {umask!r}")
+    posix = (
+        ("process_group", process_group, None),
+        ("user", user, None),
+        ("group", group, None),
+        ("extra_groups", None if extra_groups is None else list(extra_groups), None),
+        ("umask", umask, -1),
+        ("pass_fds", tuple(pass_fds), ()),
+    )
     form = OutputFormat(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
     from ipcio._stdio import redirect_input, redirect_output
@@ -148,12 +192,13 @@ def spawn(
         cwd,
         env,
         start_new_session=start_new_session,
+        posix={name: value for name, value, default in posix if value != default},
         stdin=source,
         outputs=(output, output_too),
     )
     ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
     queue = source if source is not None and source.is_queue else None
-    return Process(child, queue, ends, callback, session=start_new_session)
+    return Process(child, queue, ends, callback, leads_group=start_new_session or process_group == 0)
 
 
 @overload
@@ -173,6 +218,12 @@ def run(
     cwd: _Path | None = None,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     start_new_session: bool = True,
+    process_group: int | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+    pass_fds: Iterable[int] = (),
 ) -> Completed[bytes]: ...
 
 
@@ -193,6 +244,12 @@ def run(
     cwd: _Path | None = None,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     start_new_session: bool = True,
+    process_group: int | None = None,
+    user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Iterable[str | int] | None = None,
+    umask: int = -1,
+    pass_fds: Iterable[int] = (),
 ) -> Completed[str]: ...
 
 
@@ -220,10 +277,11 @@ def run(
         Raise `subprocess.CalledProcessError` if the program does not exit with 0.
 
     The program runs in a session of its own, so that it can be killed together with its
-    descendants, also when an exception such as Ctrl-C ends the call.
-    ``start_new_session=False`` leaves it in the caller's session, and then only the program
-    itself is killed.  Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input`
-    with `stdin`.
+    descendants, also when an exception such as Ctrl-C ends the call.  ``process_group=0`` gives
+    it a process group of its own instead.  ``start_new_session=False``, or another `process_group`,
+    leaves it in the caller's session, and then only the program itself is killed.
+
+    Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input` with `stdin`.
     """
     return run_to_end(spawn, cmd, input, timeout, check, as_spawn)
 

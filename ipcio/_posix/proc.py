@@ -45,13 +45,24 @@ def start(
     env: Mapping[Any, Any] | None,
     *,
     start_new_session: bool,
+    posix: Mapping[str, Any],
     stdin: Input | None,
     outputs: Sequence[Output | None],
 ) -> Child:
-    popen, pipes = start_with_pipes(
-        Pipe, streams, partial(start_popen, command, cwd, env, start_new_session=start_new_session)
-    )
+    for fd in posix.get("pass_fds", ()):
+        _check_open(fd)
+    begin = partial(start_popen, command, cwd, env, start_new_session=start_new_session, posix=posix)
+    popen, pipes = start_with_pipes(Pipe, streams, begin)
     return Child(popen, pipes, stdin, outputs)
+
+
+def _check_open(fd: int) -> None:
+    # The number may otherwise become that of a pipe of `subprocess`, which would then wait for the child's exit.
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        error.strerror = f"pass_fds= names a descriptor that is not open: {fd}"
+        raise
 
 
 class Child(PipedChild[Pipe, Popen]):

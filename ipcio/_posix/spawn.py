@@ -11,12 +11,16 @@ that belongs to a child of this process that has not been reaped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from _posixsubprocess import fork_exec
+from grp import getgrnam
 from operator import itemgetter
+from pwd import getpwnam
 from types import FunctionType, SimpleNamespace
 from weakref import WeakSet
 
@@ -28,7 +32,7 @@ from ipcio._record import calling, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
@@ -49,8 +53,12 @@ def start_popen(
     streams: Sequence[int | None],
     *,
     start_new_session: bool,
+    posix: Mapping[str, Any],
 ) -> Popen:
     """Start a child with these standard streams; after an error no child is left."""
+    if sys.version_info < (3, 11) and "process_group" in posix:
+        raise NotImplementedError("process_group= requires Python 3.11 or later: pass start_new_session=True")
+    numbers = _numbers(posix)
     stdin, stdout, stderr = streams
     popen = Popen()
     try:
@@ -63,11 +71,57 @@ def start_popen(
             cwd=cwd,
             env=env,
             start_new_session=start_new_session,
+            **numbers,
         )
-    except BaseException:
+    except BaseException as error:
         popen.discard()  # the traceback would keep it
+        if isinstance(error, OSError) and error.filename in (None, cwd):
+            _explain(error, command, posix)
         raise
     return popen
+
+
+def _numbers(posix: Mapping[str, Any]) -> dict[str, Any]:
+    """Find users and groups by their names.  `subprocess` does this with a file open, which Python 3.10 leaves open."""
+    numbers = dict(posix)
+    if "user" in posix:
+        numbers["user"] = _number("user", posix["user"], lambda name: getpwnam(name).pw_uid)
+    if "group" in posix:
+        numbers["group"] = _group(posix["group"])
+    if "extra_groups" in posix:
+        numbers["extra_groups"] = list(map(_group, posix["extra_groups"]))
+    return numbers
+
+
+def _group(group: str | int) -> int:
+    return _number("group", group, lambda name: getgrnam(name).gr_gid)
+
+
+def _number(kind: str, given: str | int, find: Callable[[str], int]) -> int:
+    if isinstance(given, str):
+        return find(given)
+    if not isinstance(given, int):
+        raise TypeError(f"a {kind} must be a name or a number, not {given!r}")
+    if given < 0:
+        raise ValueError(f"the number of a {kind} must not be negative, but it is {given}")
+    return given
+
+
+def _explain(error: OSError, command: str | Sequence[Any], posix: Mapping[str, Any]) -> None:
+    """Say what was wrong if the child could not change itself, which `subprocess` blames on `cwd`.
+
+    `chdir` and `fork` fail with other numbers than these.
+    """
+    changes = ", ".join(f"{name}={posix[name]!r}" for name in ("user", "group", "extra_groups") if name in posix)
+    if error.errno in {errno.EPERM, errno.EINVAL} and changes:
+        error.strerror = f"the system refuses {changes}: this requires root (CAP_SETUID and CAP_SETGID on Linux)"
+    elif error.errno in {errno.EPERM, errno.EINVAL, errno.ESRCH} and "process_group" in posix:
+        error.strerror = (
+            f"process_group={posix['process_group']!r} is not a process group of this session: pass 0 for a new one"
+        )
+    else:
+        return
+    error.filename = command if isinstance(command, str) else command[0]
 
 
 _execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- type checkers do not know it
@@ -116,7 +170,7 @@ class Popen(subprocess.Popen[bytes]):
         self._is_identified = False  # whether that descriptor is the child's
         self._exits: list[Any] = []  # what the system has answered about its exit
         self._reaped: list[Any] = []  # the same from the call that reaps it, if another one asked before
-        self._has_session = False
+        self._leads_group = False
         self._is_unreaped = False  # it has exited, and its number must stay that of its group
         self._has_killed_tree = False
         self._is_grace = False
@@ -128,7 +182,7 @@ class Popen(subprocess.Popen[bytes]):
 
     def start(self, command: str | Sequence[Any], *, start_new_session: bool, **options: Any) -> None:
         """Start it.  If this raises, `discard` ends what has begun."""
-        self._has_session = start_new_session
+        self._leads_group = start_new_session or options.get("process_group") == 0
         super().__init__(command, start_new_session=start_new_session, **options)
         self._pipes.clear()
         if not self._is_standard:
@@ -224,8 +278,14 @@ class Popen(subprocess.Popen[bytes]):
             else:
                 return
         if self._is_there(tree=tree):
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 (os.killpg if tree else os.kill)(self._started[0], number)
+            except ProcessLookupError:
+                pass
+            except PermissionError as error:
+                error.strerror = "the child runs as a user whose processes this process may not signal"
+                error.filename = self._started[0]
+                raise
 
     def _is_there(self, *, tree: bool) -> bool:
         """Whether its number is its own, or with `tree` its group's, at this moment."""
@@ -250,7 +310,7 @@ class Popen(subprocess.Popen[bytes]):
             code = self._ask()
             if code is None:
                 return
-            if self._has_session and _waitid is not None and not self.is_status_lost:
+            if self._leads_group and _waitid is not None and not self.is_status_lost:
                 self._is_unreaped = True
                 if self._has_killed_tree or not has_members(self._started[0], at_most=_MANY):
                     self._reap()
@@ -263,7 +323,7 @@ class Popen(subprocess.Popen[bytes]):
                 if _waitid is None or not self._is_standard:
                     self._exits.extend(filter(itemgetter(0), calling(os.waitpid, self._started[0], os.WNOHANG)))
                 else:
-                    flags = _LOOK if self._has_session else os.WEXITED | os.WNOHANG
+                    flags = _LOOK if self._leads_group else os.WEXITED | os.WNOHANG
                     self._exits.extend(filter(None, calling(_waitid, *self._which, flags)))
             except ChildProcessError:
                 self.is_status_lost = True
@@ -305,7 +365,7 @@ class Popen(subprocess.Popen[bytes]):
 
     def close_if_settled(self) -> None:
         """After its exit: close the descriptor, unless signals to its group may require it."""
-        if not self._is_unreaped and not (self._has_session and self.is_status_lost):
+        if not self._is_unreaped and not (self._leads_group and self.is_status_lost):
             self.close()
 
     def close(self) -> None:
@@ -327,7 +387,7 @@ class Popen(subprocess.Popen[bytes]):
             self.send(signal.SIGKILL)
             self.await_exit()
         with self._lock:
-            self._has_session = False  # no more signals to its group
+            self._leads_group = False  # no more signals to its group
             self._reap()
 
     def discard(self) -> None:

@@ -39,9 +39,12 @@ def start(
     env: Mapping[Any, Any] | None,
     *,
     start_new_session: bool,
+    posix: Mapping[str, Any],
     stdin: Input | None,
     outputs: Sequence[Output | None],
 ) -> Child:
+    if posix:
+        raise NotImplementedError(f"Windows does not have {', '.join(f'{name}=' for name in posix)}: leave it out")
     wake = _Handles(1, win32.CreateEvent, None, False, False, None)
     job = _Handles(int(start_new_session), win32.CreateJobObject, None, None)
     try:

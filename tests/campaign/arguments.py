@@ -329,6 +329,10 @@ def use_proc(attack, times):
                     {}, {"A": "b"}, {"A=": "b"}, {"": ""}, {1: 2}, {"A": "\0"}, [("A", "b")], {b"A": b"b"}
                 ),
                 start_new_session=lambda: attack.any(True),
+                process_group=lambda: attack.any(0, None),
+                umask=lambda: attack.any(0o22, -1),
+                pass_fds=lambda: attack.any((), [0]),
+                extra_groups=lambda: attack.any(None),
             )
             command = attack.rng.choice(
                 [["true"], ["true"], ["true"], ["true", attack.any("x")], attack.any("true"), [attack.any("")]]

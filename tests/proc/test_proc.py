@@ -823,7 +823,7 @@ class Busy:
 
 @watchdog
 def test_a_timeout_is_kept_to_while_there_is_always_something_to_do():
-    h = Process(Busy(), None, [], None, session=False)
+    h = Process(Busy(), None, [], None, leads_group=False)
     assert h.wait(0) is None
     assert h.wait(0.01) is None
     assert asyncio.run(h.wait_async(0)) is None

@@ -62,7 +62,8 @@ SIGNATURES = {
     "ipcio.filelock.locked": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.query": "(file, mode='rw', offset=0, nbytes=0)",
     "ipcio.proc.spawn": "(cmd, *, stdin=None, stdout=None, stderr=None, callback=None, encoding=None, errors='strict', "
-    "lines=False, cwd=None, env=None, start_new_session=False)",
+    "lines=False, cwd=None, env=None, start_new_session=False, process_group=None, user=None, group=None, "
+    "extra_groups=None, umask=-1, pass_fds=())",
     "ipcio.proc.run": "(cmd, *, input=None, timeout=None, check=False, **as_spawn)",
     "ipcio.mmap.open": "(path, mode='r', offset=0, size=0, *, reserve=False)",
     "ipcio.strfile.open": "(data)",

@@ -148,6 +148,8 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
     proc.spawn("exit", stdin=None, stdout=False, stderr=subprocess.DEVNULL, cwd=Path(), env={"A": "b"})
     proc.spawn("exit", stdin=memory, stdout=binary, stderr=descriptor, cwd=b".", env={b"A": b"b"})
     proc.spawn("exit", stdin=io.StringIO(), stdout=io.BytesIO(), start_new_session=True)
+    proc.spawn("exit", process_group=0, user="nobody", group=7, extra_groups=["games", 8], umask=0o22, pass_fds={3})
+    proc.spawn("exit", pass_fds=[memory])  # type: ignore[list-item]  # pyright: ignore[reportCallIssue, reportArgumentType]
     proc.spawn(("echo", "x"), stdout=True, callback=heard)
     lines = proc.spawn("echo x", stdout=True, callback=read, encoding="utf-8", errors="replace", lines=True)
     assert_type(lines, Process[str])
@@ -176,6 +178,8 @@ def runs() -> None:
     assert_type(status, ExitStatus)
     assert_type(output, str)
     assert_type(errors, str)
+    assert_type(proc.run("id", user=1, group="games", extra_groups=(), umask=0, pass_fds=(3,)), proc.Completed[bytes])
+    assert_type(proc.run("id", encoding="utf-8", process_group=0, umask=0o77), proc.Completed[str])
     proc.run("cat", input="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 

@@ -228,3 +228,14 @@ def test_an_interrupt_reaches_a_wait_in_the_main_thread(piped):
         assert h.nowait() is None
         h.kill()
         assert h.wait() == (False, "signal", 15)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"process_group": 0}, {"user": 1}, {"group": 1}, {"extra_groups": [1]}, {"umask": 0o22}, {"pass_fds": [0]}],
+    ids="".join,
+)
+def test_arguments_that_only_posix_systems_have_are_not_implemented(options):
+    (name,) = options
+    with pytest.raises(NotImplementedError, match=f"{name}="):
+        proc.spawn(python(""), **options)
