@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -138,3 +140,156 @@ def test_python_and_c_play_ping_pong(name, start, pong):
     answers = start(pong, f"/{name}")
     assert end(ping) == ("1 0.05 round 1, too\n4 0.1 round 2, too\n9 0.15 round 3, too\n", 0)
     assert end(answers) == ("C answered 3 questions\n", 0)
+
+
+# -- the ten small programs -----------------------------------------------------
+
+
+def start_with(start, module, code, *arguments):
+    """Start code that imports an example."""
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); from {module.removesuffix('.py')} import *\n{code}"
+    return start(Path(sys.executable), "-B", "-c", code, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("example", "prints"),
+    [
+        ("four_workers.py", "1500000.0\n"),
+        ("frame_ring.py", "100 frames, 4950 in all\n"),
+        ("notebook.py", "sqrt of 1000000 numbers\n[1.41421356 1.41421356]\n"),
+    ],
+)
+def test_programs_that_start_their_workers(example, prints, start):
+    """Among them "notebook_worker.py"."""
+    pytest.importorskip("numpy")
+    assert end(start(example)) == (prints, 0)
+
+
+@pytest.mark.needs("undo")
+def test_a_rate_limit_that_a_killed_worker_gives_back(name, start, monkeypatch):
+    """Each worker answers one request, which ends with a line that is entered."""
+    monkeypatch.setenv("LIMIT", name)
+    code = """
+def respond(status, headers): print(status, flush=True)
+class Body:
+    def readline(self):
+        print("working", flush=True)
+        return sys.stdin.buffer.readline()
+print(application({"QUERY_STRING": sys.argv[1], "wsgi.input": Body()}, respond), flush=True)
+"""
+    first, second = (start_with(start, "rate_limit.py", code, 30) for _ in range(2))
+    assert [line(first), line(second)] == ["working"] * 2
+    third = start_with(start, "rate_limit.py", code, 0)
+    assert end(third) == ("503 Service Unavailable\n[b'busy\\n']\n", 0)
+    fourth = start_with(start, "rate_limit.py", code, 30)
+    kill(first)
+    assert line(fourth) == "working"
+    for program in second, fourth:
+        enter(program, "report")
+        assert end(program) == ("200 OK\n[b'report\\n']\n", 0)
+
+
+def test_calls_per_second_of_all_processes_together(name, start):
+    """In any five calls one after another no more than in 0.2 seconds, also if a process is killed on the way."""
+    keeper = start("calls_per_second.py", name, 1000)
+    times = [float(line(keeper)) for _ in range(3)]
+    programs = [start("calls_per_second.py", name, 6) for _ in range(2)]
+    times += [float(line(program)) for program in programs]
+    kill(keeper)
+    times += [float(word) for word in keeper.stdout.read().split()]
+    for program in programs:
+        said, status = end(program)
+        assert status == 0
+        times += map(float, said.split())
+    times.sort()
+    assert all(later - earlier > 0.2 - 1e-6 for earlier, later in zip(times, times[5:], strict=False))
+    assert len(times) >= 15
+
+
+@pytest.mark.needs("open file locks")
+def test_record_locks_lose_no_change(tmp_path, start):
+    path = tmp_path / "counts"
+    path.write_bytes(bytes(24))
+    programs = [start("record_lock.py", path, number) for number in (1, 1, 1, 2, 1)]
+    assert [end(program) for program in programs] == [("", 0)] * 5
+    assert struct.unpack("<3q", path.read_bytes()) == (0, 4, 1)
+
+
+def test_a_single_instance(tmp_path, start):
+    path = tmp_path / "program.lock"
+    first = start("single_instance.py", path)
+    assert line(first) == "running"
+    assert end(start("single_instance.py", path)) == ("", 1)
+    kill(first)
+    third = start("single_instance.py", path)
+    assert line(third) == "running"
+    assert end(third) == ("", 0)
+
+
+@pytest.mark.needs("sh", "posix")
+def test_logs_of_a_child(start):
+    assert end(start("child_logs.py", 30, "sh", "-c", "echo one; exit 3")) == ("INFO one\n", 3)
+    assert end(start("child_logs.py", 2, "sh", "-c", "echo two >&2; sleep 90 & sleep 90")) == ("WARNING two\n", 1)
+
+
+@pytest.mark.parametrize("first", ["offer", "use"])
+def test_an_arrow_table_by_name(first, name, start):
+    """Whichever program is started first; the one that uses the table has no copy of it."""
+    pytest.importorskip("pyarrow")
+    arguments = {"offer": ["offer"], "use": []}
+    programs = {each: start("arrow_table.py", name, *arguments[each]) for each in sorted(arguments, key=first.__ne__)}
+    assert end(programs["use"]) == ("{'metal': ['gold', 'silver'], 'price': [2650.0, 31.0]} 0\n", 0)
+    assert end(programs["offer"]) == ("offered\n", 0)
+
+
+@pytest.mark.needs("open file locks")
+def test_a_shared_dictionary_outlives_a_process_that_is_killed_while_it_writes(name, start):
+    code = """
+cache = SharedDict(sys.argv[1])
+cache["here"] = "since the start"
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(1_000_000_000):
+    cache["number"] = number
+    if number == 20:
+        print("begun", flush=True)
+"""
+    victim = start_with(start, "shared_dict.py", code, name)
+    assert line(victim) == "ready"
+    code = """
+cache = SharedDict(sys.argv[1])
+print(cache["here"], flush=True)
+sys.stdin.readline()
+last = cache["number"]
+cache["number"] = [last]
+print(cache["number"] == [last], last >= 20, cache["here"])
+"""
+    reader = start_with(start, "shared_dict.py", code, name)
+    assert line(reader) == "since the start"
+    enter(victim)
+    assert line(victim) == "begun"
+    kill(victim)
+    enter(reader)
+    assert end(reader) == ("True True since the start\n", 0)
+
+
+def test_an_event_wakes_all_that_wait_for_it(name, start):
+    code = "event = Event(sys.argv[1])\nprint(event.wait(0), flush=True)\nprint(event.wait(30))"
+    waiting = [start_with(start, "event.py", code, name) for _ in range(3)]
+    assert [line(program) for program in waiting] == ["False"] * 3
+    assert end(start_with(start, "event.py", "Event(sys.argv[1]).set()", name)) == ("", 0)
+    assert [end(program) for program in waiting] == [("True\n", 0)] * 3
+
+
+def test_the_table_of_the_ten_programs_says_how_long_they_are():
+    """In lines of code: without blank ones, comments and the docstring."""
+    page = (EXAMPLES.parent / "ten-programs.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\|.*\| `(\w+\.py)` \| (\d+) \|$", page, re.MULTILINE))
+    assert len(listed) == 10
+    assert {example: str(lines_of_code(EXAMPLES / example)) for example in listed} == listed
+
+
+def lines_of_code(path):
+    text = path.read_text(encoding="utf-8")
+    after = ast.parse(text).body[0].end_lineno  # the docstring
+    return sum(bool(each.strip()) and not each.strip().startswith("#") for each in text.splitlines()[after:])
