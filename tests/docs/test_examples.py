@@ -189,6 +189,7 @@ print(application({"QUERY_STRING": sys.argv[1], "wsgi.input": Body()}, respond),
         assert end(program) == ("200 OK\n[b'report\\n']\n", 0)
 
 
+@pytest.mark.needs("descriptors")
 def test_calls_per_second_of_all_processes_together(name, start):
     """In any five calls one after another no more than in 0.2 seconds, also if a process is killed on the way."""
     keeper = start("calls_per_second.py", name, 1000)
@@ -242,7 +243,7 @@ def test_an_arrow_table_by_name(first, name, start):
     assert end(programs["offer"]) == ("offered\n", 0)
 
 
-@pytest.mark.needs("open file locks")
+@pytest.mark.needs("descriptors", "open file locks")
 def test_a_shared_dictionary_outlives_a_process_that_is_killed_while_it_writes(name, start):
     code = """
 cache = SharedDict(sys.argv[1])

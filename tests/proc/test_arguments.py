@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -78,6 +79,20 @@ def test_a_child_that_cannot_be_signalled_leaves_the_handle_open():
 
     with Forked(attempt) as child:
         assert child.result() == (True, (False, "exit", 5))
+
+
+@pytest.mark.root
+def test_a_child_that_cannot_be_signalled_sees_the_end_of_its_input_when_its_handle_is_dropped():
+    def attempt():
+        h = spawn("read line || exit 6", user=1, stdin=True)
+        pid = h.pid
+        drop_rights()
+        del h
+        gc.collect()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    with Forked(attempt) as child:
+        assert child.result() == 6
 
 
 def test_the_umask_is_that_of_the_child_alone(tmp_path):
