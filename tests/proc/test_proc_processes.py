@@ -1295,7 +1295,15 @@ def interrupt_start(options):
     return +left, number
 
 
-@pytest.mark.parametrize("options", [{}, {"stdin": True, "stdout": True, "start_new_session": True}], ids=["", "pipes"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stdin": True, "stdout": True, "start_new_session": True},
+        {"user": os.getuid(), "group": os.getgid(), "umask": 0o77, "pass_fds": [0]},
+    ],
+    ids=["", "pipes", "changes"],
+)
 def test_a_start_that_is_interrupted_anywhere_leaves_nothing(options):
     left, moments = apart(interrupt_start, options)
     assert (left, moments > 500) == ({}, True)
