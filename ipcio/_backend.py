@@ -12,7 +12,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
     from ipcio._child_input import Input
@@ -375,7 +375,7 @@ class ProcBackend(Protocol):
         env: Any,
         *,
         start_new_session: bool,
-        posix: Mapping[str, Any],
+        posix: dict[str, Any],
         stdin: Input | None,
         outputs: Sequence[Output | None],
     ) -> Child:

@@ -216,13 +216,13 @@ def test_record_locks_lose_no_change(tmp_path, start):
     assert struct.unpack("<3q", path.read_bytes()) == (0, 4, 1)
 
 
-def test_a_single_instance(tmp_path, start):
+def test_a_program_that_runs_only_once(tmp_path, start):
     path = tmp_path / "program.lock"
-    first = start("single_instance.py", path)
+    first = start("only_once.py", path)
     assert line(first) == "running"
-    assert end(start("single_instance.py", path)) == ("", 1)
+    assert end(start("only_once.py", path)) == ("", 1)
     kill(first)
-    third = start("single_instance.py", path)
+    third = start("only_once.py", path)
     assert line(third) == "running"
     assert end(third) == ("", 0)
 
