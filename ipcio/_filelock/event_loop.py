@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import repeat, starmap
+
+from ipcio._event_loop import acquire, sleep
 from ipcio._filelock import KINDS, backend, holders
 from ipcio._filelock.errors import descriptor, explain
-from ipcio._filelock.ranges import trylock
+from ipcio._filelock.ranges import release, trylock
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING
 
@@ -13,7 +17,6 @@ if TYPE_CHECKING:
 
     from ipcio._filelock import Mode
 
-_FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two tries
 _SLICE = 0.002  # seconds of search between which other tasks run
 
 
@@ -28,20 +31,16 @@ async def lock_async(
     """Lock a range as `lock` does, without blocking the event loop of asyncio (uvloop, anyio) meanwhile; return True.
 
     It tries again and again, at most every 10 ms, without a place in the kernel's queue and
-    without a thread.  If the task is cancelled, nothing is locked.
+    without a thread.  If the task is cancelled, at whatever moment, this call has locked nothing
+    and will lock nothing.  `RuntimeError` in an event loop that is not asyncio's, such as trio's.
     """
-    seconds = None if timeout is None else check_timeout(timeout)
-    end = None if seconds is None else now() + seconds
-    pause = _FIRST_PAUSE
-    while not trylock(file, mode, offset, nbytes):
-        left = pause if end is None else end - now()
-        if left <= 0:
-            error = await _timed_out(file, mode, offset, nbytes)
-            if trylock(file, mode, offset, nbytes):
-                break
+    seconds = check_timeout(timeout)
+    attempts = starmap(trylock, repeat((file, mode, offset, nbytes)))
+    give_back = partial(release, file, offset, nbytes)
+    if not await acquire(attempts, give_back, seconds):
+        error = await _timed_out(file, mode, offset, nbytes)
+        if not await acquire(attempts, give_back, 0):
             raise explain(error, file, mode, offset, nbytes)
-        await sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
     return True
 
 
@@ -54,17 +53,3 @@ async def _timed_out(file: Any, mode: Mode, offset: int, nbytes: int) -> Timeout
             await sleep(0)
             turn = now() + _SLICE
     return search.error()
-
-
-async def sleep(seconds: float) -> None:
-    """Let other tasks run for so long."""
-    import asyncio  # which every program with an event loop has imported
-
-    await asyncio.sleep(seconds)
-
-
-def current_task() -> object:
-    """Return the task that runs."""
-    import asyncio
-
-    return asyncio.current_task()

@@ -6,8 +6,10 @@ import errno
 import os
 from time import sleep
 
-from ipcio._filelock import backend, event_loop
+from ipcio import _event_loop
+from ipcio._filelock import backend
 from ipcio._filelock.errors import explain
+from ipcio._filelock.event_loop import lock_async
 from ipcio._filelock.ranges import lock, unlock
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING
@@ -39,7 +41,7 @@ class LockFile:
         while True:
             file = self._open(end)
             if file is None:
-                sleep(event_loop.LONGEST_PAUSE)
+                sleep(_event_loop.LONGEST_PAUSE)
                 continue
             try:
                 lock(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
@@ -56,10 +58,10 @@ class LockFile:
         while True:
             file = self._open(end)
             if file is None:
-                await event_loop.sleep(event_loop.LONGEST_PAUSE)
+                await _event_loop.sleep(_event_loop.LONGEST_PAUSE)
                 continue
             try:
-                await event_loop.lock_async(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
+                await lock_async(file, self._mode, self._offset, self._nbytes, timeout=_left(end))
                 if self._is_current(file, end):
                     return self._keep(file, key)
             except BaseException:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from _thread import get_ident
 
+from ipcio._event_loop import current_task
 from ipcio._filelock.errors import is_foreign
-from ipcio._filelock.event_loop import current_task, lock_async
+from ipcio._filelock.event_loop import lock_async
 from ipcio._filelock.lock_files import LockFile
 from ipcio._filelock.ranges import lock, release, unlock
 from ipcio._typing import TYPE_CHECKING, Generic, TypeVar, overload
@@ -96,7 +97,7 @@ class locked(Generic[_File]):  # noqa: N801 -- to be used as a function
         if self._lock_file is not None:
             self._lock_file.release(current_task())
         else:
-            self._unlock()
+            self.__exit__()
 
     def _unlock(self) -> None:
         if not getattr(self._file, "closed", False):  # otherwise the lock went with the open file

@@ -1,0 +1,79 @@
+"""The event loops that ipcio's coroutines run in, and tasks that are cancelled at each moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from functools import partial
+
+import pytest
+
+NAMES = ["asyncio", "uvloop", "anyio"]
+
+with contextlib.suppress(ImportError):
+    import uvloop
+
+    uvloop.run(asyncio.sleep(0))  # the first loop opens what stays open
+
+
+def runner(name):
+    """What runs a coroutine in such a loop; skip if it is not installed."""
+    module = pytest.importorskip(name)
+    if name != "anyio":
+        return module.run
+
+    async def wait_for(coroutine):
+        return await coroutine
+
+    return partial(module.run, wait_for)
+
+
+async def ticking(awaitable):
+    """Await it, without a further thread, and tell how often another task ran meanwhile."""
+    ticks = 0
+    threads = threading.active_count()
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.001)
+            ticks += 1
+            assert threading.active_count() == threads
+
+    task = asyncio.ensure_future(tick())
+    try:
+        return await awaitable, ticks
+    finally:
+        assert not task.done()
+        task.cancel()
+
+
+async def cancel_at_each_turn(start, free, reset):
+    """Start a task that waits, cancel it at each of the first turns of the loop, and free what it waits for at each.
+
+    `reset(taken)` is called after each; `taken` says whether the task acquired it.  Pauses are to be 0, see `no_pauses`.
+    """
+    outcomes = set()
+    for freed in range(6):
+        for cancelled in range(6):
+            task = asyncio.ensure_future(start())
+            for turn in range(6):
+                if turn == freed:
+                    free()
+                if turn == cancelled:
+                    task.cancel()
+                await asyncio.sleep(0)
+            done, _ = await asyncio.wait({task}, timeout=30)
+            assert done, "a cancellation was swallowed"
+            for _ in range(3):  # nothing takes it later
+                await asyncio.sleep(0)
+            outcomes.add(task.cancelled())
+            reset(not task.cancelled() and task.result())
+    assert outcomes == {True, False}  # the turns were enough
+
+
+def no_pauses(monkeypatch):
+    """Let each pause of a task that waits last one turn of the loop."""
+    monkeypatch.setattr("ipcio._event_loop._FIRST_PAUSE", 0)
+    monkeypatch.setattr("ipcio._event_loop.LONGEST_PAUSE", 0)
