@@ -7,6 +7,7 @@ want any more.  So the task itself tries again and again, and sleeps in between.
 from __future__ import annotations
 
 from itertools import repeat, starmap
+from math import inf
 
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], sec
     """
     # The attribute is private, but asyncio's, uvloop's and anyio's tasks are all of this class.
     cancellations = starmap(getattr, repeat((current_task(), "_must_cancel", False)))
-    end = None if seconds is None else now() + seconds
+    end = inf if seconds is None else now() + seconds
     pause = _FIRST_PAUSE
     while True:
         for acquired, is_cancelled in zip(attempts, cancellations):  # noqa: B905 -- neither has an end
@@ -39,7 +40,7 @@ async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], sec
                 give_back()
                 await sleep(0)  # raises CancelledError, unless the cancellation was withdrawn
             break
-        left = pause if end is None else end - now()
+        left = end - now()
         if left <= 0:
             return False
         await sleep(min(pause, left))

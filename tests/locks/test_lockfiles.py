@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import tempfile
@@ -12,8 +11,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+import loops
 import pytest
 from children import Forked
+from loops import ticking
 from waiting import until_it_waits
 
 from ipcio import _filelock, filelock
@@ -280,44 +281,13 @@ def test_what_cannot_be_written_is_raised_and_the_file_is_closed(monkeypatch, pa
 # -- event loops -------------------------------------------------------------------
 
 
-@pytest.fixture(params=["asyncio", "uvloop", "anyio"])
+@pytest.fixture(params=loops.NAMES)
 def run(request):
-    module = pytest.importorskip(request.param)
-    if request.param != "anyio":
-        return module.run
-
-    async def wait_for(coroutine):
-        return await coroutine
-
-    return partial(module.run, wait_for)
-
-
-with contextlib.suppress(ImportError):
-    import uvloop
-
-    uvloop.run(asyncio.sleep(0))  # the first loop opens what stays open
-
-
-async def ticking(awaitable):
-    """Await it, and tell how often another task ran meanwhile."""
-    ticks = 0
-
-    async def tick():
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.001)
-            ticks += 1
-
-    task = asyncio.ensure_future(tick())
-    try:
-        return await awaitable, ticks
-    finally:
-        task.cancel()
+    return loops.runner(request.param)
 
 
 def test_a_loop_goes_on_while_a_task_waits(run, peer, path):
     holder = Holder(peer, path)
-    threads = threading.active_count()
 
     async def main(file):
         with pytest.raises(TimeoutError, match="locked by") as caught:
@@ -325,7 +295,6 @@ def test_a_loop_goes_on_while_a_task_waits(run, peer, path):
         assert caught.value.filename == path
         waiting = asyncio.ensure_future(ticking(lock_async(file)))
         await asyncio.sleep(0.05)
-        assert threading.active_count() == threads
         holder.peer.send("run", "l.__exit__(None, None, None)")
         done, ticks = await waiting
         assert done is True
@@ -357,6 +326,49 @@ def test_a_cancelled_task_holds_nothing(run, path, by_path):
             assert trylock(holder)
 
         run(main())
+
+
+@pytest.mark.parametrize("how", ["lock_async", "locked", "path"])
+def test_a_task_that_is_cancelled_at_any_turn_of_the_loop_has_locked_nothing(run, path, how, monkeypatch):
+    """Before the lock is free, after it, and in the same turn."""
+    loops.no_pauses(monkeypatch)
+
+    async def enter():
+        async with locked(path if how == "path" else file):
+            assert not trylock(holder)  # how long the block is does not matter
+        return True
+
+    def free():
+        filelock.unlock(holder)
+
+    def reset(taken):
+        assert trylock(holder) is (not taken or how != "lock_async")
+        filelock.unlock(file)
+        lock(holder)
+
+    with open(path, "w+b") as holder, open(path, "r+b") as file:
+        lock(holder)
+        run(loops.cancel_at_each_turn(partial(lock_async, file) if how == "lock_async" else enter, free, reset))
+
+
+def test_a_lock_is_released_if_the_cancellation_comes_just_as_it_is_acquired(run, path, monkeypatch):
+    """As from a signal handler, which runs while the task does: it cannot be told before its next `await`."""
+
+    def lock_and_be_cancelled(*arguments):
+        acquired = trylock(*arguments)
+        asyncio.current_task().cancel()
+        return acquired
+
+    async def main():
+        task = asyncio.ensure_future(lock_async(file))
+        done, _ = await asyncio.wait({task}, timeout=DEADLINE)
+        assert done
+        assert task.cancelled()
+
+    monkeypatch.setattr("ipcio._filelock.event_loop.trylock", lock_and_be_cancelled)
+    with open(path, "w+b") as file, open(path, "r+b") as other:
+        run(main())
+        assert trylock(other)
 
 
 @posix

@@ -16,6 +16,7 @@ from loops import ticking
 from ipcio import sem
 
 DEADLINE = 30  # seconds until what has not happened is a failure
+CLOSED = "^I/O operation on closed file"
 
 
 @pytest.fixture(params=["plain", pytest.param("undo", marks=pytest.mark.needs("undo"))])
@@ -171,7 +172,7 @@ def test_closing_the_handle_ends_the_wait(run, make):
         task = asyncio.ensure_future(s.acquire_async())
         await asyncio.sleep(0)
         s.close()
-        with pytest.raises(ValueError, match="^I/O operation on closed file"):
+        with pytest.raises(ValueError, match=CLOSED):
             await asyncio.wait_for(task, DEADLINE)
 
     run(main())
@@ -181,7 +182,7 @@ def test_without_an_event_loop_of_asyncio_it_says_what_to_do(make):
     """Even if a permit is free."""
     s = make(1)
     coroutine = s.acquire_async()
-    with pytest.raises(RuntimeError, match="trio.sleep"):
+    with pytest.raises(RuntimeError, match=r"trio\.sleep"):
         coroutine.send(None)
     assert free_permits(s) == 1
 

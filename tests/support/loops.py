@@ -52,7 +52,7 @@ async def ticking(awaitable):
 async def cancel_at_each_turn(start, free, reset):
     """Start a task that waits, cancel it at each of the first turns of the loop, and free what it waits for at each.
 
-    `reset(taken)` is called after each; `taken` says whether the task acquired it.  Pauses are to be 0, see `no_pauses`.
+    `reset(taken)` is called after each; `taken` says whether the task acquired it.  It requires `no_pauses`.
     """
     outcomes = set()
     for freed in range(6):
@@ -69,7 +69,8 @@ async def cancel_at_each_turn(start, free, reset):
             for _ in range(3):  # nothing takes it later
                 await asyncio.sleep(0)
             outcomes.add(task.cancelled())
-            reset(not task.cancelled() and task.result())
+            assert task.cancelled() or task.result() is True
+            reset(not task.cancelled())
     assert outcomes == {True, False}  # the turns were enough
 
 
