@@ -1,7 +1,7 @@
 """One rule for waiting in an event loop for what no event loop can watch: semaphores and locks on files.
 
-A thread that waits in the kernel could not be called back: it might acquire what a cancelled task does not
-want any more.  So the task itself tries again and again, and sleeps in between.
+A thread that waits in the kernel could not be called back: it might acquire something for a task
+that was cancelled.  So the task itself tries again and again, and sleeps in between.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], sec
     """Try until a step of `attempts` is true, for so many seconds (None: for ever); return whether one was.
 
     A task that is cancelled has acquired nothing.  The cancellation may come from a signal handler while
-    this runs, as asyncio's own one does at Ctrl-C; the task is told at its next `await`, or never if it
+    this runs, as asyncio's own one does at Ctrl-C; the task notices it at its next `await`, or never if it
     returns first.  So the same step of C that makes an attempt also looks whether there is a
     cancellation (see `ipcio._record`).  If there is one, `give_back` is called and the task awaits.
     """

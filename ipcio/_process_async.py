@@ -40,6 +40,9 @@ class AsyncMethods(ProcessBase[Piece]):
     async def wait_async(self, timeout: float | None = None) -> ExitStatus | None:
         """As `wait`, while other tasks run.  The callback may be a coroutine function.
 
+        A task that is cancelled changes nothing: the child goes on, and the next call gets the output that
+        has not been passed on yet.
+
         Requires an `asyncio` event loop: that of `asyncio`, uvloop, or anyio on asyncio;
         in others, such as trio's, `RuntimeError`.
         """
@@ -66,7 +69,10 @@ class AsyncMethods(ProcessBase[Piece]):
     async def kill_async(
         self, sig: str | int = "term", *, tree: bool = False, grace: float | None = None
     ) -> Literal[True]:
-        """As `kill`, while other tasks run.  The callback may be a coroutine function."""
+        """As `kill`, while other tasks run.  The callback may be a coroutine function.
+
+        If the task is cancelled during the grace period, what has not exited is killed at once.
+        """
         import asyncio
 
         number, seconds = self._check_kill(sig, tree=tree, grace=grace)

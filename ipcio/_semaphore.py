@@ -221,7 +221,7 @@ class Semaphore:
         If the task is cancelled, at whatever moment, or the time is up, the call has acquired nothing and
         will acquire nothing.  No thread waits.  The system cannot notify an event loop of a
         free permit, so the call tries at least every 10 ms.  Therefore it acquires a permit up to 10 ms
-        after the release, and waiting costs less than 1 % of the time of a processor for each task.
+        after the release, and one task that waits uses 1 to 2 % of the time of a processor.
         There is no queue: the first task or process that tries after a release gets the permit,
         and processes that wait in `dec` come first.
 

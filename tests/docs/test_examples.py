@@ -88,6 +88,42 @@ def test_a_supervisor_and_workers(name, start):
     assert end(supervisor) == ("", 0)
 
 
+@pytest.mark.needs("open file locks", "holders")
+def test_a_single_instance(tmp_path, start):
+    """The second start names the first; one that is killed does not keep the next from running."""
+    path = tmp_path / "service.lock"
+    first = start("single_instance.py", path)
+    assert line(first) == "running"
+    said, status = end(start("single_instance.py", path))
+    assert said.startswith(f"already running: locked by process {first.pid} ")
+    assert status == 1
+    kill(first)
+    second = start("single_instance.py", path)
+    assert line(second) == "running"
+    enter(second)
+    assert end(second) == ("done\n", 0)
+
+
+@pytest.mark.needs("descriptors", "open file locks")
+def test_workers_in_slots(name, start):
+    """The worker that is killed is named with its job; one that ends is not, and its slot is used again."""
+    watch = start("slot_watch.py", name)
+    assert line(watch) == "watching"
+    workers = []
+    for job in "red", "green", "blue":
+        workers.append(start("slot_worker.py", name, job))
+        assert line(workers[-1]).startswith("slot ")
+    enter(workers[0])
+    assert end(workers[0]) == ("finished\n", 0)
+    kill(workers[1])
+    said = line(watch)
+    assert said.startswith("slot ")
+    assert said.endswith(f": process {workers[1].pid} was killed, job green")
+    kill(watch)
+    enter(workers[2])
+    assert end(workers[2]) == ("finished\n", 0)
+
+
 @pytest.mark.needs("descriptors")
 def test_a_ticker_and_a_dashboard(name, start):
     """The dashboard shows what the ticker said, and that it was killed."""

@@ -352,7 +352,7 @@ def test_a_task_that_is_cancelled_at_any_turn_of_the_loop_has_locked_nothing(run
 
 
 def test_a_lock_is_released_if_the_cancellation_comes_just_as_it_is_acquired(run, path, monkeypatch):
-    """As from a signal handler, which runs while the task does: it cannot be told before its next `await`."""
+    """As from a signal handler, which runs while the task does: it notices nothing before its next `await`."""
 
     def lock_and_be_cancelled(*arguments):
         acquired = trylock(*arguments)

@@ -1347,3 +1347,73 @@ def test_an_interrupt_of_write_leaves_no_wait_that_hangs():
         if not calls:
             break
     assert count > 3
+
+
+@pytest.mark.needs("sh")
+@watchdog
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_cancelled_kill_async_kills_at_once(tree):
+    """At each turn of the loop, and the child is reaped; a task that has not begun sends no signal."""
+
+    async def main(turns):
+        with spawn("trap '' TERM; echo; sleep 1000 & wait; wait", stdout=True, start_new_session=True) as h:
+            next(h)
+            task = asyncio.ensure_future(h.kill_async(tree=tree, grace=1000))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            if not turns:
+                assert await h.wait_async(0) is None
+                h.kill("kill", tree=True)
+            assert await h.wait_async() == (False, "signal", 9)
+            h.kill("kill", tree=True)
+
+    for turns in range(5):
+        asyncio.run(main(turns))
+
+
+@watchdog
+@pytest.mark.parametrize("times", [1, 2])
+def test_async_with_that_is_cancelled_at_any_turn_of_the_loop_leaves_no_child(times):
+    """In the block, while it waits for the child at the end, and again while the killed child ends."""
+    handles = []
+
+    async def use():
+        async with spawn(SLEEP, stdout=True) as h:
+            handles.append(h)
+            await asyncio.sleep(0)
+
+    async def main(turns):
+        task = asyncio.ensure_future(use())
+        for _ in range(times):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=10)
+        assert done
+        assert task.cancelled()
+
+    for turns in range(6):
+        asyncio.run(main(turns))
+    assert len(handles) == 5
+    for h in handles:
+        assert h.closed
+        assert h.wait() == (False, "signal", 9)
+
+
+@watchdog
+def test_a_loop_that_is_closed_during_a_wait_leaves_the_handle_good():
+    calls = Calls()
+    with spawn(CAT, stdin=True, stdout=True, callback=calls) as h:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(h.wait_async())
+        loop.run_until_complete(asyncio.sleep(0.001))
+        task._log_destroy_pending = False  # it is meant to be
+        loop.close()
+        del task
+        gc.collect()
+        h.write(b"x", EOF)
+        assert asyncio.run(h.wait_async())
+    assert calls.of() == b"x"

@@ -161,6 +161,11 @@ def children(memory: MemoryFile, binary: BinaryIO, descriptor: int) -> None:
     h.pid = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+async def permits_in_a_loop(s: Semaphore) -> None:
+    assert_type(await s.acquire_async(), bool)
+    assert_type(await s.acquire_async(timeout=1.5), bool)
+
+
 async def locks_in_a_loop(binary: BinaryIO) -> None:
     assert_type(await filelock.lock_async(binary, "r", 64, 64, timeout=1.5), Literal[True])
     async with filelock.locked(binary, timeout=1) as same:

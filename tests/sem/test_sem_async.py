@@ -117,7 +117,7 @@ def test_a_timeout_from_outside_loses_no_permit(run, make, monkeypatch):
 
 
 def test_a_permit_is_given_back_if_the_cancellation_comes_just_as_it_is_acquired(run, make):
-    """As from a signal handler, which runs while the task does: it cannot be told before its next `await`."""
+    """As from a signal handler, which runs while the task does: it notices nothing before its next `await`."""
     s = make(1)
     acquire = s._raw.acquire
 

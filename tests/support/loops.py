@@ -30,7 +30,7 @@ def runner(name):
 
 
 async def ticking(awaitable):
-    """Await it, without a further thread, and tell how often another task ran meanwhile."""
+    """Await it, without a further thread, and return how often another task ran meanwhile."""
     ticks = 0
     threads = threading.active_count()
 
