@@ -24,6 +24,7 @@ autodoc_preserve_defaults = True  # 0o600, not 384
 autodoc_type_aliases = {
     "ExitStatus": "ipcio.proc.ExitStatus",
     "MemoryFile": "ipcio.MemoryFile",
+    "ObjectInfo": "ipcio.ObjectInfo",
     "Process": "ipcio.proc.Process",
     "Semaphore": "ipcio.Semaphore",
 }

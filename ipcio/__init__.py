@@ -17,8 +17,11 @@ The public modules mirror LuaIPC's, one by one:
 
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
 a semaphore as :class:`Semaphore`, a child as :class:`Process` and its end as
-:class:`ExitStatus`.  Importing ``ipcio`` itself costs next to nothing: a module is loaded
-when it is first used (:pep:`562`).
+:class:`ExitStatus`.  :func:`list_objects` lists the named objects of this machine, each as an
+:class:`ObjectInfo`, and :func:`remove_orphans` removes what killed processes left.
+
+Importing ``ipcio`` itself costs next to nothing: a module is loaded when it is first used
+(:pep:`562`).
 
 The package has floors, and imports run downwards only: the command, the public modules, the
 handles, a back end for each kind of system, and a few rules that all share.  The page
@@ -30,6 +33,8 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
     from ipcio import filelock, mmap, proc, sem, shm, strfile
+    from ipcio._backend import ObjectInfo
+    from ipcio._inventory import list_objects, remove_orphans
     from ipcio._memfile import MemoryFile
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
@@ -38,12 +43,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ExitStatus",
     "MemoryFile",
+    "ObjectInfo",
     "Process",
     "Semaphore",
     "__version__",
     "filelock",
+    "list_objects",
     "mmap",
     "proc",
+    "remove_orphans",
     "sem",
     "shm",
     "strfile",
@@ -52,17 +60,22 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_HOMES = {  # of the names that are no modules
+    "ExitStatus": "_process_base",
+    "MemoryFile": "_memfile",
+    "ObjectInfo": "_backend",
+    "Process": "_process",
+    "Semaphore": "_semaphore",
+    "list_objects": "_inventory",
+    "remove_orphans": "_inventory",
+}
+
+
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name == "MemoryFile":
-        return import_module("ipcio._memfile").MemoryFile
-    if name == "Semaphore":
-        return import_module("ipcio._semaphore").Semaphore
-    if name == "Process":
-        return import_module("ipcio._process").Process
-    if name == "ExitStatus":
-        return import_module("ipcio._process_base").ExitStatus
+    if name in _HOMES:
+        return getattr(import_module(f"ipcio.{_HOMES[name]}"), name)
     if name in __all__:
         return import_module(f"ipcio.{name}")  # which binds itself here, so this runs once for each
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -399,9 +399,13 @@ class ProcessInfo(NamedTuple):
 
 
 class ObjectInfo(NamedTuple):
-    """What is known of a named object, in the words of ``ipcio ls --json``; None for what is unknown."""
+    """What is known of a named object, in the words of ``ipcio ls --json``; None for what is unknown.
+
+    On Windows only the kind and the name are known.
+    """
 
     kind: Literal["shm", "sem"]
+    """``"shm"`` for shared memory, ``"sem"`` for a semaphore."""
     name: str
     """As given to ipcio."""
     size: int | None
@@ -411,13 +415,17 @@ class ObjectInfo(NamedTuple):
     undo: bool
     """Whether it is a crash-safe semaphore."""
     perm: str | None
-    """Four octal digits."""
+    """The permission bits as four octal digits: ``"0600"``."""
     owner: str | None
     """The user's name, or their number if they do not have one."""
     age: float | None
     """Seconds since it was created; a write through a file descriptor may make it younger."""
     state: Literal["live", "orphan", "persistent", "foreign"]
+    """``"live"``: a process has a handle.  ``"orphan"``: all of its holders have been killed.
+    ``"persistent"``: it stays until ``unlink``.  ``"foreign"``: another program made it."""
     holders: list[ProcessInfo]
+    """The processes that have it open or mapped, as far as this user may see them; each has a ``pid`` and a
+    ``command``, which is its short name."""
 
 
 class InventoryBackend(Protocol):
@@ -427,8 +435,10 @@ class InventoryBackend(Protocol):
         """Look at all of them, and change nothing: neither an object nor what another process does with it."""
         ...
 
-    def remove_orphans(self, skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
+    def remove_orphans(self, skipped: Callable[[str, str], object], /, *, dry_run: bool) -> Iterator[ObjectInfo]:
         """Remove every orphaned object that this user may remove; yield each as it was.
+
+        With `dry_run`, change nothing: yield what would be removed.
 
         What is in use, persists or was not made by ipcio stays.  An object that cannot be removed is
         tried once, and is never an error: `skipped` is called with the name of its file and the reason.

@@ -31,6 +31,11 @@ _PAUSE = 0.01  # seconds before an object is called an orphan; its last holder n
 
 
 def list_objects() -> list[ObjectInfo]:
+    return [info for _, info in _survey()]
+
+
+def _survey() -> list[tuple[ObjectFile, ObjectInfo]]:
+    """Return the file of each object, and what is known of the object."""
     found = list(_find_all())
     managed = {procfs.file_key(each.info) for each in found if each.is_managed}
     locked = _locked(managed)
@@ -45,7 +50,7 @@ def list_objects() -> list[ObjectInfo]:
 
 def _describe_all(
     found: list[ObjectFile], in_use: set[str], holders: dict[str, list[ProcessInfo]]
-) -> Iterator[ObjectInfo]:
+) -> Iterator[tuple[ObjectFile, ObjectInfo]]:
     for each in found:
         key = procfs.file_key(each.info)
         is_orphan = each.is_managed and key not in in_use
@@ -53,7 +58,7 @@ def _describe_all(
         if now is None or (each.is_managed and now.is_hidden and (not is_orphan or now.has_public_name)):
             continue
         if NAMES_ARE_FILES or is_orphan or now.object_exists:
-            yield object_files.describe(now, _state(now, is_orphan=is_orphan), holders.get(key, []))
+            yield now, object_files.describe(now, _state(now, is_orphan=is_orphan), holders.get(key, []))
 
 
 def _find_all() -> Iterator[ObjectFile]:
@@ -84,8 +89,11 @@ def _state(found: ObjectFile, *, is_orphan: bool) -> State:
     return "persistent" if found.is_undo or found.is_persistent else "foreign"
 
 
-def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:
+def remove_orphans(skipped: Callable[[str, str], object], /, *, dry_run: bool) -> Iterator[ObjectInfo]:
     place = namespace.directory()
+    if dry_run:
+        yield from _find_orphans(place, skipped)
+        return
     # An object that is in use now was so before, so the list is read once for all.
     locks = functools.cache(_locks)
     # Hidden names last: that of a crash-safe semaphore is removed along with its public one.
@@ -100,6 +108,19 @@ def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectI
             continue
         if removed is not None:
             yield removed
+
+
+def _find_orphans(place: str, skipped: Callable[[str, str], object]) -> Iterator[ObjectInfo]:
+    """Yield what `remove_orphans` would remove."""
+    about = os.stat(place)
+    for found, info in _survey():
+        if info.state != "orphan":
+            continue
+        # In a directory with the sticky bit, as /dev/shm is, only these users may remove a file.
+        if not about.st_mode & stat.S_ISVTX or os.geteuid() in {0, about.st_uid, found.info.st_uid}:
+            yield info._replace(name=found.name)
+        else:
+            skipped(os.path.basename(found.path), "only its owner or root can remove it")
 
 
 def _remove_orphan(path: str, entry: str, locks: Callable[[], dict[str, bool]]) -> ObjectInfo | None:

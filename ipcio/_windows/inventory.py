@@ -43,7 +43,12 @@ def list_objects() -> list[ObjectInfo]:
     ]
 
 
-def remove_orphans(skipped: Callable[[str, str], object], /) -> Iterator[ObjectInfo]:  # noqa: ARG001 -- see above
+def remove_orphans(
+    skipped: Callable[[str, str], object],  # noqa: ARG001 -- see above
+    /,
+    *,
+    dry_run: bool,  # noqa: ARG001
+) -> Iterator[ObjectInfo]:
     return iter(())
 
 

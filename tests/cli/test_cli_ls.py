@@ -195,7 +195,7 @@ def until(terminal: int, text: bytes) -> bytes:
 
 @pytest.mark.needs("posix")
 def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
-    monkeypatch.setattr(_inventory, "remove_orphans", lambda _: iter(()))
+    monkeypatch.setattr(_inventory, "remove_each_orphan", lambda _: iter(()))
     assert _cli.main(["gc"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

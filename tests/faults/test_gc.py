@@ -129,8 +129,9 @@ for user in {NOBODY}, {SOMEBODY}:
 """)
     names = [f"{kind} {perm}" for kind in ("plain", "undo") for perm in ("0", "600", "666")]
     for user, sets in ((NOBODY, 3), (SOMEBODY, 0)):
+        wanted = other.ask(f"sorted(as_user({user}, lambda: [each[:3] for each in remove_orphans(dry_run=True)]))")
         found = other.ask(f"sorted(as_user({user}, lambda: [each[:3] for each in remove_orphans()]))")
-        assert found == [("sem", f"{name} {user}", None) for name in names]
+        assert found == wanted == [("sem", f"{name} {user}", None) for name in names]
         assert other.ask("sets()") == sets
         assert other.ask(f"as_user({user}, lambda: [each[:3] for each in remove_orphans()])") == []
     assert other.ask("entries()") == []

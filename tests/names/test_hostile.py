@@ -16,7 +16,7 @@ from namespaces import can_go_apart
 from peers import PeerError
 
 from ipcio import sem, shm
-from ipcio._inventory import list_objects, remove_orphans
+from ipcio._inventory import list_objects, remove_each_orphan, remove_orphans
 
 pytest.importorskip("fcntl", reason="named objects are not files here")
 
@@ -192,7 +192,7 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
     skipped = []
     try:
         assert good in [entry.name for entry in list_objects()]
-        assert [each[:3] for each in remove_orphans(lambda *what: skipped.append(what))] == [("shm", good, 10)]
+        assert [each[:3] for each in remove_each_orphan(lambda *what: skipped.append(what))] == [("shm", good, 10)]
     finally:
         monkeypatch.undo()
         for path in dead[:2]:
@@ -270,10 +270,12 @@ def test_gc_names_what_only_others_may_remove(unique, peer):
     peer(f"h = shm.create({dead!r}, 1), sem.create({dead!r}, 1, undo=True)", user=NOBODY).kill()
     owner = peer(f"shm.create({kept!r}, 1, persist=True); h = shm.create({live!r}, 1)", user=NOBODY)
     owner.run(f"sem.create({kept!r}, 1, persist=True, undo=True).close(); s = sem.create({live!r}, 1, undo=True)")
-    other = peer("from ipcio._inventory import remove_orphans; skipped = []", user=SOMEBODY)
-    other.run("removed = [each[:3] for each in remove_orphans(lambda *what: skipped.append(what))]")
-    told = [name for name, _ in other.ask("skipped") if dead in name or kept in name or live in name]
-    assert told == [dead, f"sem.{dead}"]
+    other = peer("from ipcio._inventory import remove_each_orphan", user=SOMEBODY)
+    for dry_run in True, False:
+        other.run("skipped = []")
+        other.run(f"list(remove_each_orphan(lambda *what: skipped.append(what), dry_run={dry_run}))")
+        told = [name for name, _ in other.ask("skipped") if dead in name or kept in name or live in name]
+        assert sorted(told) == [dead, f"sem.{dead}"]
     owner.run(f"shm.unlink({kept!r}); sem.unlink({kept!r})")
     owner.stop()
     shm.create(dead, 1).close()

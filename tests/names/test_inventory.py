@@ -14,6 +14,7 @@ from abilities import lacks, semaphore_file
 from children import Forked, leave_dead
 from named_contract import ordinary
 
+import ipcio
 from ipcio import sem, shm
 from ipcio._inventory import list_objects, remove_orphans
 
@@ -112,6 +113,7 @@ def test_names_in_the_session(name):
         assert (memory.kind, memory.state, memory.size) == ("shm", "live", None)
         assert (semaphore.kind, semaphore.state, semaphore.value) == ("sem", "live", None)
         assert not [entry for entry in list_objects() if entry.name.endswith("\x01")]
+        assert list(ipcio.remove_orphans()) == list(ipcio.remove_orphans(dry_run=True)) == []
     assert found(name) == found(f"{name}-größe") == []
 
 
@@ -125,6 +127,36 @@ def test_the_dead_are_told_and_left_alone(name, create):
         assert entry.value == (1 if entry.kind == "sem" else None)
     create(name).close()
     assert found(name) == []
+
+
+@pytest.mark.needs("files", "fork")
+def test_remove_orphans_removes_what_killed_processes_left_and_nothing_else(name):
+    """And with `dry_run` it removes nothing, and names the same objects."""
+
+    def ours(objects) -> list:
+        return sorted(each[:5] for each in objects if name in each.name)
+
+    with shm.create(f"{name}-live", 10), shm.create(f"{name}-kept", 10, persist=True):
+        write(f"{name}-foreign", b"12345")
+        try:
+            for _ in range(5):  # again, if the `gc` of another test came between
+                leave_dead(lambda: (shm.create(name, 3000), sem.create(name, 2), sem.create(f"{name}-undo", undo=True)))
+                would_go = ours(ipcio.remove_orphans(dry_run=True))
+                gone = ours(ipcio.remove_orphans())
+                if len(gone) == 3:
+                    break
+            assert would_go == gone
+            assert [each[:3] for each in gone] == [
+                ("sem", name, None),
+                ("sem", f"{name}-undo", None),
+                ("shm", name, 3000),
+            ]
+            assert ours(ipcio.remove_orphans()) == []
+            left = {each.name: each.state for each in ipcio.list_objects() if name in each.name}
+            assert left == {f"{name}-live": "live", f"{name}-kept": "persistent", f"{name}-foreign": "foreign"}
+        finally:
+            shm.unlink(f"{name}-foreign")
+            shm.unlink(f"{name}-kept")
 
 
 @pytest.mark.needs("files", "fork")

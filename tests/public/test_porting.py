@@ -15,7 +15,7 @@ NEED_A_PORT = [
     "import ipcio.filelock",
     "import ipcio.proc; ipcio.proc.spawn('true')",
     "import ipcio._segment_writer",
-    "import ipcio._inventory",
+    "ipcio.list_objects",
 ]
 
 

@@ -87,7 +87,16 @@ def test_all_is_what_is_public(module):
 
 def test_the_package_shows_its_public_modules_and_handle_types():
     shown = {module.rpartition(".")[2] for module in PUBLIC}
-    assert set(ipcio.__all__) == shown | {"ExitStatus", "MemoryFile", "Process", "Semaphore", "__version__"}
+    assert set(ipcio.__all__) == shown | {
+        "ExitStatus",
+        "MemoryFile",
+        "ObjectInfo",
+        "Process",
+        "Semaphore",
+        "__version__",
+        "list_objects",
+        "remove_orphans",
+    }
     assert set(ipcio.__all__) <= set(dir(ipcio))
     with pytest.raises(AttributeError, match="'ipcio' has no attribute 'nonsense'"):
         ipcio.nonsense  # noqa: B018

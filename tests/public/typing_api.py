@@ -22,7 +22,22 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 
 from typing_extensions import assert_type
 
-from ipcio import ExitStatus, MemoryFile, Process, Semaphore, __version__, filelock, mmap, proc, sem, shm, strfile
+from ipcio import (
+    ExitStatus,
+    MemoryFile,
+    ObjectInfo,
+    Process,
+    Semaphore,
+    __version__,
+    filelock,
+    list_objects,
+    mmap,
+    proc,
+    remove_orphans,
+    sem,
+    shm,
+    strfile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +75,16 @@ def semaphores() -> None:
     sem.create("x", 1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     sem.create("x", 1, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     sem.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def objects() -> None:
+    assert_type(list_objects(), list[ObjectInfo])
+    assert_type(remove_orphans(), list[ObjectInfo])
+    for each in remove_orphans(dry_run=True):
+        assert_type(each.kind, Literal["shm", "sem"])
+        assert_type(each.size, int | None)
+        assert_type([holder.pid for holder in each.holders], list[int])
+    remove_orphans(True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def permits(s: Semaphore) -> int:

@@ -28,10 +28,10 @@ def register(commands: Commands) -> None:
 
 
 def _run(_: argparse.Namespace) -> None:
-    from ipcio._inventory import remove_orphans
+    from ipcio._inventory import remove_each_orphan
 
     nothing = True
-    for each in remove_orphans(_print_skipped):
+    for each in remove_each_orphan(_print_skipped):
         nothing = False
         print(each.kind, printable(each.name), *([] if each.size is None else [each.size, "bytes"]))
     if nothing:
