@@ -70,12 +70,25 @@ class ShmBackend(Protocol):
     """
 
     def create(
-        self, name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapped], Handle]
+        self,
+        name: str,
+        size: int,
+        *,
+        perm: int,
+        persist: bool,
+        reserve: bool,
+        init: Callable[[Handle], object] | None,
+        into: Callable[[Mapped], Handle],
     ) -> Handle:
         """Make a zero-filled object exclusively; it gets its name complete or not at all.
 
         An orphaned object that has the name is removed first.  With `reserve`, too little memory
         is ``ENOSPC`` here and now.
+
+        `init` is called, without `fork_lock`, with a handle from `into`, and no other process sees the object
+        before its first contents are there.  The handle is the one that is returned, or it has private memory whose
+        bytes are copied.  If the name is in use, that is a `FileExistsError` before `init` is called.  After
+        what `init` raises, the caller closes the handle.
         """
         ...
 

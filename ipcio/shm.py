@@ -77,6 +77,7 @@ def create(
     exist_ok: bool = False,
     reserve: bool = True,
     owner: int | None = None,
+    init: Callable[[MemoryFile], object] | None = None,
 ) -> MemoryFile:
     """Create a segment of `size` bytes, all zero, and return a handle open for reading and writing.
 
@@ -101,6 +102,14 @@ def create(
         aside.  Other threads go on meanwhile, and Ctrl-C ends the call.
         ``False`` makes a sparse segment.  (Windows always sets
         it aside; macOS cannot, and finds memory as long as there is a place to swap.)
+    init
+        A function that writes the first contents.  It is called with the handle before another
+        process can find the name, so no process ever sees zeros where the contents will be.  Afterwards the
+        handle's position is 0.  With `exist_ok` it is called only if this call makes the segment; if
+        several processes create at once, it may run in those that then attach as well, in vain.  If it
+        raises an exception, `create` raises that, and nothing was made.  (On macOS and Windows it is called
+        with a handle on private memory, whose bytes are copied and which is closed afterwards.
+        On macOS a C program that opens the name in the microseconds of the copy may see zeros.)
 
     Raises `FileExistsError` if the name exists, ``OSError(ENOSPC)`` if there is not enough
     memory, `PermissionError` if an orphaned segment of another user is in the
@@ -115,17 +124,18 @@ def create(
         raise ValueError(f"size must be at least 1 byte, not {size}")
     perm = check_perm(perm)
     owner = check_owner(owner)
+    _check_init(init)
     prepare()
+    raised: list[BaseException] = []  # by `init`
 
     def make(wanted: str) -> MemoryFile:
-        return _backend.create(
-            wanted,
-            size,
-            perm=perm,
-            persist=bool(persist),
-            reserve=bool(reserve),
-            into=lambda opened: _handle(opened, wanted, "rb+", owner_of_new(owner), created=True),
-        )
+        def open_handle(opened: Mapped) -> MemoryFile:
+            return _handle(opened, wanted, "rb+", owner_of_new(owner), created=True)
+
+        create_filled = partial(_backend.create, wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
+        if init is None:
+            return create_filled(init=None, into=open_handle)
+        return _with_first_contents(init, create_filled, open_handle, raised)
 
     def join(wanted: str) -> MemoryFile:
         return _backend.attach(
@@ -135,9 +145,14 @@ def create(
             into=lambda mapping: _handle(mapping, wanted, "rb+", owner, created=False),
         )
 
-    with explained(_KIND, name):
-        handle = create_or_attach(name, make, join if exist_ok else None)
-    if handle.size() < size:
+    try:
+        with explained(_KIND, name):
+            handle = create_or_attach(name, make, join if exist_ok else None)
+    except _InitRaised:
+        pass
+    if raised:  # it is raised out here, where no text and no meaning are given to errors of the system
+        raise raised.pop()
+    if not handle.created and handle.size() < size:
         held = handle.size()
         handle.close()
         raise ValueError(f"segment {name!r} exists with {held} bytes, fewer than the {size} asked for")
@@ -198,6 +213,49 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     with the last handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
     remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)
+
+
+def _check_init(init: object) -> None:
+    if init is not None and not callable(init):
+        raise TypeError(f"init must be a function that gets the new handle, not {type(init).__name__!r}")
+
+
+class _InitRaised(BaseException):
+    """`init` has raised something; unlike that, this passes through code that handles errors of the system."""
+
+
+def _with_first_contents(
+    init: Callable[[MemoryFile], object],
+    create_filled: Callable[..., MemoryFile],
+    open_handle: Callable[[Mapped], MemoryFile],
+    raised: list[BaseException],
+) -> MemoryFile:
+    """Create a segment whose first contents `init` writes; if anything is raised, no handle stays open.
+
+    What `init` raises goes into the list `raised`, and is an `_InitRaised` here.
+    """
+    opened: list[MemoryFile] = []
+    result = None
+
+    def into(mapped: Mapped) -> MemoryFile:
+        opened.append(open_handle(mapped))
+        return opened[-1]
+
+    def call_init(handle: MemoryFile) -> None:
+        try:
+            init(handle)
+            handle.seek(0)
+        except BaseException as error:  # noqa: BLE001 -- an interrupt as well
+            raised.append(error)
+            raise _InitRaised from None
+
+    try:
+        result = create_filled(init=call_init, into=into)
+        return result
+    finally:
+        for each in opened:
+            if each is not result:
+                each.close()
 
 
 def _handle(opened: Mapped, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:

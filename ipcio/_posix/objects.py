@@ -159,8 +159,7 @@ class NewObject(OpenObject):
         """
         if shares.to_recheck:
             shares.recheck()
-        if os.path.lexists(self.path) and not self._free_name(self.path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self.check_free()
         mode = perm | namespace.MANAGED
         for _ in lifetime.retry_while_busy(self.name):
             with fork_lock:
@@ -170,6 +169,11 @@ class NewObject(OpenObject):
         self._perm = perm
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)
+
+    def check_free(self) -> None:
+        """Remove an orphaned object that has the name; `FileExistsError` if the name is in use."""
+        if os.path.lexists(self.path) and not self._free_name(self.path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _free_name(self, path: str) -> bool:
         """Remove an orphaned object that has the name; return whether the name is free now."""

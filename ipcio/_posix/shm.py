@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 
 
 def create(
-    name: str, size: int, *, perm: int, persist: bool, reserve: bool, into: Callable[[Mapped], Handle]
+    name: str,
+    size: int,
+    *,
+    perm: int,
+    persist: bool,
+    reserve: bool,
+    init: Callable[[Handle], object] | None,
+    into: Callable[[Mapped], Handle],
 ) -> Handle:
     """Make a segment that is complete when it gets its name."""
     with store.NewSegment(name, segment_path(name)) as new:
+        if init is not None:
+            return new.make_filled(size, perm, persist=persist, reserve=reserve, init=init, into=into)
         new.make(size, perm, reserve=reserve)
         new.finish(perm, persist=persist)
         with fork_lock:

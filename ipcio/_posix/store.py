@@ -5,6 +5,8 @@
 
 ``NewSegment(name, path)``
     ``make(size, perm, reserve=...)`` makes a segment that appears complete or not at all.
+    ``make_filled(size, perm, persist=..., reserve=..., init=..., into=...)`` makes one whose first contents are
+    there when it appears, and returns its handle.
 ``NewSemaphore(name, path)``
     ``make(value, perm)`` makes a semaphore in the same way; then ``open_semaphore(opener)`` opens it.
 ``NewRecord(name, path)``

@@ -36,6 +36,7 @@ import sys
 from functools import partial
 
 from ipcio._backend import Mapped
+from ipcio._first_contents import in_private_memory
 from ipcio._forklock import fork_lock
 from ipcio._posix import companions, lifetime, namespace, objects, removal
 from ipcio._posix.companion_paths import path_of
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    Handle = TypeVar("Handle")
     T = TypeVar("T")
 
 directory_lock = partial(removal.directory_lock, required=True)
@@ -92,6 +94,9 @@ class NewRecord(objects.NewObject):
     def create_unnamed(self, perm: int, *, share_path: str | None = None) -> None:
         """Do so; `FileExistsError` if another program has an object of that name."""
         super().create_unnamed(perm, share_path=share_path)
+        self._refuse_foreign()
+
+    def _refuse_foreign(self) -> None:
         if companions.exists(self.KIND, self.name):  # ours would have a companion, and an orphan is gone by now
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
@@ -173,6 +178,25 @@ class NewSegment(_NewObject):
         if content is not None:
             self.memory[:size] = content
         self._complete_object(inode)
+
+    def make_filled(
+        self,
+        size: int,
+        perm: int,
+        *,
+        persist: bool,
+        reserve: bool,
+        init: Callable[[Handle], object],
+        into: Callable[[Mapped], Handle],
+    ) -> Handle:
+        """Have `init` write to private memory, and make the segment with these bytes as its content."""
+        self.check_free()
+        self._refuse_foreign()
+        content = in_private_memory(self.name, size, init, into)
+        self.make(size, perm, reserve=reserve, content=content)
+        self.finish(perm, persist=persist)
+        with fork_lock:
+            return into(self.hand_over())
 
     def hand_over(self) -> Mapped:
         """Under `fork_lock`: return the memory and the share, for a handle to keep."""

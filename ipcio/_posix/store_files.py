@@ -11,16 +11,19 @@ import os
 import struct
 from functools import lru_cache, partial
 
+from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
 from ipcio._posix import lifetime, namespace, objects, removal
 from ipcio._posix.allocation import allocate
 from ipcio._posix.mmap import map_descriptor
 from ipcio._typing import TYPE_CHECKING
+from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    Handle = TypeVar("Handle")
     T = TypeVar("T")
 
 directory_lock = removal.directory_lock
@@ -49,11 +52,48 @@ class NewSegment(objects.NewObject):
 
     def make(self, size: int, perm: int, *, reserve: bool) -> None:
         """Make it, mapped and with this size, and give it its name."""
+        self._make_unnamed(size, perm, reserve=reserve)
+        self.publish()
+
+    def _make_unnamed(self, size: int, perm: int, *, reserve: bool) -> None:
         self.create_unnamed(perm)
         allocate(self.fd, size, reserve=reserve)
         with fork_lock:
             self.memory = map_descriptor(self.fd, size, writable=True)
-        self.publish()
+
+    def make_filled(
+        self,
+        size: int,
+        perm: int,
+        *,
+        persist: bool,
+        reserve: bool,
+        init: Callable[[Handle], object],
+        into: Callable[[Mapped], Handle],
+    ) -> Handle:
+        """Make it without a name, have `init` write to it through the handle, and give it its name."""
+        self._make_unnamed(size, perm, reserve=reserve)
+        with HeldByCall() as other:  # a descriptor that the handle does not close
+            other.open_by(os.dup, self.fd)
+            with fork_lock:
+                if persist:  # the share stays here, and is given up when the object has its name
+                    handle = into(self._hand_over_memory(other))
+                else:
+                    if not self._temporary:
+                        self._source = f"/proc/self/fd/{other.fd}"
+                    handle = into(self.hand_over())
+            init(handle)
+            self.publish()
+            self.finish(perm, persist=persist)
+            self.close()
+            return handle
+
+    def _hand_over_memory(self, other: HeldByCall) -> Mapped:
+        """Under `fork_lock`: return the memory and the other descriptor, which belong to the caller then."""
+        opened = Mapped(self.memory, other.fd, None)
+        self.memory = None
+        other.fd = -1
+        return opened
 
     def _reason(self, number: int) -> str | None:
         if number == errno.EEXIST and _may_be_semaphore(self.path):

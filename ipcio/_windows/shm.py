@@ -21,6 +21,7 @@ import os
 import time
 
 from ipcio._backend import Mapped
+from ipcio._first_contents import in_private_memory
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
@@ -43,6 +44,7 @@ def create(
     perm: int,  # noqa: ARG001 -- see below
     persist: bool,
     reserve: bool,  # noqa: ARG001 -- Windows always reserves
+    init: Callable[[Handle], object] | None,
     into: Callable[[Mapped], Handle],
 ) -> Handle:
     """Make a segment; its memory is always reserved.
@@ -54,6 +56,7 @@ def create(
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    content = None if init is None else _first_contents(name, size, init, into)
     with objects.Handles() as share:
         slack = _claim(share, name)
         section = share.create(
@@ -66,6 +69,8 @@ def create(
             name,
         )
         memory = _map(section, name, writable=True)
+        if content is not None:
+            memory[:size] = content
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
         return into(Mapped(memory[:size], -1, share))
 
@@ -110,6 +115,15 @@ def unlink(name: str) -> None:
 def _close(mapping: Mapped) -> None:
     if mapping.share is not None:
         mapping.share.release()
+
+
+def _first_contents(
+    name: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
+) -> memoryview[int]:
+    with objects.Handles() as found:
+        if found.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
+            raise objects.already_exists(name)
+    return in_private_memory(name, size, init, into)
 
 
 def _slack_of(name: str) -> str:

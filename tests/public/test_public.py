@@ -48,7 +48,7 @@ IMPORTABLE = [
 ]
 
 SIGNATURES = {
-    "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True, owner=None)",
+    "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True, owner=None, init=None)",
     "ipcio.shm.attach": "(name, mode='rw', *, timeout=0, owner=None)",
     "ipcio.shm.unlink": "(name, *, missing_ok=False)",
     "ipcio.sem.open": "(name, n=0, *, perm=384, persist=False)",

@@ -53,6 +53,8 @@ def segments() -> None:
     assert_type(shm.attach("x", owner=0), MemoryFile)
     assert_type(shm.create("x", 100, exist_ok=True, owner=None), MemoryFile)
     shm.attach("x", "r").close()
+    shm.create("x", 100, init=lambda h: h.write(b"first")).close()
+    shm.create("x", 100, init=b"first")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.unlink("x")
     shm.create(b"x", 100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.create("x", 100, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,34 @@
+"""The first contents of a segment, where the system gives a segment its name before it can have any contents.
+
+They are made in private memory, and the back end copies them while ipcio still keeps other processes from the segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+from ipcio._backend import Mapped
+from ipcio._forklock import fork_lock
+from ipcio._typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Handle = TypeVar("Handle")
+
+
+def in_private_memory(
+    name: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
+) -> memoryview[int]:
+    """Call `init` with a handle of private memory of this size; return the memory."""
+    try:
+        memory = mmap.mmap(-1, size)
+    except (OSError, OverflowError):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name) from None
+    content = memoryview(memory)
+    with fork_lock:
+        handle = into(Mapped(memory, -1, None))
+    init(handle)
+    return content
