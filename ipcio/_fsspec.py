@@ -30,9 +30,11 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
     from typing import Any, Literal
 
     from ipcio import MemoryFile
+    from ipcio._segment_writer import SegmentWriter
 
 _FLAT = "shared memory has no directories; a name is one word, without '/'"
 _WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
@@ -60,6 +62,50 @@ class SharedMemoryReader(io.BufferedReader):
     def getbuffer(self) -> memoryview[int]:
         """Return the memory itself, read-only, without a copy."""
         return self._memory.getbuffer()
+
+
+class SharedMemoryWriter(io.BufferedRandom):
+    """A new segment; other processes can attach it, complete, once this is closed, or `commit` is called.
+
+    It is buffered because libraries make many small writes.  `raw` is what `ipcio.shm.open` returns.
+    Unlike that, this is closed if it is garbage-collected: what compresses for fsspec only drops the file that it
+    writes to.
+    """
+
+    raw: SegmentWriter
+
+    def __init__(self, raw: SegmentWriter, *, autocommit: bool) -> None:
+        super().__init__(raw)
+        raw.is_wrapped = True
+        self._autocommit = autocommit
+
+    def close(self) -> None:
+        """Give the segment its name, unless only `commit` does that."""
+        if self.closed:
+            return
+        if self._autocommit or self.raw.is_copy():
+            self.commit()
+        else:
+            self.flush()
+
+    def commit(self) -> None:
+        """Give the segment its name now."""
+        try:
+            if not self.raw.is_copy():
+                self.flush()
+                self.raw.close()
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close.  Without a `commit` before, there will be no segment."""
+        self.raw.discard()  # so there is nowhere to flush to
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
 
 
 class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -164,7 +210,8 @@ class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if kind not in {"w", "x", "a"}:
             raise ValueError(f"mode must be one of rb, r+b, wb, xb, ab or with a +, not {mode!r}")
         name = self._name(path)
-        writer = open_writer(name, self._perm, replace=kind != "x", autocommit=autocommit)
+        segment = open_writer(name, self._perm, replace=kind != "x", readable=True)
+        writer = SharedMemoryWriter(segment, autocommit=autocommit)
         if kind == "a":
             with contextlib.suppress(FileNotFoundError), self._attach(name, "r") as old, old.getbuffer() as content:
                 writer.write(content)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
 
+from ipcio._bytes import raw_bytes
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform != "win32":
@@ -18,12 +18,12 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Buffer
+
     from ipcio._backend import UncommittedSegment, WriterBackend
 
 
-def open_writer(
-    name: str, perm: int = 0o600, *, replace: bool, size: int = 0, autocommit: bool = True
-) -> SegmentWriter:
+def open_writer(name: str, perm: int = 0o600, *, replace: bool, size: int = 0, readable: bool = False) -> SegmentWriter:
     """Begin a persistent segment; `NotImplementedError` on Windows.
 
     replace
@@ -32,56 +32,95 @@ def open_writer(
     size
         How many bytes to set aside at once, if that is known.  They are the segment's
         size, until it is truncated.
-    autocommit
-        Whether `close` gives the segment its name, or only `commit` does.
+    readable
+        Whether what was written can be read, too.
     """
     if sys.platform != "win32":
         backend: WriterBackend = _chosen
-        return SegmentWriter(backend.open_writer(name, perm, size, replace=replace), autocommit=autocommit)
+        mode = ("w" if replace else "x") + ("+b" if readable else "b")
+        try:
+            return SegmentWriter(backend.open_writer(name, perm, size, replace=replace), mode)
+        except FileExistsError as error:
+            _explain(error)
+            raise
     raise NotImplementedError("on Windows nothing outlives its last handle, so there are no persistent segments")
 
 
-class SegmentWriter(io.BufferedRandom):
-    """Shared memory that is being written; other processes can attach it, complete, once this is closed.
+class SegmentWriter(io.FileIO):
+    """A new persistent segment that is being written, as a raw binary file that grows.
 
-    A kill before that leaves nothing, nor does an exception in the ``with`` block.  As with any
-    file, the garbage collector closes it, too.
+    `close` gives it its name: other processes can attach it then, complete and exactly as long as what was
+    written.  It is discarded instead, and what had the name stays as it is, if the ``with`` block raises an exception,
+    if `discard` is called, if the writer is garbage-collected or still open when the process exits or is
+    killed, and if a `write` has failed.
     """
 
-    def __init__(self, segment: UncommittedSegment, *, autocommit: bool) -> None:
-        super().__init__(io.FileIO(segment.fd, "rb+", closefd=False))
+    def __init__(self, segment: UncommittedSegment, mode: str) -> None:
         self._segment = segment
-        self._autocommit = autocommit
         self._owner = os.getpid()
+        self._is_incomplete = False  # a write has failed
+        self.is_wrapped = False  # another object, which has a finalizer, decides what becomes of the segment
+        super().__init__(segment.fd, mode, closefd=False)
+        self.name = segment.name
+
+    def write(self, b: Buffer, /) -> int:
+        """Write all of a bytes-like object and return its size.
+
+        An `OSError`, for instance ``ENOSPC``, may leave a part of it written.  The segment cannot be completed then:
+        `close` discards it.
+        """
+        with raw_bytes(b) as view:
+            done = 0
+            try:
+                while done < len(view):
+                    with view[done:] as rest:
+                        done += super().write(rest)
+            except BaseException as error:
+                self._is_incomplete = not self.closed
+                if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                    error.filename = self.name
+                raise
+            return done
 
     def close(self) -> None:
-        """Give the segment its name, unless only `commit` does that."""
+        """Give the segment its name, and close the file.
+
+        Raises `FileExistsError` if the mode is ``"xb"`` and the name has come into use; ``OSError(EINVAL)`` if
+        nothing was written and the system has no empty segments (macOS).  The segment is discarded then.
+        In a forked process, the copy of a writer that the parent opened is only discarded.
+        """
         if self.closed:
             return
-        if self._owner != os.getpid():  # a copy in a forked process
-            self.discard()
-        elif self._autocommit:
-            self.commit()
-        else:
-            self.flush()
-
-    def commit(self) -> None:
-        """Give the segment its name now."""
         try:
-            self.flush()
-            self._segment.commit()
+            if not self._is_incomplete and not self.is_copy():
+                self._segment.commit()
+        except FileExistsError as error:
+            _explain(error)
+            raise
         finally:
             self.discard()
 
     def discard(self) -> None:
-        """Close.  Without a `commit` before, there will be no segment."""
-        self.raw.close()  # so there is nowhere to flush to
+        """Close the file without giving the segment a name; the name means what it meant before."""
+        super().close()
         self._segment.discard()
+
+    def is_copy(self) -> bool:
+        """Whether this is the copy, in a forked process, of a writer that the parent opened."""
+        return self._owner != os.getpid()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is None:
             self.close()
-            return
-        self.discard()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            error.filename = self._segment.name
+        else:
+            self.discard()
+
+    def __del__(self) -> None:
+        if not self.closed and not self.is_wrapped:
+            self.discard()
+
+
+def _explain(error: FileExistsError) -> None:
+    """Have the error say what to do."""
+    error.strerror = f"shared memory {error.filename!r} exists already: mode 'wb' replaces it"
+    error.args = error.errno, error.strerror

@@ -48,7 +48,7 @@ from ipcio._names import (
     owner_of_new,
     remove_name,
 )
-from ipcio._typing import TYPE_CHECKING
+from ipcio._typing import TYPE_CHECKING, overload
 
 if sys.platform == "win32":
     from ipcio._windows import shm as _chosen
@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ipcio._backend import Mapped, ShmBackend
+    from ipcio._segment_writer import SegmentWriter
 
-__all__ = ["attach", "create", "unlink"]
+__all__ = ["attach", "create", "open", "unlink"]
 
 _KIND = "shared memory"  # in messages
 
@@ -202,6 +203,48 @@ def attach(
 
     with explained(_KIND, name):
         return attach_in_time(join, timeout)
+
+
+@overload
+def open(name: str, mode: Literal["rb", "r+b", "rb+"] = "rb", *, perm: int = 0o600) -> MemoryFile: ...
+@overload
+def open(name: str, mode: Literal["xb", "wb"], *, perm: int = 0o600) -> SegmentWriter: ...
+def open(
+    name: str, mode: Literal["rb", "r+b", "rb+", "xb", "wb"] = "rb", *, perm: int = 0o600
+) -> MemoryFile | SegmentWriter:
+    """Open a segment as the built-in `open` opens a file, with no size given.
+
+    mode
+        ``"rb"`` and ``"r+b"`` attach an existing segment, as `attach` does with ``"r"`` and ``"rw"``.
+        ``"xb"`` and ``"wb"`` make a new one, whose contents appear under the name, whole and exactly as long
+        as what was written, when the file is closed.  With ``"xb"``, a name in use is a `FileExistsError`, now
+        or then.  With ``"wb"``, the new segment takes the name from an existing one, and processes that have that
+        one open keep it.
+    perm
+        The permission bits of a new segment, as for `create`.
+
+    The file for ``"xb"`` and ``"wb"`` is an `io.RawIOBase` that grows.  A write to it is never short.  It can be
+    sought and truncated, but not read, and it has a method ``discard()``, which closes it
+    without making a segment.  The same happens, and what had the name before stays, if the
+    ``with`` block raises an exception, if a write has failed, and if the file is garbage-collected or still open
+    when the process exits or is killed.  The new segment is persistent: it stays until `unlink`.
+
+    If nothing was written, the segment is empty; on macOS, which has no empty segments, closing the file is
+    an ``OSError(EINVAL)``.  On Windows, where nothing persists, ``"xb"`` and ``"wb"`` are a `NotImplementedError`.
+    Otherwise raises what `attach` and `create` raise, and ``OSError(ENOSPC)`` if a write finds no memory.
+    """
+    check_name(name)
+    perm = check_perm(perm)
+    if mode == "rb":
+        return attach(name, "r")
+    if mode in {"r+b", "rb+"}:
+        return attach(name)
+    if mode not in {"xb", "wb"}:
+        raise ValueError(f"mode must be 'rb', 'r+b', 'xb' or 'wb', not {mode!r}")
+    from ipcio._segment_writer import open_writer
+
+    with explained(_KIND, name):
+        return open_writer(name, perm, replace=mode == "wb")
 
 
 def unlink(name: str, *, missing_ok: bool = False) -> None:

@@ -107,6 +107,8 @@ class OpenObject(HeldByCall):
         if share is not None and share.owns(self.fd):
             self.fd = -1
             share.release(close_later)
+        elif share is not None and self.fd >= 0 and share.has_closed(self.fd):
+            self.fd = -1
         super().close_later()
 
     def close_copies(self) -> None:

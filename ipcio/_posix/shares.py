@@ -121,12 +121,17 @@ class Share:
         """Release the lock of a persistent object.  The handle's descriptor stays open and is the caller's again."""
         with fork_lock:
             lock, self._lock = self._lock, -1
+            self._fd = -1
             del _shares[lock]
             os.close(lock)
 
     def owns(self, fd: int) -> bool:
         """Whether `release` closes `fd`: from `take` or `join` on, even if Ctrl-C has interrupted them."""
         return self._lock >= 0 and self._fd == fd
+
+    def has_closed(self, fd: int) -> bool:
+        """Whether `release` has closed `fd`, as it does when the garbage collector comes to the share first."""
+        return self._lock < 0 and self._fd == fd
 
     def lend(self, fd: int) -> int:
         """Return the handle's own descriptor: the user may do anything to it, for no lock of ours is on it."""

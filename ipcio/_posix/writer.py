@@ -110,6 +110,8 @@ class _InPlace:
 class _ByCopy:
     """Writes to a temporary file without a name, and then a segment of its size: macOS sizes a segment once only."""
 
+    fd = -1
+
     def __init__(self, name: str, perm: int, size: int, *, replace: bool) -> None:
         self.name = name
         self._perm = perm
@@ -118,10 +120,10 @@ class _ByCopy:
             shm.attach(name, writable=False, into=bool)
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-        from tempfile import TemporaryFile  # which a list of objects, which also imports this module, does without
+        from tempfile import mkstemp  # which a list of objects, which also imports this module, does without
 
-        self._file = TemporaryFile(buffering=0)  # noqa: SIM115 -- until `discard`
-        self.fd = self._file.fileno()
+        self.fd, path = mkstemp()  # a file object would warn if it is garbage-collected
+        os.unlink(path)
         os.ftruncate(self.fd, size)
 
     def commit(self) -> None:
@@ -143,7 +145,12 @@ class _ByCopy:
 
     def discard(self) -> None:
         """Close the file."""
-        self._file.close()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.discard()
 
     def _create(self, content: memoryview[int]) -> None:
         with store_companions.NewSegment(self.name, namespace.segment_path(self.name)) as new:

@@ -19,7 +19,7 @@ from abilities import lacks
 from children import leave_dead
 from command import ENVIRONMENT, finish, start
 
-from ipcio import _cli, shm
+from ipcio import _cli, _segment_writer, shm
 from ipcio._cli import progress
 from ipcio._cli.commands import cat, put
 
@@ -341,7 +341,7 @@ def test_put_into_a_full_place_is_an_error_and_leaves_nothing(persistent, call, 
     writer.write(b"0123456789")
     writer.close()
 
-    class Full(io.FileIO):
+    class Narrow(io.FileIO):
         room = 6
 
         def write(self, data):
@@ -351,7 +351,10 @@ def test_put_into_a_full_place_is_an_error_and_leaves_nothing(persistent, call, 
             self.room -= count
             return count
 
-    monkeypatch.setattr(io, "FileIO", Full)
+    class Full(_segment_writer.SegmentWriter, Narrow):  # whose base class is the narrow one
+        pass
+
+    monkeypatch.setattr(_segment_writer, "SegmentWriter", Full)
     told = f"ipcio: No space left on device: {persistent!r}\n"
     assert call("put", persistent, *options, stdin=reader) == (1, b"", told)
     assert not lives(persistent)

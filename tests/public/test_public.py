@@ -50,6 +50,7 @@ IMPORTABLE = [
 SIGNATURES = {
     "ipcio.shm.create": "(name, size, *, perm=384, persist=False, exist_ok=False, reserve=True, owner=None, init=None)",
     "ipcio.shm.attach": "(name, mode='rw', *, timeout=0, owner=None)",
+    "ipcio.shm.open": "(name, mode='rb', *, perm=384)",
     "ipcio.shm.unlink": "(name, *, missing_ok=False)",
     "ipcio.sem.open": "(name, n=0, *, perm=384, persist=False)",
     "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None)",

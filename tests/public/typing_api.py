@@ -53,6 +53,14 @@ def segments() -> None:
     assert_type(shm.attach("x", owner=0), MemoryFile)
     assert_type(shm.create("x", 100, exist_ok=True, owner=None), MemoryFile)
     shm.attach("x", "r").close()
+    assert_type(shm.open("x"), MemoryFile)
+    assert_type(shm.open("x", "r+b"), MemoryFile)
+    with shm.open("x", "wb", perm=0o640) as f, zipfile.ZipFile(f, "w") as archive:
+        archive.writestr("a", b"1")
+    writer: BinaryIO = shm.open("x", "xb")
+    writer.close()
+    shm.open("x", "xb").discard()
+    shm.open("x", "w")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     shm.create("x", 100, init=lambda h: h.write(b"first")).close()
     shm.create("x", 100, init=b"first")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     shm.unlink("x")
