@@ -72,18 +72,17 @@ class SharedMemoryWriter(io.BufferedRandom):
     writes to.
     """
 
-    raw: SegmentWriter
-
     def __init__(self, raw: SegmentWriter, *, autocommit: bool) -> None:
         super().__init__(raw)
         raw.is_wrapped = True
+        self._segment = raw
         self._autocommit = autocommit
 
     def close(self) -> None:
         """Give the segment its name, unless only `commit` does that."""
         if self.closed:
             return
-        if self._autocommit or self.raw.is_copy():
+        if self._autocommit or self._segment.is_copy():
             self.commit()
         else:
             self.flush()
@@ -91,15 +90,15 @@ class SharedMemoryWriter(io.BufferedRandom):
     def commit(self) -> None:
         """Give the segment its name now."""
         try:
-            if not self.raw.is_copy():
+            if not self._segment.is_copy():
                 self.flush()
-                self.raw.close()
+                self._segment.close()
         finally:
             self.discard()
 
     def discard(self) -> None:
         """Close.  Without a `commit` before, there will be no segment."""
-        self.raw.discard()  # so there is nowhere to flush to
+        self._segment.discard()  # so there is nowhere to flush to
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is None:

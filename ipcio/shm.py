@@ -109,7 +109,7 @@ def create(
         handle's position is 0.  With `exist_ok` it is called only if this call makes the segment; if
         several processes create at once, it may run in those that then attach as well, in vain.  If it
         raises an exception, `create` raises that, and nothing was made.  (On macOS and Windows it is called
-        with a handle on private memory, whose bytes are copied and which is closed afterwards.
+        with a handle on private memory, which is closed when its bytes have been copied.
         On macOS a C program that opens the name in the microseconds of the copy may see zeros.)
 
     Raises `FileExistsError` if the name exists, ``OSError(ENOSPC)`` if there is not enough
@@ -146,12 +146,13 @@ def create(
             into=lambda mapping: _handle(mapping, wanted, "rb+", owner, created=False),
         )
 
+    handle = None
     try:
         with explained(_KIND, name):
             handle = create_or_attach(name, make, join if exist_ok else None)
     except _InitRaised:
         pass
-    if raised:  # it is raised out here, where no text and no meaning are given to errors of the system
+    if handle is None:  # it is raised out here, where no text and no meaning are given to errors of the system
         raise raised.pop()
     if not handle.created and handle.size() < size:
         held = handle.size()
@@ -216,8 +217,8 @@ def open(
 
     mode
         ``"rb"`` and ``"r+b"`` attach an existing segment, as `attach` does with ``"r"`` and ``"rw"``.
-        ``"xb"`` and ``"wb"`` make a new one, whose contents appear under the name, whole and exactly as long
-        as what was written, when the file is closed.  With ``"xb"``, a name in use is a `FileExistsError`, now
+        ``"xb"`` and ``"wb"`` make a new one.  Its contents appear under the name when the file is closed, whole and
+        exactly as long as what was written.  With ``"xb"``, a name in use is a `FileExistsError`, now
         or then.  With ``"wb"``, the new segment takes the name from an existing one, and processes that have that
         one open keep it.
     perm
@@ -273,7 +274,7 @@ def _with_first_contents(
     open_handle: Callable[[Mapped], MemoryFile],
     raised: list[BaseException],
 ) -> MemoryFile:
-    """Create a segment whose first contents `init` writes; if anything is raised, no handle stays open.
+    """Create a segment of which `init` writes the first contents; if anything is raised, no handle stays open.
 
     What `init` raises goes into the list `raised`, and is an `_InitRaised` here.
     """
