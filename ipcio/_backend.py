@@ -175,6 +175,8 @@ class OpenSemaphore(NamedTuple):
     value: Callable[[], int]
     """Returns the value; `NotImplementedError` where the platform does not say it."""
     crash_safe: bool
+    bound: int | None = None
+    """What the value may be at most, if the back end itself refuses to exceed that (`ValueError`)."""
 
 
 class UncommittedSegment(Protocol):
@@ -219,12 +221,15 @@ class SemBackend(Protocol):
         perm: int,
         persist: bool,
         crash_safe: bool,
+        bound: int | None,
         into: Callable[[OpenSemaphore], Handle],
     ) -> Handle:
         """Make one exclusively; it gets its name complete or not at all.
 
-        An orphaned one that has the name is removed first.  Raises `OverflowError` for a value
-        past the maximum and `NotImplementedError` where nothing can be `crash_safe`.
+        An orphaned one that has the name is removed first.  Raises `OverflowError` for a value or a `bound`
+        past the maximum and `NotImplementedError` where nothing can be `crash_safe`.  A crash-safe one keeps
+        its `bound` for all of its handles.  With that of another one the handle compares the value, so
+        it is a `NotImplementedError` where the system does not say the value.
         """
         ...
 

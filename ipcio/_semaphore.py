@@ -67,6 +67,7 @@ class Semaphore:
         "__weakref__",
         "_acquire",
         "_attach",
+        "_bound",
         "_created",
         "_enter",
         "_exit",
@@ -111,6 +112,7 @@ class Semaphore:
     _name: str
     _created: bool
     _undo: bool
+    _bound: int | None  # past which a release is a `ValueError`
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of `ipcio.sem` make handles."""
@@ -123,9 +125,10 @@ class Semaphore:
         name: str,
         attach: Callable[[str], Semaphore],
         created: bool,
+        bound: int | None = None,
     ) -> Semaphore:
         self: Semaphore = cls.__new__(cls)
-        raw, self._post, self._value, self._undo = permits
+        raw, self._post, self._value, self._undo, self._bound = permits
         self._enter = raw.__enter__
         self._exit = raw.__exit__
         self._acquire = raw.acquire
@@ -136,7 +139,29 @@ class Semaphore:
         self._name = name
         self._attach = attach
         self._created = created
+        if bound is not None and not self._undo:
+            self._bind(bound)
         return self
+
+    def _bind(self, bound: int) -> None:
+        """Have releases through this handle look at the value first."""
+        self._bound = bound
+        name, value, post, release = self._name, self._value, self._post, self._release
+
+        def check(n: int) -> None:
+            if value() + n > bound:
+                raise ValueError(f"so many more would take semaphore {name!r} over its bound of {bound} (max=)")
+
+        def release_one(*_: object) -> None:
+            check(1)
+            release()
+
+        def post_many(n: int) -> None:
+            check(n)
+            post(n)
+
+        self._release = self._exit = release_one
+        self._post = post_many
 
     # -- LuaIPC's words --------------------------------------------------
 
@@ -169,7 +194,8 @@ class Semaphore:
         """Release `n` permits and return True.
 
         `OverflowError` if the value would exceed the maximum of the platform (on Linux
-        2147483647, for a crash-safe semaphore 32767); nothing has changed then.
+        2147483647, for a crash-safe semaphore 32767), and `ValueError` if it would exceed the
+        ``max`` of ``create``; nothing has changed then.
         A crash-safe semaphore releases several permits in one step, and so does Windows.
         Elsewhere waiting processes may get some of them before the last is released.  There, more
         than 4096 are released in steps of 4096, so that other threads and signal handlers run in
@@ -295,6 +321,8 @@ class Semaphore:
     def _refused(self, error: ValueError | OSError) -> Exception:
         """Return what is to be raised in place of an error of `_release`."""
         if self.closed or (isinstance(error, OSError) and error.errno != errno.EOVERFLOW):
+            return error
+        if self._bound is not None and isinstance(error, ValueError):
             return error
         try:
             maximum = f", which {self._value()} is"

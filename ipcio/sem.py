@@ -89,6 +89,7 @@ def create(
     exist_ok: bool = False,
     undo: bool = False,
     owner: int | None = None,
+    max: int | None = None,  # noqa: A002 -- the natural word, which this function does not call
 ) -> Semaphore:
     """Create a semaphore with `value` permits, 0 or more, and return a handle.
 
@@ -114,6 +115,15 @@ def create(
     owner
         With `exist_ok`: the user id of the user that an existing semaphore must belong to;
         see `attach`.  A new one belongs to this process's user.
+    max
+        The greatest value that a release may lead to; None means the maximum of the platform.  A release beyond
+        it is a `ValueError`, as of `threading.BoundedSemaphore`, and finds a program that releases
+        more than it acquires.  The bound of an ordinary semaphore belongs to this handle and to its pickled copies, and
+        is compared with the value right before the release: two processes that release at the same time may pass
+        it.  That of a crash-safe semaphore belongs to the semaphore, whichever process attaches
+        it, and the comparison and the release are one step.  It does not limit the permits
+        that the kernel releases when a process exits or is killed.  `NotImplementedError` for an ordinary semaphore
+        on macOS, which does not say the value.
 
     Raises `FileExistsError` if the name exists, `PermissionError` if an orphaned semaphore
     of another user is in the way, ``OSError(ENOSPC)`` if there is no room or no set
@@ -126,6 +136,7 @@ def create(
     value = index(value)
     if value < 0:
         raise ValueError("value must not be negative")
+    bound = _check_bound(max, value)
     perm = check_perm(perm)
     owner = check_owner(owner)
 
@@ -136,11 +147,12 @@ def create(
             perm=perm,
             persist=bool(persist),
             crash_safe=bool(undo),
-            into=lambda opened: Semaphore._over(opened, wanted, _again(owner_of_new(owner)), True),
+            bound=bound,
+            into=lambda opened: Semaphore._over(opened, wanted, _again(owner_of_new(owner), bound), True, bound),
         )
 
     with explained(_KIND, name):
-        return create_or_attach(name, make, partial(_join, owner=owner) if exist_ok else None)
+        return create_or_attach(name, make, partial(_join, owner=owner, bound=bound) if exist_ok else None)
 
 
 def attach(name: str, *, timeout: float | None = 0, owner: int | None = None) -> Semaphore:
@@ -179,16 +191,32 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)
 
 
-def _join(name: str, owner: int | None) -> Semaphore:
+def _check_bound(bound: int | None, value: int) -> int | None:
+    if bound is None:
+        return None
+    bound = index(bound)
+    if bound < 1 or bound < value:
+        raise ValueError(f"max must be at least 1 and at least the value, which is {value}, not {bound}")
+    return bound
+
+
+def _join(name: str, owner: int | None, bound: int | None = None) -> Semaphore:
     return _backend.attach(
         name,
         owner=owner,
-        into=lambda opened: Semaphore._over(opened, name, _again(owner), False),
+        into=lambda opened: Semaphore._over(opened, name, _again(owner, bound), False, bound),
     )
 
 
-def _again(owner: int | None) -> Callable[[str], Semaphore]:
+def _attach_bounded(name: str, *, owner: int | None, bound: int) -> Semaphore:
+    with explained(_KIND, name):
+        return _join(name, owner, bound)
+
+
+def _again(owner: int | None, bound: int | None = None) -> Callable[[str], Semaphore]:
     """Return what attaches a pickled copy."""
+    if bound is not None:
+        return partial(_attach_bounded, owner=owner, bound=bound)
     return attach if owner is None else partial(attach, owner=owner)
 
 

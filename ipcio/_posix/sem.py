@@ -21,15 +21,24 @@ _ENOUGH = 10  # looks at a record without a set
 
 
 def create(
-    name: str, value: int, *, perm: int, persist: bool, crash_safe: bool, into: Callable[[OpenSemaphore], Handle]
+    name: str,
+    value: int,
+    *,
+    perm: int,
+    persist: bool,
+    crash_safe: bool,
+    bound: int | None,
+    into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
     """Make a semaphore that is complete when it gets its name."""
     path = _path(name)
     if crash_safe:
         undo.check_interpreter()
         making, perm = partial(store.NewRecord, name, path), store.record_perm(perm)
-        return undo.create(making, store.blank(), value, perm=perm, persist=persist, into=into)
+        return undo.create(making, store.blank(), value, bound=bound, perm=perm, persist=persist, into=into)
     semlock.check_value(value)
+    if bound is not None:
+        semlock.check_bound(bound)
     for _ in lifetime.retry_while_busy(name):
         with store.NewSemaphore(name, path) as new:
             new.make(value, perm)

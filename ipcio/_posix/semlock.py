@@ -10,6 +10,7 @@ import errno
 import os
 from itertools import repeat, starmap
 
+from ipcio._names import invent_name
 from ipcio._record import record_times
 from ipcio._typing import TYPE_CHECKING
 
@@ -57,6 +58,17 @@ def check_value(value: int) -> None:
     """Refuse a value that no semaphore can have."""
     if value > MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {MAXIMUM}")
+
+
+def check_bound(bound: int) -> None:
+    """Refuse a bound that no semaphore can have, or any where the system does not say the value."""
+    check_value(bound)
+    if not _says_values:
+        value_of(PosixSemaphore(_COUNTING, 1, MAXIMUM, f"/{invent_name()}", True))  # unlinked at once
+    if not _says_values[0]:
+        raise NotImplementedError(
+            "this system does not say the value of a semaphore, so max= requires a crash-safe one: pass undo=True"
+        )
 
 
 def open_semaphore(name: str) -> PosixSemaphore:

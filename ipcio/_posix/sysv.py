@@ -159,10 +159,11 @@ class UndoSemaphore:
     one step, which is `ipcio._record.calling`, written out where speed matters.
     """
 
-    __slots__ = ("_giving_back", "_held", "_name", "_number", "_popping", "_take", "_try", "_trying", "share")
+    __slots__ = ("_bound", "_giving_back", "_held", "_name", "_number", "_popping", "_take", "_try", "_trying", "share")
 
-    def __init__(self, number: int, name: str, share: Share | None) -> None:
+    def __init__(self, number: int, name: str, share: Share | None, bound: int | None = None) -> None:
         self.share = share
+        self._bound = bound
         self._number = number
         self._name = name
         self._take = number, _TAKE, _ONE
@@ -172,7 +173,7 @@ class UndoSemaphore:
             held.handles += 1
         self._trying = starmap(libc.semop_at_once, repeat(self._try))
         self._popping = starmap(held.pop, repeat(()))
-        self._giving_back = starmap(libc.semop_at_once, repeat((number, _GIVE_BACK, _ONE)))
+        self._giving_back = starmap(libc.semop_at_once, repeat(self._giving(1, 0)))
 
     def __del__(self) -> None:
         with fork_lock:
@@ -299,11 +300,16 @@ class UndoSemaphore:
         return failed and number
 
     def _giving(self, back: int, new: int) -> tuple[Any, ...]:
-        if back + new == 1:
+        bound = self._bound
+        if back + new == 1 and bound is None:
             return self._number, _GIVE_BACK if back else _GIVE, _ONE
         steps = [libc.Operation(0, back, libc.SEM_UNDO)] if back else []
         if new:
             steps.append(libc.Operation(0, new, 0))
+        if bound is not None and bound < MAXIMUM:
+            # The kernel makes all steps or none, and refuses one past its own maximum.  So a value that is
+            # lifted for a moment, by as much as the bound is below that, does not pass the bound.
+            steps += [libc.Operation(0, MAXIMUM - bound, 0), libc.Operation(0, bound - MAXIMUM, 0)]
         return self._number, (libc.Operation * len(steps))(*steps), c_size_t(len(steps))
 
     def _error(self, number: int) -> OSError:
@@ -312,7 +318,11 @@ class UndoSemaphore:
         error.filename = self._name
         return error
 
-    def _overflow(self) -> OverflowError:
+    def _overflow(self) -> Exception:
+        if self._bound is not None:
+            return ValueError(
+                f"so many more would take semaphore {self._name!r} over its bound of {self._bound} (max=)"
+            )
         return OverflowError(f"so many more would take semaphore {self._name!r} over its maximum of {MAXIMUM}")
 
 

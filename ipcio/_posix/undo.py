@@ -70,6 +70,7 @@ def create(
     blank: bytes,
     value: int,
     *,
+    bound: int | None,
     perm: int,
     persist: bool,
     into: Callable[[OpenSemaphore], Handle],
@@ -80,7 +81,7 @@ def create(
     """
     from ipcio._posix import sysv
 
-    if value > sysv.MAXIMUM:
+    if max(value, bound or 0) > sysv.MAXIMUM:
         raise OverflowError(f"a crash-safe semaphore's value is at most {sysv.MAXIMUM}")
     while True:
         key = int.from_bytes(os.urandom(4), "little") % 0x7FFFFFFF + 1  # 0 would mean IPC_PRIVATE
@@ -88,7 +89,7 @@ def create(
             mode = undo_record.mode_for(perm)
             new.create_unnamed(mode, share_path=undo_record.anchor_path(key, new.path))
             # It is sealed before it has a name, because every process that finds it believes it.
-            os.write(new.fd, undo_record.pack(blank, key, persist, new.name))
+            os.write(new.fd, undo_record.pack(blank, key, persist, bound, new.name))
             undo_record.seal(new.fd, undo_record.NO_ID)
             try:
                 number = _make(new, key, value, perm)
@@ -103,15 +104,15 @@ def create(
                     os.fchmod(new.fd, mode | namespace.MANAGED)
                     raise
             with fork_lock:
-                return into(_permits(number, new))
+                return into(_permits(number, new, bound))
 
 
-def _permits(number: int, hand: OpenObject) -> OpenSemaphore:
+def _permits(number: int, hand: OpenObject, bound: int | None) -> OpenSemaphore:
     from ipcio._posix import sysv
 
-    raw = sysv.UndoSemaphore(number, hand.name, None)
+    raw = sysv.UndoSemaphore(number, hand.name, None, bound)
     keep_share(raw, hand)
-    return OpenSemaphore(raw, raw.post, raw.value, crash_safe=True)
+    return OpenSemaphore(raw, raw.post, raw.value, crash_safe=True, bound=bound)
 
 
 class _KeyTakenError(Exception):
@@ -167,7 +168,7 @@ def attach(found: ExistingObject, record: undo_record.Record, *, again: bool) ->
         if again or not lifetime.path_means(anchor, found.info):
             return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
-    return _permits(number, found)
+    return _permits(number, found, record.bound)
 
 
 def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:

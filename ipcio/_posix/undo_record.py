@@ -20,7 +20,7 @@ from ipcio._posix import lifetime
 from ipcio._posix.namespace import RECORD, semaphore_path, semaphore_paths
 from ipcio._typing import NamedTuple
 
-_RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, whether it persists, name
+_RECORD = struct.Struct("=64s16sii256s")  # a sem_t of value 0, the magic, key, flags, name
 _MAGIC = b"ipcio undo sem 2"
 
 # The seal is the time of last modification, in nanoseconds: an instant of 1970.  Only the owner can set
@@ -43,6 +43,8 @@ class Record(NamedTuple):
     number: int
     persists: bool
     name: str
+    bound: int | None = None
+    """The greatest value that a release may lead to."""
 
     def anchor(self, beside: str) -> str:
         """Return the path of the name that no `unlink` removes, in the directory of the path `beside`."""
@@ -63,9 +65,10 @@ def anchor_path(key: int, beside: str) -> str:
     return f"{os.path.dirname(beside)}/{ANCHOR}{key:08x}"
 
 
-def pack(blank: bytes, key: int, persist: bool, name: str) -> bytes:
+def pack(blank: bytes, key: int, persist: bool, bound: int | None, name: str) -> bytes:
     """Return the content of a record; `blank` is a semaphore of value 0."""
-    return _RECORD.pack(blank, _MAGIC, key, persist, os.fsencode(name))
+    flags = persist | (bound or 0) << 1
+    return _RECORD.pack(blank, _MAGIC, key, flags, os.fsencode(name))
 
 
 def is_sealed(info: os.stat_result) -> bool:
@@ -97,12 +100,14 @@ def read(fd: int, info: os.stat_result) -> Record | None:
     data = os.pread(fd, SIZE, 0)
     if len(data) != SIZE:
         return None
-    _, magic, key, persists, name = _RECORD.unpack(data)
+    _, magic, key, flags, name = _RECORD.unpack(data)
     try:
         text = check_name(os.fsdecode(name.partition(b"\0")[0]))
     except ValueError:
         return None
-    return Record(key, _number_in(info), bool(persists), text) if magic == _MAGIC and key > 0 else None
+    if magic != _MAGIC or key <= 0 or flags < 0:
+        return None
+    return Record(key, _number_in(info), bool(flags & 1), text, flags >> 1 or None)
 
 
 def set_of(record: Record, info: os.stat_result) -> int | None:

@@ -96,6 +96,7 @@ def create(
     perm: int,  # noqa: ARG001 -- see below
     persist: bool,
     crash_safe: bool,
+    bound: int | None,
     into: Callable[[OpenSemaphore], Handle],
 ) -> Handle:
     """Make a semaphore.
@@ -109,7 +110,7 @@ def create(
         )
     if persist:
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
-    if value > _MAXIMUM:
+    if max(value, bound or 0) > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     with objects.Handles() as mine:
         return into(_opened(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name)))

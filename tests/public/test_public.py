@@ -53,7 +53,7 @@ SIGNATURES = {
     "ipcio.shm.open": "(name, mode='rb', *, perm=384)",
     "ipcio.shm.unlink": "(name, *, missing_ok=False)",
     "ipcio.sem.open": "(name, n=0, *, perm=384, persist=False)",
-    "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None)",
+    "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None, max=None)",
     "ipcio.sem.attach": "(name, *, timeout=0, owner=None)",
     "ipcio.sem.unlink": "(name, *, missing_ok=False)",
     "ipcio.filelock.lock": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",

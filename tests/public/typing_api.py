@@ -74,6 +74,8 @@ def semaphores() -> None:
     s = sem.create("x", 2, perm=0o640, persist=True, exist_ok=True, undo=True)
     assert_type(s, Semaphore)
     assert_type(sem.create("x").created, bool)
+    assert_type(sem.create("x", 2, max=2), Semaphore)
+    sem.create("x", 2, max=2.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(sem.create(None).name, str)
     assert_type(sem.attach("x"), Semaphore)
     assert_type(sem.attach("x", owner=0), Semaphore)
