@@ -46,11 +46,24 @@ def make_persistent(name):
     shm.create(name, 100, persist=True).close()
 
 
+def fill(h):
+    h.write(bytes(5))
+
+
+def write(name, mode):
+    with shm.open(name, mode) as f:
+        f.write(bytes(100))
+
+
 # scenario: what is there before, what is done, and whether the name outlives all handles if nothing goes wrong
 OPENING = {
     "create": (None, lambda name: shm.create(name, 100), False),
     "create sparse": (None, lambda name: shm.create(name, 100, reserve=False), False),
     "create persistent": (None, lambda name: shm.create(name, 100, persist=True), True),
+    "create filled": (None, lambda name: shm.create(name, 100, init=fill), False),
+    "create filled persistent": (None, lambda name: shm.create(name, 100, persist=True, init=fill), True),
+    "create by writing": (None, lambda name: write(name, "xb"), True),
+    "create by replacing": ("persistent", lambda name: write(name, "wb"), True),
     "create over an orphan": ("orphan", lambda name: shm.create(name, 100), False),
     "create refused": ("live", lambda name: shm.create(name, 100), False),
     "create or attach": ("live", lambda name: shm.create(name, 100, exist_ok=True), False),
