@@ -121,7 +121,7 @@ def create(
         more than it acquires.  The bound of an ordinary semaphore belongs to this handle and to its pickled copies, and
         is compared with the value right before the release: two processes that release at the same time may pass
         it.  That of a crash-safe semaphore belongs to the semaphore, whichever process attaches
-        it, and the comparison and the release are one step.  It does not limit the permits
+        it, and the comparison and the release are one step (on macOS two).  It does not limit the permits
         that the kernel releases when a process exits or is killed.  `NotImplementedError` for an ordinary semaphore
         on macOS, which does not say the value.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from ctypes import byref, c_int, c_size_t
 from itertools import repeat, starmap
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ipcio._backend import Share
 
 MAXIMUM = 32767  # SEMVMX; also the limit of what the kernel undoes for one process
+
+KERNEL_HAS_MAXIMUM = sys.platform != "darwin"  # there semop adds whatever it is asked to
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries, where the kernel does not wait with a timeout
 
@@ -173,7 +176,9 @@ class UndoSemaphore:
             held.handles += 1
         self._trying = starmap(libc.semop_at_once, repeat(self._try))
         self._popping = starmap(held.pop, repeat(()))
-        self._giving_back = starmap(libc.semop_at_once, repeat(self._giving(1, 0)))
+        self._giving_back: Iterator[int] = starmap(libc.semop_at_once, repeat(self._giving(1, 0)))
+        if bound is not None and not KERNEL_HAS_MAXIMUM:
+            self._giving_back = repeat(-1)  # it fails, so that `post` does it
 
     def __del__(self) -> None:
         with fork_lock:
@@ -236,6 +241,8 @@ class UndoSemaphore:
     def post(self, n: int) -> None:
         """Release `n` permits in one step: those that this process holds, and new ones without the flag."""
         if n > MAXIMUM:
+            raise self._overflow()
+        if self._bound is not None and not KERNEL_HAS_MAXIMUM and self.value() + n > self._bound:
             raise self._overflow()
         if not page[0]:
             notice()

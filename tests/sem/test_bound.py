@@ -103,6 +103,23 @@ def test_what_the_kernel_gives_back_is_not_limited(name, peer):
 
 
 @pytest.mark.needs("undo")
+def test_a_kernel_without_a_maximum_is_not_asked_to_compare(name, monkeypatch):
+    """As that of macOS: the value is read before the release, in a step of its own."""
+    from ipcio._posix import sysv
+
+    monkeypatch.setattr(sysv, "KERNEL_HAS_MAXIMUM", False)
+    with closing(sem.create(name, 2, max=2, undo=True)) as s:
+        for release in (lambda s: s.release(), lambda s: s.inc(3), lambda s: s.__exit__(None, None, None)):
+            assert refuses(s, release)
+        with s:
+            assert s.value == 1
+        assert s.dec(0)
+        assert s.dec(0)
+        assert s.inc(2)
+        assert refuses(s, lambda s: s.inc())
+
+
+@pytest.mark.needs("undo")
 def test_releases_of_a_crash_safe_semaphore_at_once_never_pass_the_bound(name):
     """The kernel compares and releases in one step."""
     refused = []

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from abilities import lacks
 from children import leave_dead
 
 from ipcio import shm
@@ -101,6 +102,16 @@ def test_a_handle_that_init_closes_is_an_error(name):
     with pytest.raises(TypeError, match="init must be a function"):
         shm.create(name, 10, init=b"first")
     assert gone(name)
+
+
+@pytest.mark.able(probe=lambda: lacks("files"))
+def test_where_a_segment_cannot_be_without_a_name_init_gets_private_memory(name):
+    """Its bytes are copied, and its handle is closed."""
+    kept = []
+    with shm.create(name, 10, init=lambda h: kept.append((h, h.write(b"first")))) as h:
+        assert kept[0][0] is not h
+        assert kept[0][0].closed
+        assert h.read(5) == b"first"
 
 
 @pytest.mark.needs("files", "fork")

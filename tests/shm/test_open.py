@@ -12,6 +12,7 @@ import sys
 import zipfile
 
 import pytest
+from abilities import lacks
 from children import Forked, leave_dead
 
 from ipcio import MemoryFile, shm
@@ -201,6 +202,15 @@ def test_nothing_written_is_an_empty_segment(name):
     put(name, b"old")
     put(name, b"")
     assert content(name) == b""
+
+
+@pytest.mark.able(probe=lambda: lacks("files"))
+def test_nothing_written_is_an_error_where_no_segment_is_empty(name):
+    put(name, b"old")
+    with pytest.raises(OSError, match="nothing was written") as raised:
+        shm.open(name, "wb").close()
+    assert raised.value.errno == errno.EINVAL
+    assert content(name) == b"old"
 
 
 @pytest.mark.needs("files")

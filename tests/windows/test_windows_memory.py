@@ -154,6 +154,9 @@ def test_nothing_persists_and_nothing_is_made(name):
     for exist_ok in (False, True):
         with pytest.raises(NotImplementedError):
             shm.create(name, 10, persist=True, exist_ok=exist_ok)
+    for mode in "xb", "wb":
+        with pytest.raises(NotImplementedError):
+            shm.open(name, mode)
     assert_free(name)
 
 
