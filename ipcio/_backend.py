@@ -12,7 +12,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
     from ipcio._child_input import Input
@@ -43,6 +43,10 @@ class Share(Protocol):
 
         Return what the child needs to find the descriptor that it inherits; None if it inherits none.
         """
+        ...
+
+    def pass_to_program(self) -> None:
+        """Make the program keep the name that this process becomes by ``exec``."""
         ...
 
     def release(self, close: Callable[[int], None] = ..., /) -> None:
@@ -451,6 +455,14 @@ class InventoryBackend(Protocol):
 
     def list_objects(self) -> list[ObjectInfo]:
         """Look at all of them, and change nothing: neither an object nor what another process does with it."""
+        ...
+
+    def exists(self, name: str, kinds: Collection[str]) -> bool:
+        """Whether an object of one of these kinds has the name and is not orphaned; change nothing, as above."""
+        ...
+
+    def free_memory(self) -> tuple[str, int] | None:
+        """Return where shared memory is and how many bytes are free there; None if it has no place of its own."""
         ...
 
     def remove_orphans(self, skipped: Callable[[str, str], object], /, *, dry_run: bool) -> Iterator[ObjectInfo]:

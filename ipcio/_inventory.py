@@ -7,7 +7,7 @@ import sys
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ipcio._backend import InventoryBackend, ObjectInfo
 
@@ -33,6 +33,16 @@ def list_objects() -> list[ObjectInfo]:
     On Windows only kind and name are known, and only the objects of this user's session are listed.
     """
     return sorted(_backend.list_objects(), key=lambda each: (each.kind != "shm", each.name))
+
+
+def exists(name: str, kinds: Collection[str]) -> bool:
+    """Whether an object of one of these kinds has the name and is not orphaned; this changes nothing."""
+    return _backend.exists(name, kinds)
+
+
+def free_memory() -> tuple[str, int] | None:
+    """Return where shared memory is and how many bytes are free there; None if the system has no limit for it."""
+    return _backend.free_memory()
 
 
 def remove_orphans(*, dry_run: bool = False) -> list[ObjectInfo]:

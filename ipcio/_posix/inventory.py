@@ -21,7 +21,7 @@ from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from ipcio._backend import ObjectInfo
     from ipcio._posix.object_files import ObjectFile, State
@@ -61,9 +61,37 @@ def _describe_all(
             yield now, object_files.describe(now, _state(now, is_orphan=is_orphan), holders.get(key, []))
 
 
-def _find_all() -> Iterator[ObjectFile]:
+def exists(name: str, kinds: Collection[str]) -> bool:
     place = namespace.directory()
-    for entry in os.listdir(place):
+    paths = (namespace.segment_path(name), *namespace.semaphore_paths(name, place))
+    found = [each for each in _find_all(map(os.path.basename, paths)) if each.name == name and each.kind in kinds]
+    managed = {procfs.file_key(each.info) for each in found if each.is_managed}
+    if any(_stays(each) for each in found if not each.is_managed):
+        return True
+    locked = _locked(managed)
+    # Most names that are waited for have no file, and most that have one are locked; the search is long.
+    return bool(locked or (managed and _find_holders(managed, locked)[1]))
+
+
+def _stays(found: ObjectFile) -> bool:
+    """Whether an object that is not managed can be attached; those of other programs begin empty."""
+    if not NAMES_ARE_FILES and not found.object_exists:
+        return False
+    return bool(found.info.st_size) or found.is_undo or found.is_persistent or not NAMES_ARE_FILES
+
+
+def free_memory() -> tuple[str, int] | None:
+    if not NAMES_ARE_FILES:
+        return None
+    place = namespace.directory()
+    about = os.statvfs(place)
+    return (place, about.f_bavail * about.f_frsize) if about.f_blocks else None
+
+
+def _find_all(entries: Iterable[str] | None = None) -> Iterator[ObjectFile]:
+    """Yield the objects of these files of the directory, by default of all."""
+    place = namespace.directory()
+    for entry in os.listdir(place) if entries is None else dict.fromkeys(entries):
         path = f"{place}/{entry}"
         # If its owner exchanges, locks or forbids it meanwhile, the others are listed all the same.
         with contextlib.suppress(OSError):

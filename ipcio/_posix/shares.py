@@ -144,6 +144,10 @@ class Share:
             return None
         return child.DupFd(child.duplicate_for_child(self._lock))
 
+    def pass_to_program(self) -> None:
+        """Make the program inherit the lock that this process becomes."""
+        os.set_inheritable(self._lock, True)
+
     def release(self, close: Callable[[int], None] = os.close) -> None:
         """Release the lock and close both descriptors, the handle's by `close`; remove the name with the last share.
 

@@ -21,7 +21,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import Literal
 
 _KINDS: dict[str, Literal["shm", "sem"]] = {"Section": "shm", "Semaphore": "sem"}
@@ -41,6 +41,14 @@ def list_objects() -> list[ObjectInfo]:
         )
         for kind, name in found
     ]
+
+
+def exists(name: str, kinds: Collection[str]) -> bool:
+    return any(each.name == name and each.kind in kinds for each in list_objects())
+
+
+def free_memory() -> tuple[str, int] | None:
+    return None
 
 
 def remove_orphans(

@@ -157,6 +157,9 @@ class Handles:
     def pass_to(self, child: Any) -> None:
         """Return None: there are no descriptors."""
 
+    def pass_to_program(self) -> None:
+        """Do nothing: no process becomes another program."""
+
     def __enter__(self) -> Self:
         return self
 
