@@ -10,11 +10,18 @@ import os
 import sys
 
 from ipcio import __version__
-from ipcio._cli.common import print_error
+from ipcio._cli.common import Parser, print_error
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_EXAMPLES = """\
+$ echo gold 2650 | ipcio put prices
+$ ipcio cat prices
+gold 2650
+$ ipcio rm prices
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = _ClosedOutput()
     if isinstance(sys.stdout, io.TextIOWrapper):  # any name can be printed on any terminal
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]
+    arguments = None
     try:
         try:
             arguments = _parse(sys.argv[1:] if argv is None else argv)
@@ -35,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         if not _is_closed_pipe(error):
             print_error(error)
+            if isinstance(error, FileNotFoundError):
+                from ipcio._cli import names
+
+                names.suggest(error, getattr(arguments, "name", None))
         return 1
 
 
@@ -71,14 +83,34 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
     # Versions of argparse differ in what they make of ``--``, so a command that is to be run is cut off first.
     words, command = commands.split(words)
-    parser = argparse.ArgumentParser("ipcio", description="Inter-process communication in which memory is a file.")
-    parser.add_argument("--version", action="version", version=f"ipcio {__version__}")
-    commands.register(parser.add_subparsers(metavar="COMMAND", required=True))
+    parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks which words can come next
         from ipcio._cli import completion
 
         completion.answer(parser)
+    if not words:
+        parser.print_help()
+        parser.exit()
     return parser.parse_args(words, argparse.Namespace(command=command))
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command, with all subcommands."""
+    from ipcio._cli import commands
+
+    parser = Parser(
+        "ipcio",
+        description="Inter-process communication in which memory is a file: list, create, use and remove shared memory "
+        "and semaphores by name, and run commands under a lock or a permit.",
+        epilog="`ipcio COMMAND --help` describes a command. An error is one line on standard error and exit status 1; "
+        "a mistake in the call is exit status 2.",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"ipcio {__version__}", help="print the version number and exit"
+    )
+    commands.register(parser.add_subparsers(metavar="COMMAND", required=True))
+    return parser
 
 
 def _flush() -> None:

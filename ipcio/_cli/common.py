@@ -3,25 +3,68 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
+import textwrap
 
 from ipcio._names import check_name
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
-    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 _LARGEST_STATUS = 255
+_LARGEST_PERM = 0o777
+_EXAMPLES = "Examples:\n"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help ends with examples, and which names what a misspelt word may have meant.
+
+    `examples` are lines as on a terminal: ``$ command``, and below it what the command prints.  A test runs them.
+    """
+
+    def __init__(self, prog: str, *, examples: str = "", epilog: str = "", **options: Any) -> None:
+        super().__init__(prog, formatter_class=_Formatter, **options)
+        self.examples = examples
+        self.notes = epilog
+        shown = [_EXAMPLES + textwrap.indent(examples, "  ")] if examples else []
+        self.epilog = "\n\n".join([*filter(None, [epilog]), *shown])
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        close = difflib.get_close_matches(str(value), map(str, action.choices), 1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(map(str, action.choices))
+        raise argparse.ArgumentError(action, f"there is no {value!r}{meant} (known: {known})")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Fills each paragraph by itself, and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        before, found, examples = text.partition(_EXAMPLES)
+        paragraphs = [fill(each, width, indent) for each in before.split("\n\n") if each]
+        return "\n\n".join([*paragraphs, found + examples] if found else paragraphs)
 
 
 def add_names(
-    parser: argparse.ArgumentParser, completer: Callable[..., list[str]], word: str = "name", nargs: str | None = None
+    parser: argparse.ArgumentParser,
+    completer: Callable[..., list[str]],
+    word: str = "name",
+    nargs: str | None = None,
+    *,
+    help: str,  # noqa: A002 -- as argparse calls it
+    metavar: str = "NAME",
 ) -> None:
     """Add an argument that is the name of an object, or several; the completer lists the names that exist."""
-    action = parser.add_argument(word, metavar="NAME", type=_name, nargs=nargs)
+    action = parser.add_argument(word, metavar=metavar, type=_name, nargs=nargs, help=help)
     action.completer = completer  # type: ignore[attr-defined]
 
 
@@ -49,6 +92,13 @@ def _exit_code(text: str) -> int:
     if not 0 <= number <= _LARGEST_STATUS:
         raise argparse.ArgumentTypeError(f"must be an exit status, 0 to {_LARGEST_STATUS}, not {number}")
     return number
+
+
+def perm(text: str) -> int:
+    """Check permission bits, in octal as for chmod(1)."""
+    if not re.fullmatch("[0-7]+", text) or int(text, 8) > _LARGEST_PERM:
+        raise argparse.ArgumentTypeError(f"must be permission bits in octal, 0 to 777, not {text!r}")
+    return int(text, 8)
 
 
 def count(text: str) -> int:

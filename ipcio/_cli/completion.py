@@ -35,6 +35,12 @@ def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
     return _names("sem" if parsed_args.sem else "shm")
 
 
+def of_kind(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """Return the names of the kind that the option ``--kind`` gives, otherwise all names."""
+    kind = getattr(parsed_args, "kind", None)
+    return _names(kind) if kind else [*_names("shm"), *_names("sem")]
+
+
 def _names(kind: str) -> list[str]:
     from ipcio._inventory import list_objects
 

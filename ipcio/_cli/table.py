@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _GAP = "  "
 _COMMA = ", "
 _FEWEST = 24  # cells that the last column needs beside the others
+_NEXT_UNIT = 1024
 _INDENT = 6  # cells before the last column on lines of its own
 
 
@@ -66,3 +67,14 @@ def cells(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
+
+
+def size_of(size: float) -> str:
+    """Spell a number of bytes for people, in the largest unit of which there is at least one."""
+    unit = "byte" if size == 1 else "bytes"
+    for larger in "KiB", "MiB", "GiB", "TiB", "PiB":
+        if round(size, 1) < _NEXT_UNIT:
+            break
+        size /= _NEXT_UNIT
+        unit = larger
+    return f"{size} {unit}" if isinstance(size, int) else f"{size:.1f} {unit}"

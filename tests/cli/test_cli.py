@@ -33,7 +33,8 @@ SUBCOMMANDS = commands.NAMES
 
 
 @pytest.mark.parametrize(
-    "words", [[], *([word] for word in SUBCOMMANDS), *(["sem", verb] for verb in ["create", "inc", "dec", "value"])]
+    "words",
+    [[], *([word] for word in SUBCOMMANDS), *(["sem", verb] for verb in ["create", "inc", "dec", "value", "run"])],
 )
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -62,7 +63,6 @@ def test_help_of_the_program_itself():
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["--nonsense"],
         ["demo", "-j"],
@@ -156,6 +156,22 @@ def place(tmp_path, monkeypatch):
         return path
 
     return make
+
+
+@pytest.mark.needs("files")
+def test_gc_dry_run_names_what_it_would_remove(place, capsys):
+    """The same lines, and everything is still there."""
+    paths = [place(name, 0o1600) for name in (b"prices", b"sem.printers", b"two\nlines")]
+    paths += [place(b"persistent", 0o2600), place(b"foreign", 0o600)]
+    for option in "--dry-run", "-n":
+        assert _cli.main(["gc", option]) == 0
+        output, errors = capsys.readouterr()
+        assert sorted(output.splitlines()) == ["sem printers", "shm 'two\\nlines' 32 bytes", "shm prices 32 bytes"]
+        assert errors == ""
+        assert all(map(os.path.exists, paths))
+    assert _cli.main(["gc"]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(output.splitlines())
+    assert [os.path.exists(path) for path in paths] == [False, False, False, True, True]
 
 
 @pytest.mark.needs("files")

@@ -30,11 +30,11 @@ def entry(**more) -> ObjectInfo:
 def showing(monkeypatch, capsys):
     """Have the command find these entries; return what it prints."""
 
-    def show(*entries, arguments=()):
+    def show(*entries, arguments=(), missing=""):
         monkeypatch.setattr(_inventory, "list_objects", lambda: list(entries))
-        assert _cli.main(["ls", *arguments]) == 0
+        assert _cli.main(["ls", *arguments]) == bool(missing)
         output, errors = capsys.readouterr()
-        assert errors == ""
+        assert errors == missing
         return output
 
     return show
@@ -81,6 +81,76 @@ def test_the_table(showing):
     ]
 
 
+MANY = (
+    entry(name="pages", size=3, age=5),
+    entry(name="prices", size=4096, age=50, state="persistent"),
+    entry(name="z", size=70, age=None),
+    entry(kind="sem", name="a*", size=None, value=1, age=500),
+    entry(kind="sem", name="prices", size=None, value=2, age=1, state="orphan"),
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], "pages prices z a* prices"),
+        (["--kind", "sem"], "a* prices"),
+        (["--state", "live"], "pages z a*"),
+        (["--kind=shm", "--state=persistent"], "prices"),
+        (["--sort", "name"], "a* pages prices prices z"),
+        (["--sort", "size"], "prices z pages a* prices"),
+        (["--sort", "age"], "a* prices pages prices z"),
+        (["prices"], "prices prices"),
+        (["p*"], "pages prices prices"),
+        (["a*", "z"], "z a*"),
+        (["[!a-p]"], "z"),
+        (["p?????", "--sort", "age", "--kind", "shm"], "prices"),
+    ],
+)
+def test_names_patterns_filters_and_orders(showing, arguments, names):
+    """A name that exists comes before its meaning as a pattern."""
+    assert showing(*MANY, arguments=["-q", *arguments]).split("\n")[:-1] == names.split()
+    assert [each["name"] for each in json.loads(showing(*MANY, arguments=["--json", *arguments]))] == names.split()
+
+
+def test_a_name_that_means_nothing_is_status_1(showing):
+    missing = (
+        "ipcio: no shared memory and no semaphore 'price'\nipcio: no shared memory and no semaphore matches 'y*'\n"
+    )
+    assert showing(*MANY, arguments=["-q", "price", "z", "y*"], missing=missing) == "z\n"
+    missing = "ipcio: no shared memory and no semaphore 'z'\n"
+    assert showing(*MANY, arguments=["z", "--kind", "sem"], missing=missing) == ""
+    assert json.loads(showing(*MANY, arguments=["z", "--kind", "sem", "--json"], missing=missing)) == []
+
+
+def test_sizes_in_bytes(showing):
+    assert "  4096  " in showing(*MANY, arguments=["--bytes", "prices"])
+
+
+@pytest.mark.needs("posix")
+def test_a_terminal_gets_totals_and_lines_that_fit(monkeypatch):
+    """Nothing is cut, and --no-trunc folds nothing."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    holders = [ProcessInfo(pid, "python3") for pid in range(10, 20)]
+    monkeypatch.setattr(_inventory, "list_objects", lambda: [entry(name="n" * 12, holders=holders), *MANY])
+    monkeypatch.setattr(_inventory, "free_memory", lambda: ("/dev/shm", 3 * 2**29))
+    ours, theirs = pty.openpty()
+    with open(theirs, "w", encoding="utf-8") as terminal, open(ours, "rb", buffering=0):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert _cli.main(["ls"]) == 0
+        folded = until(ours, b"free in").decode().splitlines()
+        assert max(map(len, folded)) <= 80
+        assert folded[-1].startswith("6 objects, 8.1 KiB of shared memory; 1.5 GiB free in")
+        assert _cli.main(["ls", "--no-trunc", "n*"]) == 0
+        whole = until(ours, b"free in").decode().splitlines()
+        assert [line[-12:] for line in whole if "10 python3" in line] == [", 19 python3"]
+
+
 def test_nothing_is_no_line(showing):
     assert showing() == ""
 
@@ -110,7 +180,7 @@ def test_no_name_and_no_command_speaks_to_the_terminal(showing):
     ],
 )
 def test_sizes(size, shown):
-    assert ls._size(size) == shown
+    assert table.size_of(size) == shown
 
 
 def test_a_table_cuts_nothing_and_folds_the_holders_on_a_terminal():
@@ -148,7 +218,19 @@ def test_a_page_of_a_watch_counts_the_lines_that_a_terminal_wraps():
     assert ls._page(["a" * 10, "b", "c"], 80, 3) == ["a" * 10, "b", "and 1 more lines"]
 
 
-@pytest.mark.parametrize("arguments", [["--nonsense"], ["name"], ["--json", "--watch"], ["--watch", "x"], ["--watch"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["a/b"],
+        ["--kind", "x"],
+        ["--sort", "x"],
+        ["--json", "-q"],
+        ["--json", "--watch"],
+        ["--watch", "x"],
+        ["--watch"],
+    ],
+)
 def test_usage_errors(arguments, capsys):
     """A watch that nobody watches among them."""
     with pytest.raises(SystemExit) as end:
@@ -195,7 +277,7 @@ def until(terminal: int, text: bytes) -> bytes:
 
 @pytest.mark.needs("posix")
 def test_who_sits_there_is_told_that_nothing_was_left(monkeypatch, capsys):
-    monkeypatch.setattr(_inventory, "remove_each_orphan", lambda _: iter(()))
+    monkeypatch.setattr(_inventory, "remove_each_orphan", lambda *_, **__: iter(()))
     assert _cli.main(["gc"]) == 0
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -398,6 +398,26 @@ def test_put_waits_for_a_writer_where_others_would_not(persistent, call, pipe, m
     assert content_of(persistent) == b"one two"
 
 
+@pytest.mark.needs("persistence", "files")
+@pytest.mark.parametrize(("options", "mode"), [([], 0o600), (["--perm", "640"], 0o640), (["--perm=0444"], 0o444)])
+def test_put_sets_the_permissions(persistent, call, file_of, options, mode):
+    """Whatever the umask is; a replacement gets its own."""
+    before = os.umask(0o077)
+    try:
+        for force in [], ["--force"]:
+            assert call("put", persistent, *options, *force, stdin=file_of(b"some")) == (0, b"", "")
+            assert os.stat(f"/dev/shm/{persistent}").st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mode", ["", "8", "1000", "0o600", "-1", "rw", "6_0"])
+def test_put_with_permissions_that_are_none(name, call, mode):
+    status, output, errors = call("put", name, f"--perm={mode}")
+    assert (status, output) == (2, b"")
+    assert "must be permission bits in octal" in errors
+
+
 @pytest.mark.able(probe=lambda: lacks("persistence"))
 def test_put_where_nothing_persists(name, call, file_of):
     status, output, errors = call("put", name, stdin=file_of(b"x"))

@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import ANY
 
 import pytest
 from abilities import lacks
-from command import ENVIRONMENT, finish, start
+from command import DEADLINE, ENVIRONMENT, finish, start
 from waiting import until_it_waits
 
 from ipcio import _cli, sem, shm
@@ -148,11 +149,126 @@ def test_semaphores_where_nothing_persists(name, call):
     assert is_one_line(call("sem", "create", name, "1"))
 
 
+# -- sem run -------------------------------------------------------------------
+
+HOLD = "sh", "-c", "echo in; read line; exit 5"
+
+
+@contextlib.contextmanager
+def running(name, *options, command=HOLD):
+    """A command that has a permit until its standard input ends."""
+    with start("sem", "run", *options, name, "--", *command, stdin=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == "in\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.needs("sh")
+@pytest.mark.parametrize("undo", [False, pytest.param(True, marks=pytest.mark.needs("undo"))])
+def test_a_command_has_a_permit_as_long_as_it_runs(name, undo):
+    with contextlib.closing(sem.create(name, 1, undo=undo)) as permits:
+        with running(name) as process:
+            assert not permits.dec(0)
+            for options, expected in ([], 1), (["-E75"], 75):
+                with start("sem", "run", name, "--timeout=0", *options, "echo", "never") as other:
+                    assert finish(other) == (expected, "", "")
+            process.stdin.close()
+            assert process.wait() == 5
+        assert permits.dec(0)
+        permits.inc()
+        for command, expected in ("/no/such/command", 127), ("/", 126):
+            with start("sem", "run", name, command) as process:
+                status, output, errors = finish(process)
+            assert (status, output, errors.count("\n")) == (expected, "", 1)
+            assert repr(command) in errors
+            assert permits.dec(0)
+            permits.inc()
+
+
+@pytest.mark.needs("sh", "signals", "proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_and_releases_the_permit(name, number):
+    """SIGTERM of ipcio is passed on; Ctrl-C reaches both from the terminal."""
+    with contextlib.closing(sem.create(name, 1)) as permits:
+        with running(name, command=["sh", "-c", "echo in; exec sleep 60"]) as process:
+            if number == signal.SIGINT:
+                (child,) = children_of(process.pid)
+                process.send_signal(number)
+                os.kill(child, number)
+            else:
+                process.send_signal(number)
+            assert finish(process)[0] == 128 + number
+        assert permits.dec(0)
+
+
+@pytest.mark.needs("signals", "proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_permit(name, number):
+    with contextlib.closing(sem.create(name, 0)) as permits:
+        with start("sem", "run", name, "true") as process:
+            try:
+                while not any(entry.endswith(f"sem.{name}") for entry in maps(process.pid)):
+                    assert process.poll() is None
+                until_it_waits(process.pid)
+                process.send_signal(number)
+                assert finish(process) == (128 + number, "", "")
+            finally:
+                process.kill()
+        permits.inc()
+        assert permits.dec(0)
+
+
+@pytest.mark.needs("posix")
+def test_a_signal_while_the_command_starts_is_passed_on(monkeypatch):
+    """Sent just before the child is known."""
+    from ipcio._posix import command
+
+    popen = subprocess.Popen
+
+    def start_late(words):
+        child = popen(words)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", start_late)
+    before = signal.getsignal(signal.SIGTERM)
+    with command.supervising() as run_command:
+        assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.needs("sh", "undo", "signals")
+def test_a_crash_safe_permit_is_the_commands_own(name):
+    """ipcio becomes the command, which keeps the name as well; SIGKILL releases both."""
+    permits = sem.create(name, 1, undo=True)
+    with running(name, command=["sh", "-c", "echo in; echo $$; read line"]) as process:
+        assert process.stdout.readline() == f"{process.pid}\n"
+        permits.close()
+        with contextlib.closing(sem.attach(name)) as permits:
+            assert not permits.dec(0)
+            process.kill()
+            assert permits.dec(DEADLINE)
+    with pytest.raises(FileNotFoundError):
+        sem.attach(name)
+
+
 @pytest.mark.parametrize(
     "words",
     [
         [],
         ["create"],
+        ["run", "NAME"],
+        ["run", "NAME", "--"],
+        ["run", "--", "true"],
+        ["run", "NAME", "--timeout", "--", "true"],
+        ["run", "NAME", "--nonsense", "true"],
         ["create", "NAME"],
         ["create", "NAME", "-1"],
         ["create", "NAME", "x"],
@@ -219,6 +335,43 @@ def test_rm_where_names_go_with_their_last_handle_only(name, call):
         assert is_one_line(call("rm", name), name)
 
 
+@pytest.mark.needs("persistence")
+def test_rm_of_patterns(unique, call):
+    """An object that has the name literally comes first; what another program removes meanwhile is no error."""
+    name = unique()
+    names = [name, f"{name}-a", f"{name}-b", f"{name}-*"]
+    for each in names:
+        shm.create(each, 1, persist=True).close()
+    with contextlib.closing(sem.create(f"{name}-s", 1)):
+        assert call("rm", f"{name}-*") == DONE
+        assert left(names) == names[:3]
+        assert call("rm", f"{name}-[!a]") == DONE
+        assert left(names) == names[:2]
+        assert is_one_line(call("rm", f"{name}-[!a]"))
+        assert call("rm", f"{name}*", f"{name}*") == (1, "", ANY)
+        assert left(names) == []
+        sem.attach(f"{name}-s").close()
+
+
+@pytest.mark.needs("unlinking")
+def test_rm_force_ignores_what_does_not_exist_and_nothing_else(name, call):
+    with shm.create(name, 1):
+        assert call("rm", "-f", f"{name}-1", name, f"{name}-*", name) == DONE
+        assert left([name]) == []
+        assert call("rm", "-f", "--sem", name) == DONE
+        assert call("rm", "-f", "a/b")[0] == 2
+        assert call("rm", "-f")[0] == 2
+
+
+def left(names):
+    found = []
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            shm.attach(name).close()
+            found.append(name)
+    return found
+
+
 def test_rm_tells_a_strange_name_in_one_line(unique, call):
     name = unique("\n\x1b[2J")
     status, output, errors = call("rm", name)
@@ -251,15 +404,18 @@ def test_completion_knows_the_names(unique):
         assert pages not in completion.semaphores()
         assert pages in completion.of_option(parsed_args=argparse.Namespace(sem=False))
         assert printers in completion.of_option(parsed_args=argparse.Namespace(sem=True))
+        assert {pages, printers} <= {*completion.of_kind(parsed_args=argparse.Namespace(kind=None))}
+        assert printers not in completion.of_kind(parsed_args=argparse.Namespace(kind="shm"))
 
 
 @pytest.mark.needs("posix")
-def test_completion_in_a_shell(unique, tmp_path):
+@pytest.mark.parametrize("words", ["sem run", "wait --gone"])
+def test_completion_in_a_shell(unique, tmp_path, words):
     """What argcomplete's function for the shell asks."""
     pytest.importorskip("argcomplete")
     name = unique()
     with contextlib.closing(sem.create(name)):
-        line = f"ipcio sem dec {name[:-1]}"
+        line = f"ipcio {words} {name[:-1]}"
         answer = tmp_path / "answer"
         environment = {
             **ENVIRONMENT,

@@ -5,8 +5,9 @@ that is called with the parsed arguments.  It imports what it needs and returns 
 None for 0.  What `ipcio` raises ends as one line on stderr and exit status 1, and so does
 `SystemExit` with a line of its own.  Usage errors are argparse's, with exit status 2.
 
-A new subcommand is a module here and its name in `NAMES`.  The help, the shell's completion and the
-tests of both find it there.
+A new subcommand is a module here and its name in `NAMES`.  The help, the shell's completion, the manual page and the
+tests of all three find it there.  A module whose subcommand runs another program lists it in `RUNS`: the words with
+which the subcommand begins, and its options that are followed by a value.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-NAMES = "demo", "ls", "rm", "gc", "put", "cat", "sem", "lock"
+NAMES = "demo", "ls", "stat", "wait", "rm", "gc", "put", "cat", "sem", "lock"
 """In the order of ``ipcio --help``."""
 
 
@@ -32,8 +33,11 @@ def register(commands: Commands) -> None:
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Split the arguments of ``ipcio`` into its own and the command, if any, that a subcommand is to run."""
-    if words[:1] == ["lock"]:
-        from ipcio._cli.commands import lock
+    if words and words[0] in NAMES:
+        runs = getattr(import_module(f"{__name__}.{words[0]}"), "RUNS", {})
+        for path, with_value in runs.items():
+            if tuple(words[: len(path)]) == path:
+                from ipcio._cli import programs
 
-        return lock.split(words)
+                return programs.split(words, len(path), with_value)
     return words, ()

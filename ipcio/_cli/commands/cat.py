@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20  # bytes
 
+_EXAMPLES = """\
+$ printf 'silver 31\\ngold 2650\\n' | ipcio put prices
+$ ipcio cat prices | sort
+gold 2650
+silver 31
+$ ipcio rm prices
+"""
+
 
 def register(commands: Commands) -> None:
     """Add the subcommand."""
@@ -26,8 +34,9 @@ def register(commands: Commands) -> None:
         help="write the bytes of a segment to standard output",
         description="Write the bytes of a segment to standard output. Bytes that another process changes meanwhile "
         "are written in either state.",
+        examples=_EXAMPLES,
     )
-    add_names(cat, completion.memory)
+    add_names(cat, completion.memory, help="the name of the segment")
     cat.set_defaults(run=_run)
 
 

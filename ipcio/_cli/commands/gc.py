@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
+_EXAMPLES = """\
+$ ipcio gc --dry-run
+...
+$ ipcio gc
+...
+"""
+
 
 def register(commands: Commands) -> None:
     """Add the subcommand."""
@@ -23,15 +30,17 @@ def register(commands: Commands) -> None:
         "optional.",
         epilog="An orphaned object is skipped, with a line on standard error, if it belongs to another user or if "
         "another process keeps an exclusive lock on it. The exit status is 0 even then.",
+        examples=_EXAMPLES,
     )
+    gc.add_argument("-n", "--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     gc.set_defaults(run=_run)
 
 
-def _run(_: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     from ipcio._inventory import remove_each_orphan
 
     nothing = True
-    for each in remove_each_orphan(_print_skipped):
+    for each in remove_each_orphan(_print_skipped, dry_run=arguments.dry_run):
         nothing = False
         print(each.kind, printable(each.name), *([] if each.size is None else [each.size, "bytes"]))
     if nothing:

@@ -6,15 +6,22 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 
 from ipcio._cli.common import add_exit_code, print_error, seconds
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ipcio._cli.common import Commands
+
+RUNS = {("lock",): ("--range", "--timeout", "--conflict-exit-code", "-E")}
+
+_EXAMPLES = """\
+$ ipcio lock accounts -- echo this process has the lock
+this process has the lock
+$ ipcio lock --range 0:64 --timeout 5 accounts echo this process has locked a record
+this process has locked a record
+$ ipcio lock --nonblock -E 75 accounts true || echo another process has the lock
+"""
 
 
 def register(commands: Commands) -> None:
@@ -31,8 +38,9 @@ def register(commands: Commands) -> None:
         epilog="The command begins after --, or at the first word after FILE that is not an option of ipcio lock. The "
         "exit status is 1 if the file cannot be locked (CODE of -E after a timeout); 126 if the command cannot be run, "
         "127 if it is not found; otherwise that of the command.",
+        examples=_EXAMPLES,
     )
-    lock.add_argument("file", metavar="FILE")
+    lock.add_argument("file", metavar="FILE", help="the file to lock, a regular file")
     lock.add_argument("--shared", action="store_true", help="a shared lock; default: an exclusive one")
     lock.add_argument(
         "--range",
@@ -51,56 +59,26 @@ def register(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ipcio import filelock
-
-    if sys.platform == "win32":
-        from ipcio._windows import command
-    else:
-        from ipcio._posix import command
+    from ipcio._cli import programs
 
     if not any(arguments.command[:1]):
         arguments.fail("pass a COMMAND after FILE")
-    command.occupy()
+    programs.platform.occupy()
     with contextlib.suppress(OSError):  # created with the usual permissions, those that the umask leaves
         os.close(os.open(arguments.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     held = filelock.locked(
         arguments.file, "r" if arguments.shared else "rw", *arguments.range, timeout=arguments.timeout
     )
     try:
-        command.inherit(held.__enter__().fileno())
+        programs.platform.inherit(held.__enter__().fileno())
     except TimeoutError as error:
         error.filename = arguments.file
         print_error(error)
         return int(arguments.conflict_exit_code)
     try:
-        command.become(arguments.command)
+        programs.platform.become(arguments.command)
     except OSError as error:
-        error.filename = arguments.command[0]
-        print_error(error)
-        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as in a shell
-
-
-_WITH_VALUE = "--range", "--timeout", "--conflict-exit-code", "-E"
-
-
-def split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Split ``lock ...`` into the arguments of ipcio and the command that it is to run.
-
-    The command comes after ``--`` or, without that, begins at the second word that is no option.
-    """
-    if "--" in words:
-        end = list(words).index("--")
-        return words[:end], words[end + 1 :]
-    has_file = False
-    rest = enumerate(words)
-    next(rest, None)  # "lock"
-    for index, word in rest:
-        if word[:1] != "-" or word == "-":
-            if has_file:
-                return words[:index], words[index:]
-            has_file = True
-        elif word in _WITH_VALUE or (len(word) > len("--") and any(each.startswith(word) for each in _WITH_VALUE)):
-            next(rest, None)
-    return words, []
+        programs.cannot_run(arguments.command, error)
 
 
 def _range(text: str) -> tuple[int, int]:

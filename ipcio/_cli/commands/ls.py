@@ -7,14 +7,16 @@ import os
 import sys
 import time
 
-from ipcio._cli import table
-from ipcio._cli.common import seconds
-from ipcio._cli.table import printable
+from ipcio._cli import completion, table
+from ipcio._cli.common import add_names, seconds
+from ipcio._cli.names import KINDS, choose, report_missing
+from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import NoReturn
 
     from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
@@ -22,8 +24,20 @@ if TYPE_CHECKING:
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
 _PERIOD = 2.0  # seconds
 _SHORTEST = 0.1
-_NEXT_UNIT = 1024
+_STATES = "live", "orphan", "persistent", "foreign"
 _CLEAR, _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
+
+_EXAMPLES = """\
+$ echo gold 2650 | ipcio put prices
+$ ipcio ls prices
+KIND  NAME    SIZE/VALUE  PERM  OWNER  AGE  STATE       HOLDERS
+shm   prices  10 bytes    0600  ...    ...  persistent  -
+$ ipcio ls -q 'prices*' --kind shm --state persistent --sort size
+prices
+$ ipcio ls --json --sort age
+...
+$ ipcio rm prices
+"""
 
 
 def register(commands: Commands) -> None:
@@ -35,9 +49,32 @@ def register(commands: Commands) -> None:
         "value, permissions, owner, age, state, and the processes that have it open. This changes nothing.",
         epilog="The states: live, created by ipcio and open in a process; orphan, created by ipcio and no longer open "
         "in any process, so the next use of the name or `ipcio gc` removes it; persistent, created by ipcio to stay "
-        "until it is removed; foreign, created by another program. Only root sees what processes of other users hold.",
+        "until it is removed; foreign, created by another program. Only root sees what processes of other users hold. "
+        "On a terminal the list ends with the number of objects, their memory, and what is free.\n\nA name may be a "
+        "pattern with *, ? and [...]; quote it, so that the shell does not expand it. An object that has the name "
+        "literally comes first. The exit status is 1 if a name means no object.",
+        examples=_EXAMPLES,
     )
+    add_names(
+        ls,
+        completion.of_kind,
+        "names",
+        "*",
+        help="list only objects that have this name or match this quoted pattern; default: all",
+        metavar="NAME|PATTERN",
+    )
+    ls.add_argument("--kind", choices=list(KINDS), help="list only shared memory (shm) or only semaphores (sem)")
+    ls.add_argument("--state", choices=_STATES, help="list only objects in this state")
+    ls.add_argument(
+        "--sort",
+        choices=list(_ORDERS),
+        help="sort by name, or by size or age with the largest first; default: shared memory before semaphores, each "
+        "by name",
+    )
+    ls.add_argument("--bytes", action="store_true", help="print sizes in bytes, without a unit")
+    ls.add_argument("--no-trunc", action="store_true", help="print each object in one line, however wide")
     how = ls.add_mutually_exclusive_group()
+    how.add_argument("-q", "--quiet", action="store_true", help="print only the names")
     how.add_argument("--json", action="store_true", help="print a JSON list of objects, for programs")
     how.add_argument(
         "--watch",
@@ -50,31 +87,76 @@ def register(commands: Commands) -> None:
     ls.set_defaults(run=_run, fail=ls.error)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from ipcio._inventory import list_objects
-
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.watch is not None:
         if sys.platform == "win32" or not sys.stdout.isatty():
             arguments.fail("--watch is for a terminal of a POSIX system; call `ipcio ls` in a loop instead")
-        _watch(list_objects, max(arguments.watch, _SHORTEST))
-    entries = list_objects()
+        _watch(arguments, max(arguments.watch, _SHORTEST))
+    entries, missing = _chosen(arguments)
     if arguments.json:
         json.dump([_plain(entry) for entry in entries], sys.stdout, indent=2)
         print()
+    elif arguments.quiet:
+        print("".join(f"{printable(entry.name)}\n" for entry in entries), end="")
     elif entries:
         width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-        print(*_table(entries, width), sep="\n")
-    else:
-        table.hint("there is no shared memory and there are no semaphores")
+        print(*_table(entries, arguments, width), sep="\n")
+        if width is not None:
+            print(f"{_totals(entries)}{_free()}")
+    elif not missing:
+        table.hint("there is no shared memory and there are no semaphores" + _FILTERED * _is_filtered(arguments))
+    sys.stdout.flush()
+    return report_missing(missing)
 
 
-def _watch(list_objects: Callable[[], list[ObjectInfo]], period: float) -> None:
+_FILTERED = " of that kind and state"
+
+
+def _is_filtered(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.kind or arguments.state)
+
+
+def _chosen(arguments: argparse.Namespace) -> tuple[list[ObjectInfo], list[str]]:
+    """Return the objects to list, in their order, and the names that mean none of them."""
+    from ipcio._inventory import list_objects
+
+    entries = [
+        entry
+        for entry in list_objects()
+        if arguments.kind in {None, entry.kind} and arguments.state in {None, entry.state}
+    ]
+    if arguments.sort:
+        entries.sort(key=_ORDERS[arguments.sort])
+    return choose(arguments.names, entries)
+
+
+_ORDERS: dict[str, Callable[[ObjectInfo], tuple[object, ...]]] = {
+    "name": lambda entry: (entry.name, entry.kind != "shm"),
+    "size": lambda entry: (entry.size is None, 0 if entry.size is None else -entry.size),
+    "age": lambda entry: (entry.age is None, 0 if entry.age is None else -entry.age),
+}
+
+
+def _totals(entries: list[ObjectInfo]) -> str:
+    objects = f"{len(entries)} object{'s' * (len(entries) != 1)}"
+    return f"{objects}, {size_of(sum(entry.size or 0 for entry in entries))} of shared memory"
+
+
+def _free() -> str:
+    from ipcio._inventory import free_memory
+
+    free = free_memory()
+    return "" if free is None else f"; {size_of(free[1])} free in {free[0]}"
+
+
+def _watch(arguments: argparse.Namespace, period: float) -> NoReturn:
     print(end=_CLEAR)
     try:
         while True:
-            entries = list_objects()
+            entries, _ = _chosen(arguments)
             width, height = os.get_terminal_size(sys.stdout.fileno())
-            lines = [f"{len(entries)} objects at {time.strftime('%H:%M:%S')}", *_table(entries, width)]
+            head = f"{len(entries)} objects at {time.strftime('%H:%M:%S')}{_free()}"
+            lines = [head, *_table(entries, arguments, width)]
             # Overwritten: clearing the screen first would flicker.
             page = f"{_REST_OF_LINE}\n".join(_page(lines, width, height))
             print(_HOME + page, end=_REST_OF_LINE + _REST_OF_SCREEN, flush=True)
@@ -95,19 +177,20 @@ def _page(lines: list[str], width: int, height: int) -> list[str]:
     return page
 
 
-def _table(entries: list[ObjectInfo], width: int | None) -> list[str]:
-    return table.lines([_HEADER, *map(_row, entries)], width=width)
+def _table(entries: list[ObjectInfo], arguments: argparse.Namespace, width: int | None) -> list[str]:
+    rows = (_row(entry, in_bytes=arguments.bytes) for entry in entries)
+    return table.lines([_HEADER, *rows], width=None if arguments.no_trunc else width)
 
 
 def _plain(entry: ObjectInfo) -> dict[str, object]:
     return {**entry._asdict(), "holders": [holder._asdict() for holder in entry.holders]}
 
 
-def _row(entry: ObjectInfo) -> tuple[str, ...]:
+def _row(entry: ObjectInfo, *, in_bytes: bool) -> tuple[str, ...]:
     return (
         entry.kind,
         printable(entry.name),
-        _amount(entry),
+        _amount(entry, in_bytes=in_bytes),
         entry.perm or "-",
         printable(entry.owner or "-"),
         "-" if entry.age is None else _age(entry.age),
@@ -116,22 +199,11 @@ def _row(entry: ObjectInfo) -> tuple[str, ...]:
     )
 
 
-def _amount(entry: ObjectInfo) -> str:
+def _amount(entry: ObjectInfo, *, in_bytes: bool) -> str:
     if entry.kind == "shm":
-        return "-" if entry.size is None else _size(entry.size)
+        return "-" if entry.size is None else str(entry.size) if in_bytes else size_of(entry.size)
     value = "value ?" if entry.value is None else f"value {entry.value}"
     return f"{value} (undo)" if entry.undo else value
-
-
-def _size(size: float) -> str:
-    """In the largest unit of which there is at least one."""
-    unit = "byte" if size == 1 else "bytes"
-    for larger in "KiB", "MiB", "GiB", "TiB", "PiB":
-        if round(size, 1) < _NEXT_UNIT:
-            break
-        size /= _NEXT_UNIT
-        unit = larger
-    return f"{size} {unit}" if isinstance(size, int) else f"{size:.1f} {unit}"
 
 
 def _age(age: float) -> str:

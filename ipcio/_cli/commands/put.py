@@ -8,7 +8,7 @@ import stat
 import sys
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_names
+from ipcio._cli.common import add_names, perm
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20  # bytes
 _SOURCE = "standard input"
 
+_EXAMPLES = """\
+$ printf 'gold 2650\\nsilver 31\\n' | ipcio put prices
+$ echo gold 2700 | ipcio put --force --perm 640 prices
+$ ipcio cat prices
+gold 2700
+$ ipcio rm prices
+"""
+
 
 def register(commands: Commands) -> None:
     """Add the subcommand."""
@@ -28,9 +36,17 @@ def register(commands: Commands) -> None:
         help="create a segment from standard input",
         description="Read standard input to its end and create a segment of exactly that size, which persists until it "
         "is removed. The name appears when everything has been read, so no process sees an incomplete segment.",
+        examples=_EXAMPLES,
     )
-    add_names(put, completion.memory)
+    add_names(put, completion.memory, help="the name of the new segment")
     put.add_argument("--force", action="store_true", help="replace an existing segment when everything has been read")
+    put.add_argument(
+        "--perm",
+        metavar="MODE",
+        type=perm,
+        default=0o600,
+        help="the permissions, in octal as for chmod; default: 600, for this user only",
+    )
     put.set_defaults(run=_run)
 
 
@@ -50,7 +66,8 @@ def _put(arguments: argparse.Namespace) -> None:
 
     source = sys.stdin.fileno()
     size = _left(source)
-    with open_writer(arguments.name, replace=arguments.force, size=size) as segment, Progress(size, source) as progress:
+    writer = open_writer(arguments.name, arguments.perm, replace=arguments.force, size=size)
+    with writer as segment, Progress(size, source) as progress:
         for piece in _pieces(source):
             segment.write(piece)
             progress.add(len(piece))

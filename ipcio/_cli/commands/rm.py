@@ -8,8 +8,17 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from ipcio._cli.common import Commands
+
+_EXAMPLES = """\
+$ echo gold 2650 | ipcio put prices
+$ ipcio rm 'prices*'
+$ ipcio rm -f prices
+$ ipcio sem create printers 2
+$ ipcio rm --sem printers
+"""
 
 
 def register(commands: Commands) -> None:
@@ -19,22 +28,48 @@ def register(commands: Commands) -> None:
         help="remove names, even of objects in use",
         description="Remove the names of shared memory now, even if it is in use or was created by another program. "
         "Processes that have it open keep the memory; the name is free again.",
-        epilog="If a name cannot be removed, the others are removed all the same; the exit status is then 1.",
+        epilog="A name may be a pattern with *, ? and [...]; quote it, so that the shell does not expand it. An object "
+        "that has the name literally comes first. If a name cannot be removed, the others are removed all the same; "
+        "the exit status is then 1.",
+        examples=_EXAMPLES,
     )
-    add_names(rm, completion.of_option, "names", "+")
+    add_names(rm, completion.of_option, "names", "+", help="a name or a quoted pattern", metavar="NAME|PATTERN")
     rm.add_argument("--sem", action="store_true", help="remove semaphores instead of shared memory")
+    rm.add_argument("-f", "--force", action="store_true", help="a name that does not exist is not an error")
     rm.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from ipcio import sem, shm
+    from ipcio._cli import names
 
     unlink = sem.unlink if arguments.sem else shm.unlink
     status = 0
     for each in arguments.names:
         try:
-            unlink(each)
+            _remove(each, "sem" if arguments.sem else "shm", unlink)
         except (OSError, NotImplementedError) as error:
+            if arguments.force and isinstance(error, FileNotFoundError):
+                continue
             print_error(error)
+            names.suggest(error, each)
             status = 1
     return status
+
+
+def _remove(word: str, kind: str, unlink: Callable[..., None]) -> None:
+    """Remove the object that has this name; if there is none, those whose names match."""
+    from ipcio._cli import names
+
+    try:
+        unlink(word)
+    except FileNotFoundError:
+        if not names.is_pattern(word):
+            raise
+        from ipcio._inventory import list_objects
+
+        found = [each for each in names.matching(word, list_objects()) if each.kind == kind]
+        if not found:
+            raise
+        for each in found:
+            unlink(each.name, missing_ok=True)  # an orphaned one, or one that was removed meanwhile

@@ -14,6 +14,52 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
+RUNS = {("sem", "run"): ("--timeout", "--conflict-exit-code", "-E")}
+
+_NAME = "the name of the semaphore"
+_EXAMPLES = """\
+$ ipcio sem create printers 2
+$ ipcio sem run printers -- echo at most two of these run at a time
+at most two of these run at a time
+$ ipcio rm --sem printers
+"""
+_CREATE_EXAMPLES = """\
+$ ipcio sem create printers 2
+$ ipcio rm --sem printers
+$ ipcio sem create --undo printers 2
+$ ipcio rm --sem printers
+"""
+_INC_EXAMPLES = """\
+$ ipcio sem create printers 0
+$ ipcio sem inc printers
+$ ipcio sem inc printers 3
+$ ipcio sem value printers
+4
+$ ipcio rm --sem printers
+"""
+_DEC_EXAMPLES = """\
+$ ipcio sem create printers 1
+$ ipcio sem dec printers
+$ ipcio sem dec --timeout 0.1 printers || echo all printers are busy
+all printers are busy
+$ ipcio rm --sem printers
+"""
+_VALUE_EXAMPLES = """\
+$ ipcio sem create printers 2
+$ ipcio sem value printers
+2
+$ ipcio rm --sem printers
+"""
+_RUN_EXAMPLES = """\
+$ ipcio sem create --undo printers 1
+$ ipcio sem run printers -- sh -c 'echo printing; exit 3'; echo $?
+printing
+3
+$ ipcio sem run printers ipcio sem run --timeout 0.1 -E 75 printers true; echo $?
+75
+$ ipcio rm --sem printers
+"""
+
 
 def register(commands: Commands) -> None:
     """Add the group of subcommands."""
@@ -21,6 +67,8 @@ def register(commands: Commands) -> None:
         "sem",
         help="create and use semaphores",
         description="Create and use semaphores by name. `ipcio rm --sem NAME` removes one.",
+        epilog="`ipcio sem VERB --help` describes a verb.",
+        examples=_EXAMPLES,
     )
     verbs = sem.add_subparsers(metavar="VERB", required=True)
 
@@ -28,14 +76,17 @@ def register(commands: Commands) -> None:
         "create",
         help="create a semaphore",
         description="Create a semaphore, which persists until it is removed. The name must be free.",
+        examples=_CREATE_EXAMPLES,
     )
-    add_names(create, completion.semaphores)
+    add_names(create, completion.semaphores, help="the name of the new semaphore")
     create.add_argument("value", metavar="VALUE", type=_value, help="the number of permits, 0 or more")
     create.add_argument("--undo", action="store_true", help="crash-safe: killed processes release their permits")
     create.set_defaults(run=_create)
 
-    inc = verbs.add_parser("inc", help="release permits", description="Release permits of the semaphore.")
-    add_names(inc, completion.semaphores)
+    inc = verbs.add_parser(
+        "inc", help="release permits", description="Release permits of the semaphore.", examples=_INC_EXAMPLES
+    )
+    add_names(inc, completion.semaphores, help=_NAME)
     inc.add_argument("n", metavar="N", type=count, nargs="?", default=1, help="how many; default: %(default)s")
     inc.set_defaults(run=_inc)
 
@@ -45,17 +96,39 @@ def register(commands: Commands) -> None:
         description="Acquire a permit, and wait for one if need be. A crash-safe semaphore is refused: its "
         "permit would be released again when this command exits.",
         epilog="After a timeout nothing is printed, and the exit status is that of -E.",
+        examples=_DEC_EXAMPLES,
     )
-    add_names(dec, completion.semaphores)
+    add_names(dec, completion.semaphores, help=_NAME)
     dec.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try once; default: no limit")
     add_exit_code(dec, "there is no permit")
     dec.set_defaults(run=_dec)
 
     value = verbs.add_parser(
-        "value", help="print the number of permits", description="Print how many permits can be acquired."
+        "value",
+        help="print the number of permits",
+        description="Print how many permits can be acquired.",
+        examples=_VALUE_EXAMPLES,
     )
-    add_names(value, completion.semaphores)
+    add_names(value, completion.semaphores, help=_NAME)
     value.set_defaults(run=_print_value)
+
+    run = verbs.add_parser(
+        "run",
+        usage="ipcio sem run [-h] [--timeout S] [-E CODE] NAME [--] COMMAND [ARGUMENT ...]",
+        help="run a command with a permit",
+        description="Acquire a permit, run the command, and release the permit when the command has exited. A permit "
+        "of a crash-safe semaphore (`ipcio sem create --undo`) belongs to the process of the command, so it is "
+        "released however that process ends. A permit of another semaphore is lost if ipcio itself is killed with "
+        "SIGKILL.",
+        epilog="The command begins after --, or at the first word after NAME that is not an option of ipcio sem run. "
+        "The exit status is that of -E after a timeout; 126 if the command cannot be run, 127 if it is not found; "
+        "128 + N if signal N ended the command of a semaphore that is not crash-safe; otherwise that of the command.",
+        examples=_RUN_EXAMPLES,
+    )
+    add_names(run, completion.semaphores, help=_NAME)
+    run.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try once; default: no limit")
+    add_exit_code(run, "there is no permit")
+    run.set_defaults(run=_run_command, fail=run.error)
 
 
 def _value(text: str) -> int:
@@ -89,3 +162,32 @@ def _print_value(arguments: argparse.Namespace) -> None:
     from ipcio import sem
 
     print(sem.attach(arguments.name).value)
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    from ipcio import sem
+    from ipcio._cli import programs
+
+    if not any(arguments.command[:1]):
+        arguments.fail("pass a COMMAND after NAME")
+    semaphore = sem.attach(arguments.name)
+    if semaphore.undo:
+        if not semaphore.dec(arguments.timeout):
+            return int(arguments.conflict_exit_code)
+        # The kernel counts the permit as this process's, and it stays that when the process becomes the command.
+        raw = semaphore._raw
+        if raw is not None and raw.share is not None:
+            raw.share.pass_to_program()
+        try:
+            programs.platform.become(arguments.command)
+        except OSError as error:
+            programs.cannot_run(arguments.command, error)
+    with programs.platform.supervising() as run:
+        if not semaphore.dec(arguments.timeout):
+            return int(arguments.conflict_exit_code)
+        try:
+            return run(arguments.command)
+        except OSError as error:
+            programs.cannot_run(arguments.command, error)
+        finally:
+            semaphore.inc()

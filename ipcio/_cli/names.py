@@ -1,0 +1,71 @@
+"""Names and patterns that a user types: which objects they mean, and what a misspelt one may have meant."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fnmatch
+
+from ipcio._cli.common import print_error
+from ipcio._cli.table import hint, printable
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ipcio._backend import ObjectInfo
+
+KINDS = {"shm": "shared memory", "sem": "a semaphore"}
+"""Each kind of object, and what a user calls it."""
+
+_SIMILAR = 0.7  # of `difflib`: "pricse" and "prices" have 0.83
+
+
+def is_pattern(word: str) -> bool:
+    """Whether a word has a meaning as a pattern of names."""
+    return any(char in word for char in "*?[")
+
+
+def matching(word: str, objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """Return the objects that have this name; if there are none, those whose names match it as a pattern."""
+    literal = [each for each in objects if each.name == word]
+    return literal or [each for each in objects if fnmatch.fnmatchcase(each.name, word)]
+
+
+def choose(words: Sequence[str], objects: Sequence[ObjectInfo]) -> tuple[list[ObjectInfo], list[str]]:
+    """Return the objects that the words mean, in the order of the list, and the words that mean none."""
+    if not words:
+        return list(objects), []
+    found = {word: matching(word, objects) for word in words}
+    chosen = [each for each in objects if any(each in some for some in found.values())]
+    return chosen, [word for word, some in found.items() if not some]
+
+
+def report_missing(words: Sequence[str]) -> int:
+    """Report each word that means no object, and return the exit status."""
+    for word in words:
+        what = "no shared memory and no semaphore"
+        error = FileNotFoundError(errno.ENOENT, f"{what} matches {word!r}" if is_pattern(word) else f"{what} {word!r}")
+        error.filename = word
+        print_error(error)
+        suggest(error, word)
+    return 1 if words else 0
+
+
+def suggest(error: Exception, name: str | None) -> None:
+    """If the name was not found, name a similar one to a person at a terminal."""
+    if name is None or not isinstance(error, FileNotFoundError) or error.filename != name:
+        return
+    from ipcio._inventory import list_objects
+
+    objects: list[ObjectInfo] = []
+    with contextlib.suppress(OSError):
+        objects = [each for each in list_objects() if each.state != "orphan"]
+    close = difflib.get_close_matches(name, {each.name for each in objects}, 1, _SIMILAR)
+    for each in objects:
+        if each.name in close:
+            what = (
+                f"{KINDS[each.kind]} has that name" if each.name == name else f"did you mean {printable(each.name)!r}"
+            )
+            hint(what if each.name == name else f"{what} ({KINDS[each.kind]})?")
