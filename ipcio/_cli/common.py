@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
-import textwrap
 
 from ipcio._names import check_name
 from ipcio._typing import TYPE_CHECKING
@@ -23,7 +21,7 @@ _EXAMPLES = "Examples:\n"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help ends with examples, and which names what a misspelt word may have meant.
+    """A parser that ends its help with examples, and names the word that a misspelt one may have meant.
 
     `examples` are lines as on a terminal: ``$ command``, and below it what the command prints.  A test runs them.
     """
@@ -32,12 +30,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, formatter_class=_Formatter, **options)
         self.examples = examples
         self.notes = epilog
-        shown = [_EXAMPLES + textwrap.indent(examples, "  ")] if examples else []
+        shown = [_EXAMPLES + "".join(f"  {line}\n" for line in examples.splitlines())] if examples else []
         self.epilog = "\n\n".join([*filter(None, [epilog]), *shown])
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
+        import difflib
+
         close = difflib.get_close_matches(str(value), map(str, action.choices), 1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
         known = ", ".join(map(str, action.choices))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fnmatch
 
@@ -28,7 +27,7 @@ def is_pattern(word: str) -> bool:
 
 
 def matching(word: str, objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-    """Return the objects that have this name; if there are none, those whose names match it as a pattern."""
+    """Return the objects that have this name; if no object has it, those that it matches as a pattern."""
     literal = [each for each in objects if each.name == word]
     return literal or [each for each in objects if fnmatch.fnmatchcase(each.name, word)]
 
@@ -57,6 +56,8 @@ def suggest(error: Exception, name: str | None) -> None:
     """If the name was not found, name a similar one to a person at a terminal."""
     if name is None or not isinstance(error, FileNotFoundError) or error.filename != name:
         return
+    import difflib
+
     from ipcio._inventory import list_objects
 
     objects: list[ObjectInfo] = []

@@ -26,7 +26,7 @@ _FROM_THE_TERMINAL = signal.SIGINT, signal.SIGQUIT
 
 
 def occupy() -> None:
-    """Open the standard streams that are closed, so that the locked file cannot get their numbers."""
+    """Open the standard streams that are closed, so that no file that is opened here gets their numbers."""
     while (fd := os.open("/", os.O_RDONLY | os.O_CLOEXEC)) <= _STDERR:
         pass
     os.close(fd)

@@ -373,7 +373,7 @@ def use_command(attack, times):
         for _ in range(times):
             words = words_of(attack)
             status = attack.call(run_command, words, attack.place)
-            allowed = {0, 1, 2, 126, 127} if words[:1] == ["lock"] else {0, 1, 2}
+            allowed = {0, 1, 2, 126, 127} if words[:1] == ["lock"] or words[:2] == ["sem", "run"] else {0, 1, 2}
             assert status in allowed, f"status {status} of {words!r}"
     finally:
         for tail in ["", "n", *strange.TAILS]:
@@ -399,11 +399,16 @@ def words_of(attack):
             ["sem", "inc", name, odd],
             ["sem", "dec", name, "--timeout", rng.choice(["0", "0.001", "nan", "-1", "x"])],
             ["sem", "value", name],
+            ["sem", "run", name, "--timeout=0", rng.choice(["--", "-E75", odd]), rng.choice(["true", "", odd])],
+            ["wait", name, f"--timeout={rng.choice(['0', '0.001', 'nan', '-1', 'x'])}", rng.choice(["--gone", odd])],
+            ["stat", name, odd],
+            ["rm", "-f", f"{name}*", odd],
+            ["put", "--perm", odd, name],
             ["lock", file, "--timeout", rng.choice(["0", "0.01", odd]), "--", rng.choice(["true", "", odd])],
             ["lock", file, "--shared", "--range", rng.choice(["0:1", ":", "9" * 30, odd]), "--", "true"],
             [odd],
             ["gc", odd],
-            ["ls", "--json", odd],
+            ["ls", "--json", odd, f"{name}[!x]"],
             ["demo", f"{attack.place}/none"],
             ["sem"],
             [],

@@ -239,6 +239,15 @@ def test_a_signal_while_the_command_starts_is_passed_on(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.needs("posix", "proc")
+@pytest.mark.parametrize("undo", [False, pytest.param(True, marks=pytest.mark.needs("undo"))])
+def test_the_file_of_the_semaphore_is_not_the_commands_stdin(name, undo):
+    command = "sem", "run", name, "--", "readlink", "/proc/self/fd/0"
+    with contextlib.closing(sem.create(name, 1, undo=undo)):
+        with start(*command, stdin=None, preexec_fn=lambda: os.close(0)) as process:
+            assert finish(process) == (1, "", "")
+
+
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(word) for word in file.read().split()]

@@ -78,13 +78,13 @@ def test_wait_knows_what_other_programs_made_once_it_has_a_size(name, call):
 
 
 @pytest.mark.needs("files")
-@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("kind", [*MAKE, pytest.param("undo", marks=pytest.mark.needs("undo"))])
 def test_what_killed_processes_held_does_not_exist_for_wait(name, call, kind):
-    leave_dead(lambda: MAKE[kind](name))
+    make = {**MAKE, "undo": lambda name: sem.create(name, 1, undo=True)}[kind]
+    leave_dead(lambda: make(name))
     assert call("wait", name, "--timeout", "0") == NOT_HERE
     assert call("wait", name, "--gone") == HERE
-    with contextlib.closing(MAKE[kind](name)):
-        pass
+    make(name).close()
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -6,8 +6,8 @@ None for 0.  What `ipcio` raises ends as one line on stderr and exit status 1, a
 `SystemExit` with a line of its own.  Usage errors are argparse's, with exit status 2.
 
 A new subcommand is a module here and its name in `NAMES`.  The help, the shell's completion, the manual page and the
-tests of all three find it there.  A module whose subcommand runs another program lists it in `RUNS`: the words with
-which the subcommand begins, and its options that are followed by a value.
+tests of all three find it there.  If a subcommand runs another program, its module lists it in `RUNS`: the words
+with which the subcommand begins, and its options that are followed by a value.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _remove(word: str, kind: str, unlink: Callable[..., None]) -> None:
-    """Remove the object that has this name; if there is none, those whose names match."""
+    """Remove the object that has this name; if no object has it, those that it matches as a pattern."""
     from ipcio._cli import names
 
     try:

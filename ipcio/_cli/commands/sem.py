@@ -170,6 +170,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
     if not any(arguments.command[:1]):
         arguments.fail("pass a COMMAND after NAME")
+    programs.platform.occupy()
     semaphore = sem.attach(arguments.name)
     if semaphore.undo:
         if not semaphore.dec(arguments.timeout):
