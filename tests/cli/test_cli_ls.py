@@ -149,6 +149,9 @@ def test_a_terminal_gets_totals_and_lines_that_fit(monkeypatch):
         assert _cli.main(["ls", "--no-trunc", "n*"]) == 0
         whole = until(ours, b"free in").decode().splitlines()
         assert [line[-12:] for line in whole if "10 python3" in line] == [", 19 python3"]
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+        assert _cli.main(["ls", "n*"]) == 0
+        assert ", 19 python3" in until(ours, b"free in").decode()
 
 
 def test_nothing_is_no_line(showing):

@@ -99,9 +99,10 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.quiet:
         print("".join(f"{printable(entry.name)}\n" for entry in entries), end="")
     elif entries:
-        width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-        print(*_table(entries, arguments, width), sep="\n")
-        if width is not None:
+        is_terminal = sys.stdout.isatty()
+        width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal else 0
+        print(*_table(entries, arguments, width or None), sep="\n")  # some terminals do not know their width
+        if is_terminal:
             print(f"{_totals(entries)}{_free()}")
     elif not missing:
         table.hint("there is no shared memory and there are no semaphores" + _FILTERED * _is_filtered(arguments))
