@@ -7,7 +7,7 @@ import errno
 import fnmatch
 
 from ipcio._cli.common import print_error
-from ipcio._cli.table import hint, printable
+from ipcio._cli.table import has_reader, hint, printable
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 KINDS = {"shm": "shared memory", "sem": "a semaphore"}
 """Each kind of object, and what a user calls it."""
+
+STATES = {
+    "live": "created by ipcio, open in a process; removed with its last handle",
+    "orphan": "created by ipcio, no longer open in any process; the next use of the name or `ipcio gc` removes it",
+    "persistent": "created by ipcio to stay until it is removed",
+    "foreign": "created by another program",
+}
 
 _SIMILAR = 0.7  # of `difflib`: "pricse" and "prices" have 0.83
 
@@ -53,8 +60,8 @@ def report_missing(words: Sequence[str]) -> int:
 
 
 def suggest(error: Exception, name: str | None) -> None:
-    """If the name was not found, name a similar one to a person at a terminal."""
-    if name is None or not isinstance(error, FileNotFoundError) or error.filename != name:
+    """If the name was not found, print a similar one for a person at a terminal."""
+    if name is None or not isinstance(error, FileNotFoundError) or error.filename != name or not has_reader():
         return
     import difflib
 
@@ -65,8 +72,7 @@ def suggest(error: Exception, name: str | None) -> None:
         objects = [each for each in list_objects() if each.state != "orphan"]
     close = difflib.get_close_matches(name, {each.name for each in objects}, 1, _SIMILAR)
     for each in objects:
-        if each.name in close:
-            what = (
-                f"{KINDS[each.kind]} has that name" if each.name == name else f"did you mean {printable(each.name)!r}"
-            )
-            hint(what if each.name == name else f"{what} ({KINDS[each.kind]})?")
+        if each.name == name:
+            hint(f"{KINDS[each.kind]} has that name")
+        elif each.name in close:
+            hint(f"did you mean {printable(each.name)!r} ({KINDS[each.kind]})?")

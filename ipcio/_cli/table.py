@@ -22,9 +22,14 @@ def printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def has_reader() -> bool:
+    """Whether a person at a terminal reads the messages; a script does not need hints."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def hint(text: str) -> None:
-    """Print a message for a person at a terminal; a script does not need it."""
-    if sys.stderr is not None and sys.stderr.isatty():
+    """Print a message for a person at a terminal."""
+    if has_reader():
         print(f"ipcio: {text}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ import time
 
 from ipcio._cli import completion, table
 from ipcio._cli.common import add_names, seconds
-from ipcio._cli.names import KINDS, choose, report_missing
+from ipcio._cli.names import KINDS, STATES, choose, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
 _PERIOD = 2.0  # seconds
 _SHORTEST = 0.1
-_STATES = "live", "orphan", "persistent", "foreign"
 _CLEAR, _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[2J", "\x1b[H", "\x1b[K", "\x1b[J"
 
 _EXAMPLES = """\
@@ -64,7 +63,7 @@ def register(commands: Commands) -> None:
         metavar="NAME|PATTERN",
     )
     ls.add_argument("--kind", choices=list(KINDS), help="list only shared memory (shm) or only semaphores (sem)")
-    ls.add_argument("--state", choices=_STATES, help="list only objects in this state")
+    ls.add_argument("--state", choices=list(STATES), help="list only objects in this state")
     ls.add_argument(
         "--sort",
         choices=list(_ORDERS),

@@ -7,7 +7,7 @@ import sys
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names
-from ipcio._cli.names import choose, report_missing
+from ipcio._cli.names import STATES, choose, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
     from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
-
-_STATES = {
-    "live": "created by ipcio, open in a process; removed with its last handle",
-    "orphan": "created by ipcio, no longer open in any process; the next use of the name or `ipcio gc` removes it",
-    "persistent": "created by ipcio to stay until it is removed",
-    "foreign": "created by another program",
-}
 
 _EXAMPLES = """\
 $ echo gold 2650 | ipcio put prices
@@ -77,6 +70,6 @@ def _facts(entry: ObjectInfo) -> Iterator[str]:
         yield f"owner: {printable(entry.owner)}"
     if entry.age is not None:
         yield f"age: {entry.age:.0f} (seconds)"
-    yield f"state: {entry.state} ({_STATES[entry.state]})"
+    yield f"state: {entry.state} ({STATES[entry.state]})"
     for holder in entry.holders:
         yield f"holder: {holder.pid} {printable(holder.command)}".rstrip()
