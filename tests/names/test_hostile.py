@@ -242,7 +242,7 @@ def test_gc_says_nothing_of_a_lock_that_passes(name, monkeypatch):
     monkeypatch.setattr(lifetime, "try_lock", lambda fd, kind: refusals.pop() if refusals else lock(fd, kind))
     monkeypatch.setattr(procfs, "flocks", lambda: {key: True})
     skipped = []
-    assert [each.name for each in remove_orphans(lambda *what: skipped.append(what))] == [name]
+    assert [each.name for each in remove_each_orphan(lambda *what: skipped.append(what))] == [name]
     assert (skipped, refusals) == ([], [])
 
 
@@ -256,7 +256,7 @@ def test_gc_names_a_locked_object_that_the_first_look_at_the_list_of_locks_misse
     skipped = []
     with open(f"{SHM}/{name}", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert list(remove_orphans(lambda *what: skipped.append(what))) == []
+        assert list(remove_each_orphan(lambda *what: skipped.append(what))) == []
     assert [entry for entry, _ in skipped] == [name]
     monkeypatch.undo()
     shm.create(name, 1).close()

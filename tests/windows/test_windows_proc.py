@@ -230,6 +230,7 @@ def test_an_interrupt_reaches_a_wait_in_the_main_thread(piped):
         assert h.wait() == (False, "signal", 15)
 
 
+@windows
 @pytest.mark.parametrize(
     "options",
     [{"process_group": 0}, {"user": 1}, {"group": 1}, {"extra_groups": [1]}, {"umask": 0o22}, {"pass_fds": [0]}],
