@@ -36,6 +36,7 @@ import glob
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ipcio import MemoryFile, Semaphore
 
 _WIDEST = 60  # characters of a word that are shown
+_WORD = re.compile(r"[^\W\d_]+")  # letters only: source code is half punctuation
 
 
 class Tally(NamedTuple):
@@ -69,6 +71,7 @@ _NOTHING = Tally(0, 0, 0)
 def run(paths: Sequence[str], workers: int, top: int) -> None:
     """Count the words of the files at `paths` with `workers` processes, check the count and print it.
 
+    Each step is printed when it begins.
     Raises `OSError` if a file cannot be mapped or no crash-safe semaphore can be created,
     before anything is started, and `SystemExit` if a worker fails or a count is wrong.
     """
@@ -86,11 +89,21 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
         report = stack.enter_context(shm.create(f"{name}-report", len(shares) * len(_row(0, 0, *_NOTHING))))
         turns = _create_semaphore(f"{name}-turns", permits)
         stack.callback(turns.close)  # `with turns` would acquire a permit
+        _say("Names", f"Shared memory named {name} holds the list of {_some(len(paths), 'file')}, as JSON.")
+        _say(
+            "Semaphore",
+            f"{name}-turns has {_some(permits, 'permit')}: at most {_some(permits, 'worker')} at a time may count.",
+        )
         for number in numbers:
             _post(board, number, _NOTHING)
+        _say(
+            "Processes",
+            f"{_some(len(shares), 'worker')}, each a program that is given that name and its number, no data.",
+        )
         for number in numbers:
             started.append(Worker(name, number))
             stack.callback(started[-1].close)
+        _say("Locks", f"A worker locks {name}-report to append its line; none is lost:")
         lines = [_line(board, number) for number in numbers]
         if problem := asyncio.run(_wait_for(started, lines, len(paths))):
             sys.exit(f"ipcio: {problem}")
@@ -104,12 +117,21 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
     if (total, counts) != _plain_count(paths):
         sys.exit("ipcio: a single process counts otherwise than the workers did; did a file change meanwhile?")
 
-    print(f"Workers that met at the name {name}, admitted {permits} at a time, as they finished:\n")
-    print(_row("worker", "process", *Tally._fields), rows, _row("total", "", *total), sep="", end="")
-    print("\nThe most frequent words:\n")
+    print("", _row("worker", "process", *Tally._fields) + rows + _row("total", "", *total), sep="\n")
+    _say("Results", "Each worker's counts are shared memory, too. The most frequent words in all:")
+    print()
     for word, count in counts.most_common(top):
-        print(f"{count:>8} {_printable(word)}")
-    print("\nA single process that reads the same files with open() counts the same.")
+        print(f"{count:>8} {word if len(word) <= _WIDEST else f'{word[:_WIDEST]}...'}")
+    print()
+    _say("Check", "A single process that reads the same files with open() counts the same.")
+
+
+def _say(topic: str, what: str) -> None:
+    print(f"{topic:<10} {what}", flush=True)  # at once, also into a pipe
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextlib.contextmanager
@@ -243,12 +265,6 @@ def _plain_count(paths: Iterable[str]) -> tuple[Tally, Counter[str]]:
     return Tally(files, size, words), counts
 
 
-def _printable(word: str) -> str:
-    """Return the word as a terminal can show it; binary files contain strange ones."""
-    word = word if word.isprintable() else ascii(word)
-    return word if len(word) <= _WIDEST else f"{word[:_WIDEST]}..."
-
-
 # -- a worker ----------------------------------------------------------------
 
 
@@ -296,10 +312,10 @@ def _publish(name: str | None, value: object) -> MemoryFile:
 
 
 def _count(lines: Iterable[str], counts: Counter[str]) -> int:
-    """Add the words of a text to `counts`; return how many they are."""
+    """Add the words of a text, in lower case, to `counts`; return how many there are."""
     total = 0
     for line in lines:
-        words = line.split()
+        words = _WORD.findall(line.lower())
         counts.update(words)
         total += len(words)
     return total

@@ -53,7 +53,8 @@ def words_of(paths):
     counts = collections.Counter()
     for path in paths:
         with open(path, "rb") as file:
-            counts.update(file.read().decode("utf-8", errors="replace").split())
+            text = file.read().decode("utf-8", errors="replace").lower()
+            counts.update("".join(letter if letter.isalpha() else " " for letter in text).split())
     return counts
 
 
@@ -66,6 +67,11 @@ def parse(output):
     total = [int(number) for number in lines[last].split()[1:]]
     frequent = [line.split() for line in lines[last + 1 :] if line[:8].strip().isdigit()]
     return workers, total, [(word, int(count)) for count, word in frequent]
+
+
+def results(output):
+    """What is printed after the lines that say what the demo does: nothing if a worker fails."""
+    return output.partition("\n\n")[2]
 
 
 def wait_until(condition, otherwise):
@@ -129,9 +135,10 @@ class Held:
         return [int(pid) for pid in read(f"/proc/{self.demo.pid}/task/{self.demo.pid}/children").split()]
 
     def finish(self):
-        """Let the demo go on, if it is alive, and return what it ends with."""
+        """Let the demo go on, if it is alive, and return what it ends with: its status, the results and stderr."""
         go_on([self.demo.pid])
-        return finish(self.demo)
+        status, output, errors = finish(self.demo)
+        return status, results(output), errors
 
     def kill(self):
         for pid in [self.demo.pid, *self.pids]:
@@ -197,9 +204,9 @@ def test_counts(files, workers):
     assert all(row[2] for row in rows)  # nobody idle
     assert len({row[1] for row in rows}) == len(rows)  # processes
     assert sorted(count for _, count in frequent) == sorted(expected.values())
-    assert set(frequent) >= {(word, count) for word, count in expected.items() if word.isprintable() and len(word) < 60}
+    assert set(frequent) >= {(word, count) for word, count in expected.items() if len(word) < 60}
     permits = max(1, min(os.cpu_count(), len(rows) - 1))
-    assert f", admitted {permits} at a time, as they finished:\n" in output
+    assert f" {permits} permit" in output
     assert all(line.isprintable() and len(line) < 100 for line in output.split("\n"))
 
 
@@ -225,11 +232,11 @@ def test_strange_and_relative_file_names(tmp_path):
     names = [b"new\nline", b"\xff\xfe", b"-j", b"quote\"'\\", "größe".encode()]
     for number, name in enumerate(names):
         with open(os.path.join(os.fsencode(tmp_path), name), "w") as file:
-            file.write(f"found{number}")
+            file.write("found" + "abcde"[number])
     paths = [os.fsdecode(os.path.join(b".", name)) for name in names[:-1]]
     status, output, errors = run("demo", "-j1", "--", *paths, os.fsdecode(names[-1]), cwd=tmp_path)
     assert (status, errors) == (0, "")
-    assert sorted(parse(output)[2]) == [(f"found{number}", 1) for number in range(len(names))]
+    assert sorted(parse(output)[2]) == [("found" + letter, 1) for letter in "abcde"]
 
 
 def test_modules_among_the_files_are_not_imported(tmp_path):
@@ -302,7 +309,8 @@ def test_a_difference_is_an_error(files, monkeypatch, capsys):
     monkeypatch.setattr(_demo, "_plain_count", wrong)
     with pytest.raises(SystemExit, match="otherwise than the workers"):
         _demo.run(files, 2, 10)
-    assert capsys.readouterr() == ("", "")
+    output, errors = capsys.readouterr()
+    assert (results(output), errors) == ("", "")
 
 
 def test_no_sources_is_an_error(monkeypatch, tmp_path):
