@@ -103,7 +103,7 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
         for number in numbers:
             started.append(Worker(name, number))
             stack.callback(started[-1].close)
-        _say("Locks", f"A worker locks {name}-report to append its line; none is lost:")
+        _say("Locks", "Each worker appends a line to a shared report while it holds a lock, so none is lost:")
         lines = [_line(board, number) for number in numbers]
         if problem := asyncio.run(_wait_for(started, lines, len(paths))):
             sys.exit(f"ipcio: {problem}")
