@@ -1,4 +1,4 @@
-"""Eight processes read one array, none of them has a copy, and none of them can change it."""
+"""Eight processes read one array without a copy, and cannot change it."""
 
 from concurrent.futures import ProcessPoolExecutor
 
@@ -9,7 +9,7 @@ from ipcio import shm
 
 def add_up(h, start, stop):
     numbers = np.frombuffer(h.getbuffer())
-    assert not numbers.flags.writeable  # it came from a handle of mode "r"
+    assert not numbers.flags.writeable  # the handle has mode "r"
     return numbers[start:stop].sum()
 
 

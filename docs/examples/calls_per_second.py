@@ -6,7 +6,7 @@ import time
 from ipcio import filelock, shm
 
 NAME, COUNT, SECONDS = sys.argv[1], 5, 0.2
-calls = shm.create(NAME, 8 * COUNT, exist_ok=True)  # a ring: when the last calls were made
+calls = shm.create(NAME, 8 * COUNT, exist_ok=True)  # a ring: the times of the last calls
 
 
 def wait_for_turn():

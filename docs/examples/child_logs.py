@@ -1,4 +1,4 @@
-"""Run a program, log each line of its output as it comes, and kill it with its descendants when the time is up."""
+"""Run a program, log each line of its output at once, and kill it with its descendants when the time is up."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Add up what `producer.py` sends; see there."""
+"""Add up the numbers that `producer.py` sends; see there."""
 
 import sys
 
@@ -16,7 +16,7 @@ places = memory.getbuffer().cast("d", (2, LENGTH))
 count, total, turn = 0, 0.0, 0
 while True:
     if not full.dec(PATIENCE):
-        sys.exit("nobody sends blocks")
+        sys.exit(f"no block for {PATIENCE} seconds: the producer has exited")
     length = int(places[turn, 0])
     total += sum(places[turn, at] for at in range(1, length + 1))
     count += length

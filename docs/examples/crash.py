@@ -1,4 +1,4 @@
-"""A process is killed; the name that only it held is free."""
+"""A process is killed; the name that only this process had open is free again."""
 
 import subprocess
 import sys
@@ -11,18 +11,18 @@ CHILD = """
 import sys
 from ipcio import shm
 h = shm.create(sys.argv[1], 1_000_000)
-print("made", flush=True)
+print("created", flush=True)
 sys.stdin.read()
 """
 
 with subprocess.Popen([sys.executable, "-c", CHILD, NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
     child.stdout.readline()
-    shm.attach(NAME).close()  # it lives
+    shm.attach(NAME).close()  # it exists
     child.kill()
 
 try:
     shm.attach(NAME)
 except FileNotFoundError:
-    print("gone with its holder")
+    print("removed")
 with shm.create(NAME, 100) as h:
-    print("made anew,", h.size(), "bytes")
+    print("created again,", h.size(), "bytes")

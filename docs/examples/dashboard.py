@@ -1,4 +1,4 @@
-"""Show what `ticker.py` last said, as long as it lives."""
+"""Show the latest quote of `ticker.py` until that exits."""
 
 import struct
 import sys
@@ -13,7 +13,7 @@ ALIVE = QUOTE.size, 1
 shown, alive = 0, True
 with shm.attach(NAME, "r") as h:
     while alive:
-        alive = filelock.query(h, "r", *ALIVE) is not None  # before the quote, so that the last one is shown, too
+        alive = filelock.query(h, "r", *ALIVE) is not None  # before the read: so the last quote is shown
         with filelock.locked(h, "r", 0, QUOTE.size):
             h.seek(0)
             number, metal, bid, ask = QUOTE.unpack(h.read(QUOTE.size))
@@ -21,4 +21,4 @@ with shm.attach(NAME, "r") as h:
             print(f"{number}: {metal.rstrip(bytes(1)).decode()} {bid:.2f} {ask:.2f}", flush=True)
             shown = number
         time.sleep(0.02)
-print("the ticker is gone")
+print("the ticker has exited")

@@ -1,4 +1,4 @@
-"""A dask job whose workers share one segment: each scales columns of a table in place."""
+"""The workers of a dask job share one segment: each task scales columns of a table in place."""
 
 import pickle
 
@@ -12,7 +12,7 @@ SHAPE = 20_000, 48  # float64: 7.3 MiB
 
 @dask.delayed
 def standardize(h, first, last):
-    """Give these columns mean 0 and variance 1; `h` has arrived by pickle, the table has not moved."""
+    """Give these columns mean 0 and variance 1; `h` was pickled, the table was not copied."""
     columns = np.ndarray(SHAPE, np.float64, h.getbuffer())[:, first:last]
     columns -= columns.mean(axis=0)
     columns /= columns.std(axis=0)

@@ -1,4 +1,4 @@
-"""Offer a segment until somebody presses Enter here."""
+"""Offer a segment until you press Enter here."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Read what `feed.py` offers."""
+"""Read the segment that `feed.py` offers."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A ring of frames: a camera process fills four frames in turn, and this process uses them where they lie."""
+"""A ring of frames: a camera process fills four frames in turn, and this process reads them without a copy."""
 
 import multiprocessing
 

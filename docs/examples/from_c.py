@@ -1,4 +1,4 @@
-"""A C program and ipcio meet by name."""
+"""A C program and ipcio use the same segment by its name."""
 
 import os
 import subprocess

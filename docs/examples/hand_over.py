@@ -22,7 +22,7 @@ if __name__ == "__main__":
     for number in range(5):
         h = shm.create(None, 1000)
         h.write(bytes([number]) * 1000)
-        h.seek(0)  # where the copy begins, too
+        h.seek(0)  # the copy starts at the same position
         waiting[number] = h  # keeps the name until the answer
         jobs.put((number, h))
     jobs.put(None)

@@ -1,4 +1,4 @@
-"""A joblib job whose workers share one segment: a histogram of what only one process has loaded."""
+"""The workers of a joblib job share one segment: a histogram of numbers that only one process has loaded."""
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -10,7 +10,7 @@ COUNT = 1_000_000
 
 
 def histogram(h, start, stop):
-    """Count what lies where; the worker attaches read-only, as the handle that was sent."""
+    """Count the numbers in each bin; the worker attaches read-only, like the handle that was sent."""
     return np.histogram(np.frombuffer(h.getbuffer())[start:stop], bins=10, range=(0, 1))[0]
 
 

@@ -1,4 +1,4 @@
-"""What `notebook.py` starts: it reads the name of an array and of a function from each line."""
+"""The worker of `notebook.py`: each line that it reads has the name of an array and of a function."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A process is killed while it holds the only permit: what becomes of the permit?"""
+"""A process is killed while it holds the only permit: is the permit lost?"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Ask a C program, `pong.c`; it tells how both are started."""
+"""Send questions to a C program, `pong.c`, which says how to start both."""
 
 import struct
 import sys
@@ -8,15 +8,15 @@ from ipcio import sem, shm
 NAME = sys.argv[1] if len(sys.argv) > 1 else "pingpong"
 RECORD = struct.Struct("@qd16s")  # as the C compiler lays it out
 
-# What Python makes and C opens.
+# These are created by Python and opened by C.
 questions = shm.create(NAME, RECORD.size)
 asked = sem.create(f"{NAME}-q", 0)
 there = sem.create(f"{NAME}-t", 0)
 print("waiting for C", flush=True)
 if not there.dec(60):
-    sys.exit("nobody came")
+    sys.exit("pong was not started within 60 seconds")
 
-# What C made. It also removes it: ipcio never removes what others made.
+# These are created by C. The C program also removes them: ipcio does not remove objects of other programs.
 answers = shm.attach(f"{NAME}-c", "r")
 answered = sem.attach(f"{NAME}-a")
 

@@ -1,10 +1,10 @@
-/* Answer `ping.py`: a program that knows nothing of ipcio meets one that does, in both directions.
+/* Answer `ping.py`: a C program without ipcio and a Python program with ipcio share objects, in both directions.
 
    In two terminals, the Python program first:
 
        python ping.py            cc pong.c -o pong -lrt -pthread && ./pong /pingpong
 
-   It opens the segment and the semaphores that ping.py made, and makes a segment and a
+   It opens the segment and the semaphores that ping.py created, and creates a segment and a
    semaphore of its own, which ping.py attaches.  */
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-"""Handles as arguments: a pool of processes that were not forked sums up parts of one segment."""
+"""Handles as arguments: a pool of processes that were not forked adds up parts of one segment."""
 
 import multiprocessing
 
@@ -11,7 +11,7 @@ def add_up(h, start, stop):
 
 
 if __name__ == "__main__":
-    with shm.create(None, 1_000_000) as h:  # None: a name that nobody else has
+    with shm.create(None, 1_000_000) as h:  # None: an unused name
         h.write(bytes(range(250)) * 4000)
         quarters = [(h, start, start + 250_000) for start in range(0, h.size(), 250_000)]
         with multiprocessing.get_context("spawn").Pool(2) as pool:

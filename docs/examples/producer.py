@@ -1,6 +1,6 @@
 """Send numbers to `consumer.py`, block by block, through two places in shared memory.
 
-In two terminals, in whichever order:
+In two terminals, in any order:
 
     python producer.py            python consumer.py
 
@@ -12,8 +12,8 @@ import sys
 from ipcio import sem, shm
 
 NAME = sys.argv[1] if len(sys.argv) > 1 else "blocks"
-LENGTH = 1 + 1000  # how many numbers are in the block, and the numbers
-PATIENCE = 30  # seconds until whoever is not heard of is taken for dead
+LENGTH = 1 + 1000  # the count of the numbers in the block, and the numbers
+PATIENCE = 30  # seconds without an answer after which this program exits
 
 free = sem.create(f"{NAME}-free", 2, exist_ok=True)  # places that may be filled
 full = sem.create(f"{NAME}-full", 0, exist_ok=True)  # places that may be read
@@ -23,7 +23,7 @@ places = memory.getbuffer().cast("d", (2, LENGTH))
 
 def take_a_free_place():
     if not free.dec(PATIENCE):
-        sys.exit("nobody takes the blocks")
+        sys.exit(f"no free place for {PATIENCE} seconds: the consumer has exited")
 
 
 turn = 0
@@ -36,6 +36,6 @@ for start in [*range(0, 10_000, 1000), None]:
     full.inc()
     turn = 1 - turn
 
-take_a_free_place()  # the names have to live until all was read
+take_a_free_place()  # keep the names until everything has been read
 take_a_free_place()
 print("sent")

@@ -23,4 +23,4 @@ def application(environ, start_response):
 
 
 def report(environ):
-    return environ["wsgi.input"].readline()  # what takes long, and must not be done by many at once
+    return environ["wsgi.input"].readline()  # the slow work, at most twice at a time

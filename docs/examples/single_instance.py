@@ -1,4 +1,4 @@
-"""Run once at a time on this machine: a second start says which process runs already, and exits with status 1."""
+"""Run once at a time on this machine: a second start names the process that is running, and exits with status 1."""
 
 import contextlib
 import sys
@@ -11,8 +11,6 @@ with contextlib.ExitStack() as stack:
     try:
         stack.enter_context(filelock.locked(PATH, timeout=0))
     except TimeoutError as error:
-        print(f"already running: {error.strerror}")
-        sys.exit(1)
+        sys.exit(f"already running: {error.strerror}")
     print("running", flush=True)
     sys.stdin.readline()  # the work
-print("done")

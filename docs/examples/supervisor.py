@@ -1,9 +1,9 @@
-"""Admit two workers at a time, however many there are and whichever of them is killed.
+"""Admit two workers at a time, even if workers are killed.
 
-    python supervisor.py          in one terminal; Enter tells how many are free, Ctrl-D ends
-    python worker.py              in any number of others; Enter lets it finish, kill -9 it if you like
+    python supervisor.py          in one terminal; Enter prints how many permits are free, Ctrl-D ends
+    python worker.py              in any number of others; Enter ends the work; try kill -9, too
 
-The permits are crash-safe: the kernel takes back what a worker holds when it ends, however it ends.
+The permits are crash-safe: the kernel releases the permit of a worker that exits or is killed.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Keep the latest quote in shared memory, for any number of `dashboard.py`.
+"""Keep the latest quote in shared memory, for any number of dashboards.
 
 In one terminal, a quote a line:     and in others:
 
     python ticker.py                     python dashboard.py
     gold 2650 2651.5
 
-Kill the one with kill -9, and the others know at once.
+If the ticker is killed with kill -9, the dashboards notice it at once.
 """
 
 import struct
@@ -15,7 +15,7 @@ from ipcio import filelock, shm
 
 NAME = sys.argv[1] if len(sys.argv) > 1 else "quote"
 QUOTE = struct.Struct("<q16sdd")  # number, metal, bid, ask
-ALIVE = QUOTE.size, 1  # the byte behind it: locked as long as the ticker lives
+ALIVE = QUOTE.size, 1  # the byte behind it: locked while the ticker runs
 
 with shm.create(NAME, QUOTE.size) as h:
     filelock.lock(h, "rw", *ALIVE)

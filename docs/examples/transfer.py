@@ -14,7 +14,7 @@ ACCOUNT = struct.Struct("<q")
 path, source, target, amount = sys.argv[1], *map(int, sys.argv[2:5])
 
 with open(path, "r+b", buffering=0) as file, ExitStack() as locks:
-    for number in sorted({source, target}):  # everybody in the same order, so that nobody waits in a circle
+    for number in sorted({source, target}):  # always in the same order, so that two transfers cannot deadlock
         locks.enter_context(filelock.locked(file, "rw", number * ACCOUNT.size, ACCOUNT.size))
     for number, change in (source, -amount), (target, amount):
         file.seek(number * ACCOUNT.size)

@@ -1,4 +1,4 @@
-"""Compute on what `offer_array.py` offers, where it lies."""
+"""Compute on the array that `offer_array.py` offers, without a copy."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Wait to be admitted by `supervisor.py`, then work until somebody presses Enter here."""
+"""Wait for a permit of `supervisor.py`, then work until you press Enter here."""
 
 import sys
 

@@ -87,7 +87,7 @@ def environment():
 
 
 def test_crash(name):
-    assert output("crash.py", name) == "gone with its holder\nmade anew, 100 bytes\n"
+    assert output("crash.py", name) == "removed\ncreated again, 100 bytes\n"
 
 
 @pytest.mark.needs("undo")
