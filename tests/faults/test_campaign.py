@@ -102,23 +102,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
-def test_every_promise_of_the_page_names_tests_that_exist():
-    promises = PAGE.read_text(encoding="utf-8").split("## What is promised\n")[1].split("\n## ")[0]
-    texts = re.findall(r"^\S.*\n: ((?:.+\n)+)", promises, re.MULTILINE)
-    assert len(texts) == 8
-    for text in texts:
-        held = re.findall(r"`(test_\w+\.py): ([^`]+)`", text)
-        assert held, text
-        for file, names in held:
-            code = next(Path(__file__).parents[1].rglob(file)).read_text(encoding="utf-8")
-            for name in names.split(","):
-                assert f"def {name.strip()}(" in code, f"no {name.strip()} in {file}"
-
-
-@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
-def test_the_page_tells_of_every_part():
-    told = PAGE.read_text(encoding="utf-8").split("## The fault campaign\n")[1].split("\n## ")[0]
-    assert re.findall(r"^(\w+)\n: ", told, re.MULTILINE) == list(PARTS)
+def test_the_page_describes_every_part():
+    described = PAGE.read_text(encoding="utf-8").split("## The fault campaign\n")[1].split("\n## ")[0]
+    assert re.findall(r"^(\w+)\n: ", described, re.MULTILINE) == list(PARTS)
 
 
 @pytest.mark.needs("fork")
