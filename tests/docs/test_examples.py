@@ -17,6 +17,7 @@ from children import KILL
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 DEADLINE = 30  # seconds until a silent program is a failed test
+PYTHON = Path(sys.executable)
 
 
 @pytest.fixture
@@ -62,6 +63,24 @@ def end(program):
 def kill(program):
     program.send_signal(KILL)
     program.wait(DEADLINE)
+
+
+def test_the_first_two_programs_of_the_readme(name, start):
+    """They are those in docs/examples; when the first is killed, the name is free."""
+    readme = (EXAMPLES.parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert blocks == [(EXAMPLES / example).read_text(encoding="utf-8") for example in ("offer.py", "read.py")]
+    offer, read = (block.replace("prices", name) for block in blocks)
+    first = start(PYTHON, "-u", "-c", offer)
+    assert first.stdout.read(8) == "Process "
+    assert end(start(PYTHON, "-c", read)) == ("{'gold': 2650}\n", 0)
+    kill(first)
+    failed = start(PYTHON, "-c", f"try:\n  exec({read!r})\nexcept FileNotFoundError as error:\n  print(error)")
+    assert end(failed)[0].startswith(f"[Errno 2] no shared memory {name!r}")
+    again = start(PYTHON, "-u", "-c", offer)
+    assert again.stdout.read(8) == "Process "
+    enter(again)
+    assert end(again)[1] == 0
 
 
 @pytest.mark.parametrize("first", ["producer.py", "consumer.py"])
@@ -187,7 +206,7 @@ def test_python_and_c_play_ping_pong(name, start, pong):
 def start_with(start, module, code, *arguments):
     """Start code that imports an example."""
     code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); from {module.removesuffix('.py')} import *\n{code}"
-    return start(Path(sys.executable), "-B", "-c", code, *arguments)
+    return start(PYTHON, "-B", "-c", code, *arguments)
 
 
 @pytest.mark.parametrize(
