@@ -1,6 +1,6 @@
 """Inter-process communication in which every piece of memory is a file.
 
-The public modules mirror LuaIPC's, one by one:
+Six public modules mirror LuaIPC's, one by one:
 
 ``ipcio.shm``
     named shared memory that lasts exactly as long as a process holds it
@@ -15,8 +15,13 @@ The public modules mirror LuaIPC's, one by one:
 ``ipcio.strfile``
     a read-only file over a ``str`` or any buffer
 
+And one for what programs of several processes need besides:
+
+``ipcio.event``
+    named events: a flag that processes wait for
+
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
-a semaphore as :class:`Semaphore`, a child as :class:`Process` and its end as
+a semaphore as :class:`Semaphore`, an event as :class:`Event`, a child as :class:`Process` and its end as
 :class:`ExitStatus`.  :func:`list_objects` lists the named objects of this machine, each as an
 :class:`ObjectInfo`, and :func:`remove_orphans` removes what killed processes left.
 
@@ -32,8 +37,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
-    from ipcio import filelock, mmap, proc, sem, shm, strfile
+    from ipcio import event, filelock, mmap, proc, sem, shm, strfile
     from ipcio._backend import ObjectInfo
+    from ipcio._event import Event
     from ipcio._inventory import list_objects, remove_orphans
     from ipcio._memfile import MemoryFile
     from ipcio._process import Process
@@ -41,12 +47,14 @@ if TYPE_CHECKING:
     from ipcio._semaphore import Semaphore
 
 __all__ = [
+    "Event",
     "ExitStatus",
     "MemoryFile",
     "ObjectInfo",
     "Process",
     "Semaphore",
     "__version__",
+    "event",
     "filelock",
     "list_objects",
     "mmap",
@@ -61,6 +69,7 @@ __version__ = "0.1.0"
 
 
 _HOMES = {  # of the names that are no modules
+    "Event": "_event",
     "ExitStatus": "_process_base",
     "MemoryFile": "_memfile",
     "ObjectInfo": "_backend",

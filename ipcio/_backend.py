@@ -83,8 +83,11 @@ class ShmBackend(Protocol):
         reserve: bool,
         init: Callable[[Handle], object] | None,
         into: Callable[[Mapped], Handle],
+        kind: str = "shm",
     ) -> Handle:
         """Make a zero-filled object exclusively; it gets its name complete or not at all.
+
+        `kind` is "shm" or one of `ipcio._names.SEGMENTS`: each kind has names of its own.
 
         An orphaned object that has the name is removed first.  With `reserve`, too little memory
         is ``ENOSPC`` here and now.
@@ -97,7 +100,13 @@ class ShmBackend(Protocol):
         ...
 
     def attach(
-        self, name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle]
+        self,
+        name: str,
+        *,
+        writable: bool,
+        owner: int | None = None,
+        into: Callable[[Mapped], Handle],
+        kind: str = "shm",
     ) -> Handle:
         """Map what has the name, and take a share in it if ipcio made it.
 
@@ -106,8 +115,128 @@ class ShmBackend(Protocol):
         """
         ...
 
-    def unlink(self, name: str) -> None:
+    def unlink(self, name: str, *, kind: str = "shm") -> None:
         """Remove the name now."""
+        ...
+
+
+class OpenObject(NamedTuple):
+    """A mutex, an event or a queue that was opened, for its locks and words (`PartsBackend`)."""
+
+    kind: str
+    """One of `ipcio._names.SEGMENTS`."""
+    name: str
+    memory: mmap.mmap | memoryview[int]
+    """All of it.  Whatever keeps an address in it also keeps this object, which unmaps it when it goes."""
+    fd: int
+    """A descriptor of the object, -1 where the platform has none; another one may have the number after a `close`."""
+    trusted: bool
+    """Whether this user alone can write to the object.
+
+    If not, another process may cut its file short at any moment.  To touch the memory would then be a SIGBUS, so its
+    bytes are read and written by calls that fail instead.
+    """
+    wide: bool
+    """Whether its locks are those for objects that other users may write to; the creator has decided that."""
+
+
+class Lock(Protocol):
+    """A lock of an object: its owner is a thread of a process, and the kernel releases it when that ends."""
+
+    def acquire(self, seconds: float | None, /) -> int:
+        """Acquire it within `seconds` (None: no limit; 0: at once).
+
+        Return 0 if it could not be acquired in time, 1 if it was acquired, and 2 if it was acquired and its last
+        owner ended without having released it.  `RuntimeError` if this thread owns it.  What a signal handler
+        raises ends the wait within 0.2 s, and nothing was acquired then.
+        """
+        ...
+
+    def release(self) -> None:
+        """Release it; `RuntimeError` if this thread does not own it."""
+        ...
+
+    def owner(self) -> int | None:
+        """Return the process that owns it; None if no process does, or that is unknown."""
+        ...
+
+
+class Words(Protocol):
+    """The 32-bit words of an object, which any process may wait for; `at` is the offset of one in bytes, aligned.
+
+    Each method raises `OSError` if the object was cut short, and `ValueError` if it was closed.  A change in one step
+    with the wake-up is a single call of the kernel, where it has such a call: no kill comes in between.
+    """
+
+    def load(self, at: int, /) -> int:
+        """Return the word."""
+        ...
+
+    def store(self, at: int, value: int, /) -> None:
+        """Change the word, and wake no process."""
+        ...
+
+    def set_and_wake(self, at: int, value: int, /) -> None:
+        """In one step: change the word to `value`, 0 to 2047, and wake all that wait for it."""
+        ...
+
+    def add_and_wake(self, at: int, number: int, /) -> None:
+        """In one step: add 0 to 2047 to the word, modulo 2**32, and wake all that wait for it.
+
+        Where the kernel has no such call, two processes that add at the same time may add once: they hold a lock.
+        """
+        ...
+
+    def clear_bits(self, at: int, bits: int, /) -> None:
+        """Clear these bits of the word, 0 to 2047, in one step where the kernel has a call for it; wake no process."""
+        ...
+
+    def wake(self, at: int, /) -> None:
+        """Wake all that wait for the word, which stays as it is."""
+        ...
+
+    def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
+        """Wait until the word is not `expected` or has been woken, for so long (None: no limit); return whether.
+
+        What a signal handler raises ends the wait within 0.2 s.  The wait costs no processor time where the kernel
+        has a call for it.  True is the answer only if the word had another value or one of the three methods
+        that wake was called for it.
+        """
+        ...
+
+
+class PartsBackend(Protocol):
+    """What mutexes, events and queues are made of; offsets are in `ipcio._named`."""
+
+    def read(self, fd: int, memory: mmap.mmap | memoryview[int], size: int, /) -> bytes:
+        """Return the first bytes of an object that is not known yet, without touching its memory where that can fail.
+
+        Fewer than `size` if there are no more.
+        """
+        ...
+
+    def is_trusted(self, fd: int, /) -> bool:
+        """Whether the object belongs to this user, and the permissions let no other user write to it."""
+        ...
+
+    def process_namespace(self) -> int:
+        """Return a number for the PID namespace of this process, 0 if it is unknown or there are none."""
+        ...
+
+    def lock_layout(self) -> bytes:
+        """Return at most 32 bytes that are the same in all processes which can share a lock that is not `wide`."""
+        ...
+
+    def new_lock(self, *, wide: bool) -> bytes:
+        """Return the first contents of the slot of a lock, at most 64 bytes."""
+        ...
+
+    def lock(self, opened: OpenObject, at: int, /) -> Lock:
+        """Return the lock whose slot has this offset."""
+        ...
+
+    def words(self, opened: OpenObject, /) -> Words:
+        """Return the words of the object."""
         ...
 
 

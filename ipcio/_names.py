@@ -74,6 +74,12 @@ def check_perm(perm: int) -> int:
     return perm
 
 
+SEGMENTS = {"mutex": "ipcio.mutex.", "event": "ipcio.event.", "queue": "ipcio.queue."}
+"""The kinds of object that are segments of their own, and what stands before the names of their segments."""
+
+CALLED = {"mutex": "a mutex", "event": "an event", "queue": "a queue"}
+"""What they are called in messages."""
+
 _LARGEST_UID = 2**32 - 2  # the next is (uid_t)-1, which means no user
 
 

@@ -22,6 +22,7 @@ import sys
 import time
 from itertools import count
 
+from ipcio._names import SEGMENTS
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,8 +105,9 @@ def _alone(root: str) -> Generator[None, None, None]:
 
 
 def path_of(kind: str, name: str, place: str | None = None) -> str:
-    """Return the path of the file beside an object, in `place` or the `directory`; `kind` is "shm" or "sem".
+    """Return the path of the file beside an object, in `place` or the `directory`.
 
+    `kind` is "shm", "sem" or that of an object which is the file itself.
     To a file system "A" and "a", or two spellings of "ä", may be the same; as names they differ.
     """
     plain = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(name))
@@ -115,7 +117,7 @@ def path_of(kind: str, name: str, place: str | None = None) -> str:
 def name_of(entry: str) -> tuple[str, str] | None:
     """Return the kind and the name of the object that an entry of the directory is beside; None for other files."""
     kind, _, plain = entry.partition(".")
-    if kind not in {"shm", "sem"}:
+    if kind not in {"shm", "sem", *SEGMENTS}:
         return None
     first, *rest = plain.encode().split(b"%")
     try:

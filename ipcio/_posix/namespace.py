@@ -21,7 +21,7 @@ import os
 import stat
 import struct
 
-from ipcio._names import invent_name
+from ipcio._names import SEGMENTS, invent_name
 
 NAMES_ARE_FILES: bool = os.access("/dev/shm", os.F_OK)
 """Whether named objects are files in `DIRECTORY`."""
@@ -54,9 +54,9 @@ if NAMES_ARE_FILES:
         """Return the path of the directory in which the files of objects are."""
         return DIRECTORY
 
-    def segment_path(name: str) -> str:
-        """Return the path of a segment's file."""
-        return f"{DIRECTORY}/{name}"
+    def segment_path(name: str, kind: str = "shm") -> str:
+        """Return the path of a segment's file; `kind` is "shm" or one of `ipcio._names.SEGMENTS`."""
+        return f"{DIRECTORY}/{SEGMENTS.get(kind, '')}{name}"
 
     def semaphore_path(name: str, place: str | None = None) -> str:
         """Return the path of a semaphore's file, in the directory `place` or in `directory`."""
@@ -68,6 +68,9 @@ if NAMES_ARE_FILES:
 
     def kind_and_name(entry: str) -> tuple[str, str] | None:
         """Return which object may have a file called `entry`; None: only shared memory of that name."""
+        for kind, prefix in SEGMENTS.items():
+            if entry.startswith(prefix) and entry != prefix:
+                return kind, entry[len(prefix) :]
         prefix = semaphore_prefix()
         return ("sem", entry[len(prefix) :]) if entry.startswith(prefix) and entry != prefix else None
 
@@ -98,9 +101,9 @@ else:
         """Return the path of the directory in which the files of objects are."""
         return companion_paths.directory()
 
-    def segment_path(name: str) -> str:
-        """Return the path of a segment's file."""
-        return companion_paths.path_of("shm", name)
+    def segment_path(name: str, kind: str = "shm") -> str:
+        """Return the path of a segment's file; `kind` is "shm" or one of `ipcio._names.SEGMENTS`."""
+        return companion_paths.path_of(kind, name)
 
     def semaphore_path(name: str, place: str | None = None) -> str:
         """Return the path of a semaphore's file, in the directory `place` or in `directory`."""

@@ -1,9 +1,14 @@
-"""Shared memory, over the store of the system."""
+"""Shared memory, over the store of the system; and the segments of mutexes, events and queues.
+
+Those are files everywhere.  Where shared memory is no file (macOS), they are files in the
+directory of the companions, so that they can be locked, read and written there as well.
+"""
 
 from __future__ import annotations
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import lifetime
+from ipcio._names import CALLED, SEGMENTS
+from ipcio._posix import lifetime, namespace, store_files
 from ipcio._posix.namespace import segment_path
 from ipcio._posix.store import store
 from ipcio._typing import TYPE_CHECKING
@@ -26,9 +31,16 @@ def create(
     reserve: bool,
     init: Callable[[Handle], object] | None,
     into: Callable[[Mapped], Handle],
+    kind: str = "shm",
 ) -> Handle:
     """Make a segment that is complete when it gets its name."""
-    with store.NewSegment(name, segment_path(name)) as new:
+    new: store.NewSegment | store_files.NewSegment
+    if kind in SEGMENTS:
+        new = store_files.NewSegment(name, segment_path(name, kind))
+        perm &= ~namespace.PERSISTENT
+    else:
+        new = store.NewSegment(name, segment_path(name))
+    with new:
         if init is not None:
             return new.make_filled(size, perm, persist=persist, reserve=reserve, init=init, into=into)
         new.make(size, perm, reserve=reserve)
@@ -37,10 +49,12 @@ def create(
             return into(new.hand_over())
 
 
-def attach(name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle]) -> Handle:
+def attach(
+    name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle], kind: str = "shm"
+) -> Handle:
     """Map what has the name."""
     for _ in lifetime.retry_while_busy(name):
-        with store.ExistingSegment(name, segment_path(name), owner) as found:
+        with _existing(name, kind, owner) as found:
             if found.map(writable=writable):
                 with fork_lock:
                     return into(found.hand_over())
@@ -48,9 +62,15 @@ def attach(name: str, *, writable: bool, owner: int | None = None, into: Callabl
     raise AssertionError("unreachable")
 
 
-def unlink(name: str) -> None:
+def unlink(name: str, *, kind: str = "shm") -> None:
     """Remove the name."""
     for _ in lifetime.retry_while_busy(name):
-        with store.ExistingSegment(name, segment_path(name)) as found, store.directory_lock(found.path):
+        with _existing(name, kind) as found, store.directory_lock(found.path):
             if found.remove_once():
                 return
+
+
+def _existing(name: str, kind: str, owner: int | None = None) -> store.ExistingSegment | store_files.ExistingSegment:
+    if kind in SEGMENTS:
+        return store_files.ExistingSegment(name, segment_path(name, kind), owner, CALLED[kind])
+    return store.ExistingSegment(name, segment_path(name), owner)

@@ -105,9 +105,13 @@ class NewSegment(objects.NewObject):
 
 
 class ExistingSegment(objects.ExistingObject):
-    """A segment that was found under a name."""
+    """A segment that was found under a name; messages say `called`."""
 
-    __slots__ = ()
+    __slots__ = ("_called",)
+
+    def __init__(self, name: str, path: str, owner: int | None = None, called: str = "shared memory") -> None:
+        super().__init__(name, path, owner)
+        self._called = called
 
     def map(self, *, writable: bool) -> bool:
         """Join it and map it; False: it is gone or going, so roll back and look again."""
@@ -118,7 +122,7 @@ class ExistingSegment(objects.ExistingObject):
             refuse_semaphore(self.name, self.fd, self.info)
             if objects.is_empty(self.fd, self.info):
                 return True
-            objects.check_regular(self.info, "shared memory")
+            objects.check_regular(self.info, self._called)
             try:
                 self.memory = map_descriptor(self.fd, self.info.st_size, writable=writable)
             except ValueError:

@@ -6,6 +6,7 @@ exits.  All kinds of object share one namespace, that of the user's session.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -16,7 +17,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -75,6 +76,17 @@ def wait_a_moment(since: float, name: str) -> None:
     if time.monotonic() > since + _PATIENCE:
         raise BlockingIOError(errno.EAGAIN, "another program keeps the object half made", name)
     time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def errors_name(name: str) -> Generator[None, None, None]:
+    """Within the block, errors of the system have the name that the caller knows, and not that of a part."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = name
+        raise
 
 
 class Handles:

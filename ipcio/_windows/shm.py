@@ -22,6 +22,7 @@ import time
 
 from ipcio._backend import Mapped
 from ipcio._first_contents import in_private_memory
+from ipcio._names import CALLED, SEGMENTS
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     Handle = TypeVar("Handle")
 
-_KIND = "shared memory"
 _LONGEST = win32.MAX_PATH - 2  # characters of a name: the slack's has one more, and there is a NUL
 _LARGEST = 1 << 47  # bytes: no process has more addresses
 _MOST_SLACK = 1 << 20  # more than a page of any size
@@ -46,19 +46,21 @@ def create(
     reserve: bool,  # noqa: ARG001 -- Windows always reserves
     init: Callable[[Handle], object] | None,
     into: Callable[[Mapped], Handle],
+    kind: str = "shm",
 ) -> Handle:
     """Make a segment; its memory is always reserved.
 
     The default of the user's token decides which users may open it: this user and the system.
     """
-    objects.check_length(name, _LONGEST)
+    _check_length(name, kind)
     if persist:
         raise NotImplementedError("on Windows nothing outlives its last handle: persist=True is for POSIX")
     if size > _LARGEST:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-    content = None if init is None else _first_contents(name, size, init, into)
-    with objects.Handles() as share:
-        slack = _claim(share, name)
+    path = _path(name, kind)
+    content = None if init is None else _first_contents(name, path, size, init, into)
+    with objects.errors_name(name), objects.Handles() as share:
+        slack = _claim(share, path)
         section = share.create(
             win32.CreateFileMapping,
             win32.INVALID_HANDLE_VALUE,
@@ -66,9 +68,9 @@ def create(
             win32.PAGE_READWRITE,
             size >> 32,
             size & 0xFFFFFFFF,
-            name,
+            path,
         )
-        memory = _map(section, name, writable=True)
+        memory = _map(section, path, writable=True)
         if content is not None:
             memory[:size] = content
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
@@ -81,9 +83,15 @@ def attach(
     writable: bool,
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
     into: Callable[[Mapped], Handle],
+    kind: str = "shm",
 ) -> Handle:
     """Map what has the name.  No `fork_lock` is needed: Windows has no fork."""
-    objects.check_length(name, _LONGEST)
+    _check_length(name, kind)
+    with objects.errors_name(name):
+        return _attach(_path(name, kind), CALLED.get(kind, "shared memory"), writable=writable, into=into)
+
+
+def _attach(name: str, called: str, *, writable: bool, into: Callable[[Mapped], Handle]) -> Handle:
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
     while True:
@@ -94,7 +102,7 @@ def attach(
             except FileExistsError:  # another process was faster
                 objects.wait_a_moment(start, name)
                 continue
-            section = share.open(win32.OpenFileMapping, access, name, _KIND)
+            section = share.open(win32.OpenFileMapping, access, name, called)
             if mine:  # then all that could be taken for slack is in use
                 win32.ReleaseSemaphore(mine, 1, None)
             unused = objects.value_of(slack or mine or 0) - 1
@@ -106,9 +114,9 @@ def attach(
             return into(Mapped(memory[: max(len(memory) - unused, 1)], -1, share))
 
 
-def unlink(name: str) -> None:
+def unlink(name: str, *, kind: str = "shm") -> None:
     """Raise the error of a name that exists, or that of one that does not."""
-    attach(name, writable=False, into=_close)
+    attach(name, writable=False, into=_close, kind=kind)
     raise objects.unlink_error(name)
 
 
@@ -117,11 +125,20 @@ def _close(mapping: Mapped) -> None:
         mapping.share.release()
 
 
+def _path(name: str, kind: str) -> str:
+    """Return the name of the section."""
+    return SEGMENTS.get(kind, "") + name
+
+
+def _check_length(name: str, kind: str) -> None:
+    objects.check_length(name, _LONGEST - len(_path("", kind)))
+
+
 def _first_contents(
-    name: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
+    name: str, path: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
 ) -> memoryview[int]:
     with objects.Handles() as found:
-        if found.find(win32.OpenFileMapping, win32.SECTION_QUERY, name, name):
+        if found.find(win32.OpenFileMapping, win32.SECTION_QUERY, path, name):
             raise objects.already_exists(name)
     return in_private_memory(name, size, init, into)
 
@@ -166,7 +183,7 @@ def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
         if not win32.VirtualQuery(address, ctypes.byref(about), ctypes.sizeof(about)):
             raise win32.failure(name)
         if about.State != win32.MEM_COMMIT:  # touching it would be the end of the process
-            raise OSError(errno.EINVAL, f"not {_KIND} that can be used: its pages are only reserved", name)
+            raise OSError(errno.EINVAL, "not shared memory that can be used: its pages are only reserved", name)
         whole: Any = (ctypes.c_ubyte * about.RegionSize).from_address(address)
         whole.view = view  # which goes with it
         memory = PickleBuffer(whole).raw()

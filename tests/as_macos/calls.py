@@ -20,7 +20,7 @@ for name in ("read", "write"):  # no Python in what is to be one call of C: an i
 
 # -- the C library -----------------------------------------------------------
 
-LIBRARY = {"semtimedop", "timer_create", "timer_delete", "timer_settime"}
+LIBRARY = {"semtimedop", "syscall", "timer_create", "timer_delete", "timer_settime"}
 
 
 def without(kind):

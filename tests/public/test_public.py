@@ -56,6 +56,9 @@ SIGNATURES = {
     "ipcio.sem.create": "(name, value=1, *, perm=384, persist=False, exist_ok=False, undo=False, owner=None, max=None)",
     "ipcio.sem.attach": "(name, *, timeout=0, owner=None)",
     "ipcio.sem.unlink": "(name, *, missing_ok=False)",
+    "ipcio.event.create": "(name, *, perm=384, persist=False, exist_ok=False, is_set=False, owner=None)",
+    "ipcio.event.attach": "(name, *, timeout=0, owner=None)",
+    "ipcio.event.unlink": "(name, *, missing_ok=False)",
     "ipcio.filelock.lock": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.lock_async": "(file, mode='rw', offset=0, nbytes=0, *, timeout=None)",
     "ipcio.filelock.trylock": "(file, mode='rw', offset=0, nbytes=0)",
@@ -89,6 +92,7 @@ def test_all_is_what_is_public(module):
 def test_the_package_shows_its_public_modules_and_handle_types():
     shown = {module.rpartition(".")[2] for module in PUBLIC}
     assert set(ipcio.__all__) == shown | {
+        "Event",
         "ExitStatus",
         "MemoryFile",
         "ObjectInfo",
