@@ -19,8 +19,11 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
     """
     if size > sys.maxsize:  # more than a file offset can say
         raise _no_room(fd, size)
-    if not reserve or sys.platform == "darwin":  # which has other shared memory
+    if not reserve:
         os.ftruncate(fd, size)
+        return
+    if sys.platform == "darwin" or not hasattr(os, "posix_fallocate"):
+        _write_zeros(fd, size)
         return
     if size > _PIECE and size > _room(fd):  # or other processes would find the directory full meanwhile
         raise _no_room(fd, size)
@@ -34,6 +37,13 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
             raise _no_room(fd, size) from None
         else:
             raise
+
+
+def _write_zeros(fd: int, size: int) -> None:
+    for start in range(0, size, _PIECE):
+        piece = bytes(min(_PIECE, size - start))
+        if os.pwrite(fd, piece, start) < len(piece):
+            raise _no_room(fd, size)
 
 
 def _room(fd: int) -> int:

@@ -58,6 +58,10 @@ if NAMES_ARE_FILES:
         """Return the path of a segment's file; `kind` is "shm" or one of `ipcio._names.SEGMENTS`."""
         return f"{DIRECTORY}/{SEGMENTS.get(kind, '')}{name}"
 
+    def file_perm(perm: int) -> int:
+        """Return the permissions of the file of a mutex, an event or a queue."""
+        return perm
+
     def semaphore_path(name: str, place: str | None = None) -> str:
         """Return the path of a semaphore's file, in the directory `place` or in `directory`."""
         return f"{place or DIRECTORY}/{semaphore_prefix()}{name}"
@@ -97,13 +101,23 @@ if NAMES_ARE_FILES:
 else:
     from ipcio._posix import companion_paths
 
+    _LONGEST_HERE = 80  # a byte of the name may be three of the file's
+
     def directory() -> str:
         """Return the path of the directory in which the files of objects are."""
         return companion_paths.directory()
 
     def segment_path(name: str, kind: str = "shm") -> str:
         """Return the path of a segment's file; `kind` is "shm" or one of `ipcio._names.SEGMENTS`."""
+        length = len(os.fsencode(name))
+        if kind in SEGMENTS and length > _LONGEST_HERE:
+            text = f"a name may have {_LONGEST_HERE} bytes here, not {length}"
+            raise OSError(errno.ENAMETOOLONG, text, name)
         return companion_paths.path_of(kind, name)
+
+    def file_perm(perm: int) -> int:
+        """Return the permissions of the file of a mutex, an event or a queue: its user finds it, whatever `perm` is."""
+        return perm & 0o066 | 0o600
 
     def semaphore_path(name: str, place: str | None = None) -> str:
         """Return the path of a semaphore's file, in the directory `place` or in `directory`."""

@@ -37,7 +37,7 @@ def create(
     new: store.NewSegment | store_files.NewSegment
     if kind in SEGMENTS:
         new = store_files.NewSegment(name, segment_path(name, kind))
-        perm &= ~namespace.PERSISTENT
+        perm = namespace.file_perm(perm)
     else:
         new = store.NewSegment(name, segment_path(name))
     with new:

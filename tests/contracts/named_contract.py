@@ -27,8 +27,10 @@ from abilities import lacks
 from children import Event, Forked
 from peers import PeerError
 
-from ipcio import sem, shm
+from ipcio import event, sem, shm
+from ipcio._names import SEGMENTS
 
+MODULES = shm, sem, event
 SHM = "/dev/shm"
 NOBODY, SOMEBODY = 65534, 65533  # two ordinary users
 
@@ -47,7 +49,7 @@ def entries_with(part: str) -> list[str]:
     """What there is under names with that part; where names cannot be listed, under that very name."""
     if FILES:
         return [entry for entry in os.listdir(SHM) if part in entry]
-    return [module.__name__ for module in (shm, sem) if not is_free(module, part)]
+    return [module.__name__ for module in MODULES if not is_free(module, part)]
 
 
 def is_free(module, name) -> bool:
@@ -138,6 +140,43 @@ class Named:
         with closing(self.make(name)) as h:
             assert h.created
             assert not self.is_managed(h)
+
+
+class Segment(Named):
+    """Hooks for mutexes, events and queues: a subclass says `module`, `arguments`, `mark` and `is_managed`."""
+
+    arguments = ()  # of `create` after the name
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.module is not None:
+            cls.spelling = cls.module.__name__.rpartition(".")[2]
+            cls.prefix = SEGMENTS[cls.spelling]
+            cls.longest = 80 if OPENED else (255 if FILES else 258) - len(cls.prefix)
+
+    def make(self, name, **options):
+        return self.module.create(name, *self.arguments, **options)
+
+    def make_code(self, name, **options) -> str:
+        given = ", ".join([repr(name), *map(repr, self.arguments), f"**{options!r}"])
+        return f"{self.spelling}.create({given})"
+
+    def path(self, name) -> str:
+        if not OPENED:
+            return super().path(name)
+        from ipcio._posix.namespace import segment_path
+
+        return segment_path(name, self.spelling)
+
+    def foreign(self, name) -> None:
+        """A file with such contents that ipcio did not make; where files are ipcio's alone, one that persists."""
+        self.make(name, persist=True).close()
+        if not OPENED:
+            with open(self.path(name), "rb") as file:
+                contents = file.read()
+            self.module.unlink(name)
+            with open(self.path(name), "xb") as file:
+                file.write(contents)
 
 
 class NameContract(Named):
@@ -247,7 +286,8 @@ class NameContract(Named):
         assert not entries_with(name)
 
     def test_an_error_says_what_was_wanted_what_usually_is_the_reason_and_where_it_failed(self, name):
-        kind = {"shm": "shared memory", "sem": "semaphore"}[self.module.__name__.rpartition(".")[2]]
+        kind = self.module.__name__.rpartition(".")[2]
+        kind = {"shm": "shared memory", "sem": "semaphore"}.get(kind, kind)
         errors = []
         for call in (self.module.attach, self.module.unlink):
             with pytest.raises(FileNotFoundError) as caught:
@@ -274,7 +314,7 @@ class NameContract(Named):
             h.close()
 
     def test_attach_waits_for_a_name_that_another_process_creates(self, name, peer):
-        other = peer("from ipcio import sem, shm")
+        other = peer()
         other.send("run", f"h = {self.spelling}.attach({name!r}, timeout=None)")
         with closing(self.make(name)) as h:
             other.answer()
@@ -1051,7 +1091,7 @@ class LifetimeContract(Named):
                     return False""")
             lost = other.ask("sum(not is_there(file, inode) for file, inode in zip(files[10:], inodes[10:]))")
             # A map has a descriptor of its own before Python 3.13, of which it never lets go.
-            assert lost <= (2 if self.module is shm and sys.version_info < (3, 13) else 0)
+            assert lost <= (2 if self.module is not sem and sys.version_info < (3, 13) else 0)
             other.run("g.close()")
             assert not self.there(name)
 

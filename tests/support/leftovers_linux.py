@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 
+from ipcio._names import SEGMENTS
 from ipcio._posix import companion_paths
 
 SHM = "/dev/shm"
@@ -27,7 +28,7 @@ def names_of(path: str) -> set[str]:
     if entry.startswith(".ipcio-undo-"):
         return {semaphore_name(entry, directory)[4:]}
     if directory == SHM:
-        return {entry, entry.removeprefix("sem.")}
+        return {entry, *(entry.removeprefix(prefix) for prefix in ("sem.", *SEGMENTS.values()))}
     found = companion_paths.name_of(entry)
     return {found[1] if found else entry}
 

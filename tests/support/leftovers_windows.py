@@ -6,6 +6,8 @@ import ctypes
 import os
 from ctypes import wintypes
 
+from ipcio._names import SEGMENTS
+
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 _ntdll = ctypes.WinDLL("ntdll")
 
@@ -146,7 +148,7 @@ def named(made: list[str]) -> set[str]:
     """Those of the names under which there is something.  Only its holder can remove it."""
     left = set()
     for name in made:
-        for entry in (name, f"{name}\x01"):
+        for entry in [f"{prefix}{name}{end}" for prefix in ("", *SEGMENTS.values()) for end in ("", "\x01")]:
             for handle in (_open_section(0x0004, False, entry), _open_semaphore(SYNCHRONIZE, False, entry)):
                 if handle:
                     _close(handle)
