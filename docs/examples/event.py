@@ -1,17 +1,12 @@
-"""An event by name: any process sets it, and every process that waits for it continues."""
+"""An event by name: `event.py NAME` waits for it, and `event.py NAME set` lets all processes that wait continue."""
 
-from ipcio import sem
+import sys
 
+from ipcio import event
 
-class Event:
-    def __init__(self, name):
-        self._gate = sem.create(name, 0, exist_ok=True)
-
-    def set(self):
-        self._gate.inc()
-
-    def wait(self, timeout=None):
-        if not self._gate.dec(timeout):
-            return False
-        self._gate.inc()  # for the next process that waits
-        return True
+e = event.create(sys.argv[1], exist_ok=True)
+if sys.argv[2:] == ["set"]:
+    e.set()
+else:
+    print("waiting", flush=True)
+    print(e.wait(timeout=30))
