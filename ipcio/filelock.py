@@ -44,7 +44,7 @@ locks there also stop programs that lock nothing: through another open file, a r
 locked exclusively cannot be read, and a range that is locked at all cannot be written, except
 in memory that is mapped.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (LuaIPC:
+Linux, macOS, Windows; the page :doc:`/platforms` lists the differences.  (LuaIPC:
 ``ipc.filelock``; POSIX: ``fcntl(2)``, section on locks; Windows: ``LockFileEx``.)
 """
 

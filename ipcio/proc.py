@@ -17,7 +17,7 @@ it wrote has been delivered, even if a grandchild keeps its pipes open.
 
 The calling program is left alone: its signal handlers, its event loop and its other children.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (LuaIPC: ``ipc.proc``;
+Linux, macOS, Windows; the page :doc:`/platforms` lists the differences.  (LuaIPC: ``ipc.proc``;
 Python: `subprocess`.)
 """
 

@@ -28,7 +28,7 @@ not count as holders, and semaphores that they made are attached but never remov
 They can open the name of a crash-safe semaphore, too, but find an ordinary one there
 that never has a permit.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences: on Windows nothing
+Linux, macOS, Windows; the page :doc:`/platforms` lists the differences: on Windows nothing
 persists, no name can be removed and no semaphore is crash-safe.  (LuaIPC: ``ipc.sem``; POSIX:
 ``sem_open(3)``, ``semop(2)`` for ``SEM_UNDO``; Windows: ``CreateSemaphoreW``.)
 """

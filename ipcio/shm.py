@@ -1,21 +1,23 @@
 """Named shared memory, as files.
 
 A segment is memory under a name; every process that creates or attaches it gets a
-:class:`~ipcio.MemoryFile` over the same bytes::
+:class:`~ipcio.MemoryFile` over the same bytes:
 
-    from ipcio import shm
-
-    with shm.create("prices", 4096) as h:      # in one process
-        h.write(b"hello")
-
-    with shm.attach("prices") as h:            # meanwhile, in any other
-        h.read(5)
+>>> from ipcio import shm
+>>> ours = shm.create("prices", 4096)  # in one process
+>>> ours.write(b"hello")
+5
+>>> theirs = shm.attach("prices")  # meanwhile, in any other
+>>> theirs.read(5)
+b'hello'
+>>> ours.close()
+>>> theirs.close()
 
 **How long a name exists.**  Exactly as long as some handle in some process is open.
 It does not matter which process created it and which closes first.  When a process
 exits or is killed, by SIGKILL too, its handles count as closed.  Once all are closed, `attach`
 raises `FileNotFoundError` and `create` succeeds.  After a crash the memory may stay in use until
-such a call, or `ipcio gc`.  The kernel keeps the count (see ``docs/design.md``): there is
+such a call, or `ipcio gc`.  The kernel keeps the count (see :doc:`/design`): there is
 no helper process and no lock that goes stale.  With ``persist=True`` the segment stays until `unlink`.
 
 **Other programs.**  ``shm.create("x", n)`` makes what C calls
@@ -24,7 +26,7 @@ no helper process and no lock that goes stale.  With ``persist=True`` the segmen
 do not count as holders: an ipcio segment is removed with the last *ipcio*
 handle, and segments that they made are attached but never removed.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences: on Windows nothing
+Linux, macOS, Windows; the page :doc:`/platforms` lists the differences: on Windows nothing
 persists and no name can be removed.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)``; Windows:
 ``CreateFileMappingW``.)
 """
