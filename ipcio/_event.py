@@ -83,9 +83,10 @@ class Event(NamedHandle):
         """Wait until the event is set, for `timeout` seconds at the most; return whether it was set.
 
         None or a negative timeout waits for ever, 0 does not wait, and fractions are allowed.  NaN raises
-        `ValueError`.  On Linux the wait costs no processor time: the kernel wakes the thread (``futex(2)``).  Elsewhere
-        the thread looks at the event every 20 ms or more often.  While it waits, other threads run, and Ctrl-C ends the
-        wait within 0.2 s.  If another thread closes this handle meanwhile, the wait goes on.
+        `ValueError`.  On Linux and Windows the wait costs no processor time: the kernel wakes the thread (``futex(2)``,
+        ``SetEvent``).  Elsewhere the thread looks at the event every 20 ms or more often.  While it waits, other
+        threads run, and Ctrl-C ends the wait within 0.2 s.  If another thread closes this handle meanwhile, the wait
+        goes on.
         """
         seconds = check_timeout(timeout)
         words = self._open_words()

@@ -6,13 +6,16 @@ exits.  All kinds of object share one namespace, that of the user's session.
 
 from __future__ import annotations
 
+import _winapi
 import contextlib
 import ctypes
 import errno
 import os
 import time
+from math import ceil
 
 from ipcio._record import calling, close_at, exhaust
+from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
@@ -89,6 +92,33 @@ def errors_name(name: str) -> Generator[None, None, None]:
         raise
 
 
+SLICE = 0.1  # seconds of one wait: a handler of Ctrl-C runs when it is over
+
+
+def wait_for(handle: int, seconds: float | None) -> int:
+    """Wait for an object, so long (None: no limit); return WAIT_OBJECT_0, WAIT_ABANDONED_0 or WAIT_TIMEOUT.
+
+    What is returned was done, and what a handler raises comes instead of it: call this by `ipcio._record.calling`.
+    """
+    end = None if seconds is None else now() + seconds
+    while True:
+        left = SLICE if end is None else max(min(end - now(), SLICE), 0)
+        for code in calling(_winapi.WaitForSingleObject, handle, ceil(left * 1000)):
+            if code != _winapi.WAIT_TIMEOUT:
+                return code
+        if end is not None and now() >= end:
+            return _winapi.WAIT_TIMEOUT
+
+
+def owned(mutex: int) -> tuple[bool, bool]:
+    """Return whether a thread owns the mutex, and whether it is this one."""
+    information = win32.MUTANT_BASIC_INFORMATION()
+    status = win32.NtQueryMutant(mutex, 0, ctypes.byref(information), ctypes.sizeof(information), None)
+    if status:
+        raise OSError(errno.EINVAL, f"Windows does not say who owns a mutex (status {status & 0xFFFFFFFF:#x})")
+    return information.CurrentCount < 1, bool(information.OwnedByCaller)
+
+
 class Handles:
     """Handles that are closed together, the last one first: the share of a handle of ipcio in a name.
 
@@ -136,6 +166,18 @@ class Handles:
         if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
             raise OSError(errno.EINVAL, f"not {kind}, but an object of another kind", name)
         raise _failure(name)
+
+    def open_or_create(self, function: Callable[..., int | None], *arguments: Any, called: str) -> int:
+        """Call a function that creates an object under a name, its last argument, or opens it if it exists.
+
+        Errors contain the name `called`.
+        """
+        handle = self.call(function, *arguments)
+        if handle:
+            return handle
+        if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
+            raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
+        raise _failure(called)
 
     def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
         """As `open`, but return None if there is no object of that kind."""

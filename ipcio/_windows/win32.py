@@ -127,6 +127,38 @@ NtQuerySemaphore = _declare(
     ctypes.c_void_p,
 )
 
+# -- mutexes and events --------------------------------------------------------
+
+ERROR_NOT_OWNER = 288
+CreateMutex = _declare(_kernel32.CreateMutexW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.LPCWSTR)
+ReleaseMutex = _declare(_kernel32.ReleaseMutex, wintypes.BOOL, wintypes.HANDLE)
+CreateEvent = _declare(
+    _kernel32.CreateEventW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR
+)
+SetEvent = _declare(_kernel32.SetEvent, wintypes.BOOL, wintypes.HANDLE)
+ResetEvent = _declare(_kernel32.ResetEvent, wintypes.BOOL, wintypes.HANDLE)
+
+
+class MUTANT_BASIC_INFORMATION(ctypes.Structure):
+    """What `NtQueryMutant` returns about a mutex."""
+
+    _fields_ = (
+        ("CurrentCount", wintypes.LONG),
+        ("OwnedByCaller", wintypes.BOOLEAN),
+        ("AbandonedState", wintypes.BOOLEAN),
+    )
+
+
+NtQueryMutant = _declare(
+    _ntdll.NtQueryMutant,
+    _STATUS,
+    wintypes.HANDLE,
+    ctypes.c_int,
+    ctypes.POINTER(MUTANT_BASIC_INFORMATION),
+    wintypes.ULONG,
+    ctypes.c_void_p,
+)
+
 # -- the directory of names ---------------------------------------------------
 
 OBJ_CASE_INSENSITIVE = 0x40
@@ -258,10 +290,6 @@ def access_of(handle: int) -> int:
 
 # -- processes ---------------------------------------------------------------
 
-CreateEvent = _declare(
-    _kernel32.CreateEventW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.BOOL, wintypes.LPCWSTR
-)
-SetEvent = _declare(_kernel32.SetEvent, wintypes.BOOL, wintypes.HANDLE)
 CREATE_SUSPENDED = 0x00000004
 JOB_OBJECT_EXTENDED_LIMIT_INFORMATION = 9  # a JOBOBJECTINFOCLASS
 JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK = 0x1000

@@ -91,15 +91,16 @@ _kinds: dict[int, str] = {}
 """What the numbers of types mean."""
 
 _locks: set[tuple[int, int]] = set()
-"""Handles that were of semaphores without a name when last looked at: Python has one for each of its locks.
+"""Handles on semaphores, events and mutexes that had no name when last looked at: Python has one for each of its locks.
 
-To ask for the names of some hundred, twice for each test, took most of the run.  If one of these values is a
-named semaphore's by now, `named` still finds the name.
+To ask for the names of some hundred, twice for each test, took most of the run.  If one of these values is
+that of a named semaphore by now, `named` still finds the name.
 """
 
 
 def descriptors() -> dict[tuple[str, int], str]:
-    """The handles on what ipcio makes and uses: sections, named semaphores, files, pipes, processes, jobs.
+    """The handles on what ipcio makes and uses: sections, files, pipes, processes, jobs, and what has a name of
+    semaphores, events and mutexes.
 
     By what they are and a number, without their values: Pytest takes another value for the same file whenever
     it puts standard output aside.  Not those that Python and Windows make when they need them, and keep.
@@ -114,9 +115,9 @@ def descriptors() -> dict[tuple[str, int], str]:
         if kind == "File":
             is_file = _file_type(handle) == FILE_TYPE_DISK  # to ask for the name of a pipe may block
             what = f"file {_text(handle, OBJECT_NAME)}" if is_file else "pipe or device"
-        elif kind in {"Section", "Semaphore"}:
+        elif kind in {"Section", "Semaphore", "Event", "Mutant"}:
             name = _text(handle, OBJECT_NAME)
-            if not name and kind == "Semaphore":
+            if not name and kind != "Section":
                 _locks.add((handle, number))
                 continue
             what = f"{kind} {name}"
