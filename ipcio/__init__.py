@@ -3,7 +3,7 @@
 Six public modules mirror LuaIPC's, one by one:
 
 ``ipcio.shm``
-    named shared memory that lasts exactly as long as a process holds it
+    named shared memory, removed when the last process has closed it
 ``ipcio.sem``
     named semaphores, crash-safe ones too
 ``ipcio.filelock``
@@ -28,9 +28,9 @@ a semaphore as :class:`Semaphore`, an event as :class:`Event`, a child as :class
 Importing ``ipcio`` itself costs next to nothing: a module is loaded when it is first used
 (:pep:`562`).
 
-The package has floors, and imports run downwards only: the command, the public modules, the
-handles, a back end for each kind of system, and a few rules that all share.  The page
-``docs/design.md`` draws the floors, with a line for each module.
+The package has layers, and imports run downwards only: the command, the public modules, the
+handles, a back end for each kind of system, and a few shared rules.  :doc:`/design`
+lists the layers, with a line for each module.
 """
 
 from __future__ import annotations

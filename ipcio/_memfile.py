@@ -52,7 +52,7 @@ class MemoryFile(OpenMemory):
     this class.  A handle has every method of `io.RawIOBase`; what memory adds or
     changes is this:
 
-    * It never grows.  `write` is all or nothing.  `truncate` narrows what this
+    * Its size is fixed.  `write` writes everything or raises.  `truncate` shortens what this
       handle shows of the memory, and nothing else.
     * It is coherent: there is no cache.  When `write` returns, every process
       that maps the bytes sees them.
@@ -62,8 +62,8 @@ class MemoryFile(OpenMemory):
     A closed handle raises `ValueError` from every method but `close`; a mode
     that forbids the call raises `io.UnsupportedOperation`.  Closing is optional:
     a handle that is garbage-collected closes itself without a warning.  Handles
-    may be shared between threads; each reading and writing call is one step for
-    others of its kind.  They work on both sides of a ``fork``, and pickle by
+    may be shared between threads; calls that read or write are atomic for
+    others of the same kind.  They work on both sides of a ``fork``, and pickle by
     attaching again (same mode, size and position).
     """
 
@@ -188,23 +188,22 @@ class MemoryFile(OpenMemory):
     def fileno(self) -> int:
         """Return the descriptor behind the memory; the handle owns and closes it.
 
-        From the first call on, the position of the handle and the offset of the
-        descriptor are one, so that ``os.sendfile``, ``subprocess`` or
-        ``numpy.fromfile`` begin where the handle stands and the handle goes on where
-        they stopped.  That costs a system call or two per operation; a handle never
-        asked does not pay.
+        After the first call, the position of the handle is the offset of the
+        descriptor.  So ``os.sendfile``, ``subprocess`` or ``numpy.fromfile`` begin at
+        the position of the handle, and the handle continues where they stopped.  Each
+        operation then costs one or two system calls more.
 
-        Raises `io.UnsupportedOperation` where there is no descriptor (strfile; shared
-        memory on macOS and Windows), and for a handle that shows only part of what
-        the descriptor has: a map at an offset or shorter than its file is now, a
-        handle that `truncate` has narrowed.  The descriptor would show other bytes
-        than the handle.  Libraries then use `seek` and `read`; `getbuffer` gives the
-        memory without a copy, and `ipcio.filelock` takes such a handle as any other.
-        A descriptor given before the narrowing keeps its offset in step.
+        Raises `io.UnsupportedOperation` if there is no descriptor (strfile; shared
+        memory on macOS and Windows), or if the handle shows only a part of the file: a
+        map at an offset, or shorter than its file is now, or a handle after `truncate`.
+        The descriptor would show other bytes than the handle.  Libraries then use `seek`
+        and `read`.  `getbuffer` returns the memory without a copy, and `ipcio.filelock`
+        accepts such a handle, too.  If `fileno` was called before `truncate`, the
+        descriptor still has the position of the handle.
 
-        Nothing done through it touches the life of a shared name.  ``lockf`` on it is
-        the caller's to use; ``flock`` can share but not exclude, because each handle's
-        part in the name is a shared ``flock`` of its own.
+        Operations on the descriptor do not affect a shared name.  The caller may use
+        ``lockf`` on it.  ``flock`` on it can be shared but not exclusive, because each
+        open handle holds a shared ``flock`` on the object.
         """
         with fork_lock:
             lent = self._lend()
@@ -257,8 +256,8 @@ class MemoryFile(OpenMemory):
     def truncate(self, size: int | None = None, /) -> int:
         """Narrow this handle to its first `size` bytes (default: up to the position); return `size`.
 
-        A position beyond the new end is moved to it.  The memory itself and every
-        other handle stay as they are; there is no way back but another handle.
+        A position beyond the new end is moved to the end.  The memory itself and every
+        other handle stay as they are.  To see all of the memory again, open another handle.
         More than `size()` or less than 0 is a `ValueError`.
         """
         wanted = None if size is None else index(size)
@@ -301,7 +300,7 @@ class MemoryFile(OpenMemory):
             return data
 
     def read1(self, size: int | None = -1, /) -> bytes:
-        """Same as `read`; there so that `io.TextIOWrapper` needs no buffer between."""
+        """Same as `read`; with this method, `io.TextIOWrapper` needs no buffer in between."""
         return self.read(size)
 
     def readall(self) -> bytes:
@@ -403,8 +402,8 @@ class MemoryFile(OpenMemory):
     def flush(self) -> None:
         """Write the changes through to the file (``msync``); for shared memory and strings there is nothing to do.
 
-        Only a crash of the machine makes a difference: other processes see each change at once, and
-        the system writes it back in its own time.  Raises `OSError` when the storage fails.
+        This matters only if the machine crashes: other processes see each change at once, and
+        the system writes it to the file some time later.  Raises `OSError` when the storage fails.
         """
         memory = self._check_open()
         if self._mode != "rb" and not isinstance(memory, memoryview):

@@ -24,19 +24,18 @@ if TYPE_CHECKING:
 
 
 class Process(AsyncMethods[Piece]):
-    """A child process; made by `ipcio.proc.spawn`.
+    """A child process; `ipcio.proc.spawn` returns it.
 
-    Its output goes where the arguments of `spawn` say, while the program waits for the
-    child; or the handle itself gives it: it is an iterator (and an asynchronous one) of pairs of
-    ``"stdout"`` or ``"stderr"`` and data.  A handle that is dropped kills its child and
-    reaps it.
+    While the program waits for the child, output goes to the callback or file that was
+    passed to `spawn`.  Without these, iterate over the handle, with ``for`` or ``async for``:
+    each item is a pair of ``"stdout"`` or ``"stderr"`` and data.  If the handle is
+    garbage-collected, the child is killed and reaped.
 
-    All methods may be called from several threads.  A copy in a forked process cannot
-    wait, and never kills.
+    All methods are thread-safe.  A copy in a forked process cannot wait, and never kills.
 
-    A signal handler may call `write`, `kill`, `wait`, `nowait` and `close`, whatever it
+    A signal handler may call `write`, `kill`, `wait`, `nowait` and `close`, whatever code it
     interrupts.  If it interrupts code that is waiting for this process or iterating over
-    it, `wait` and `nowait` pass nothing on: they return the status if it is there, else
+    it, `wait` and `nowait` deliver nothing: they return the status if it is known, else
     None.
 
     After `close`, `wait`, `nowait` and `wait_async` still return the status; every other
@@ -47,8 +46,8 @@ class Process(AsyncMethods[Piece]):
         """Queue data for the child's standard input, and perhaps `EOF`; return True.
 
         The data are sent while the program waits for the child or iterates over it.  If
-        the child closes its end, or exits, what is left is dropped, as
-        `subprocess.Popen.communicate` does.
+        the child closes its end, or exits, the rest is discarded, as by
+        `subprocess.Popen.communicate`.
 
         Raises `io.UnsupportedOperation` if standard input is not a pipe, `TypeError` for
         text without an encoding, `ValueError` after `EOF`; then nothing is queued.

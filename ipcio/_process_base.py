@@ -222,7 +222,7 @@ class ProcessBase(Generic[Piece]):
     def close(self) -> None:
         """Kill the child and reap it, if it runs; discard its output and close the pipes.
 
-        Raises `PermissionError` if the child runs as a user whose processes this process may
+        Raises `PermissionError` if the child runs as another user and this process may
         not signal.  The handle stays open then: end the child in another way, such as `EOF`, and wait.
         """
         self._closed = self._is_closing = True

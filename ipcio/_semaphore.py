@@ -150,7 +150,7 @@ class Semaphore:
 
         def check(n: int) -> None:
             if value() + n > bound:
-                raise ValueError(f"so many more would take semaphore {name!r} over its bound of {bound} (max=)")
+                raise ValueError(f"so many permits would exceed the bound of semaphore {name!r}, max={bound}")
 
         def release_one(*_: object) -> None:
             check(1)
@@ -211,7 +211,7 @@ class Semaphore:
             return True
         n = index(n)
         if n < 1:
-            raise ValueError("a semaphore can be given 1 permit or more")
+            raise ValueError(f"n must be at least 1, not {n}")
         self._post(n)
         return True
 

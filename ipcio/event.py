@@ -18,7 +18,7 @@ waiting processes.
 With ``persist=True`` the event stays until `unlink`.  The names of events are a space of their own: shared
 memory or a semaphore may have the same name.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (Linux: ``futex(2)``.)
+Linux, macOS, Windows; :doc:`/platforms` lists the differences.  (Linux: ``futex(2)``.)
 """
 
 from __future__ import annotations

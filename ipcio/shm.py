@@ -17,8 +17,8 @@ b'hello'
 It does not matter which process created it and which closes first.  When a process
 exits or is killed, by SIGKILL too, its handles count as closed.  Once all are closed, `attach`
 raises `FileNotFoundError` and `create` succeeds.  After a crash the memory may stay in use until
-such a call, or `ipcio gc`.  The kernel keeps the count (see :doc:`/design`): there is
-no helper process and no lock that goes stale.  With ``persist=True`` the segment stays until `unlink`.
+such a call, or `ipcio gc`.  The kernel keeps the count (:doc:`/design` explains how): there is
+no helper process and no stale lock.  With ``persist=True`` the segment stays until `unlink`.
 
 **Other programs.**  ``shm.create("x", n)`` makes what C calls
 ``shm_open("/x")``, with no header bytes.  C programs, LuaIPC, ``posix_ipc`` and
@@ -100,11 +100,11 @@ def create(
         With `exist_ok`: the user id of the user that an existing segment must belong to; see
         `attach`.  A new one belongs to this process's user.
     reserve
-        Have the memory set aside now, so that a full ``/dev/shm`` is an error here
-        and not a SIGBUS later.  What does not fit is refused before anything is set
-        aside.  Other threads go on meanwhile, and Ctrl-C ends the call.
-        ``False`` makes a sparse segment.  (Windows always sets
-        it aside; macOS cannot, and finds memory as long as there is a place to swap.)
+        Reserve the memory now, so that a full ``/dev/shm`` is an error here
+        and not a SIGBUS later.  A size that does not fit is refused before anything is
+        reserved.  Other threads run meanwhile, and Ctrl-C ends the call.
+        ``False`` makes a sparse segment.  (Windows always reserves the memory;
+        macOS cannot, and finds memory as long as it can swap.)
     init
         A function that writes the first contents.  It is called with the handle before another
         process can find the name, so no process ever sees zeros where the contents will be.  Afterwards the

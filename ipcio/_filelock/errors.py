@@ -48,7 +48,7 @@ def is_foreign(error: BaseException) -> bool:
 def explain(error: BaseException, file: Any, mode: str, offset: int, nbytes: int) -> BaseException:
     """Return what to raise after a call with these arguments has failed with `error`."""
     if mode not in KINDS:
-        return ValueError(f"mode must be 'r' (share), 'w' or 'rw' (exclude), not {mode!r}")
+        return ValueError(f"mode must be 'r' (shared), 'w' or 'rw' (exclusive), not {mode!r}")
     offset, nbytes = index(offset), index(nbytes)
     if offset < 0 or nbytes < 0:
         return ValueError("offset and nbytes must not be negative")

@@ -107,7 +107,7 @@ def value_of(raw: PosixSemaphore) -> Callable[[], int]:
 
 
 def _no_value() -> int:
-    raise NotImplementedError("this system cannot tell the value of a semaphore")
+    raise NotImplementedError("this system does not say the value of a semaphore")
 
 
 def post(raw: PosixSemaphore, n: int) -> None:
@@ -133,7 +133,7 @@ def post(raw: PosixSemaphore, n: int) -> None:
             _take_back(raw, STEP)
         if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:
             raise
-        raise OverflowError(f"so many more would take the semaphore over its maximum of {MAXIMUM}") from None
+        raise OverflowError(f"so many permits would exceed the maximum of the semaphore, {MAXIMUM}") from None
 
 
 def _take_back(raw: PosixSemaphore, n: int) -> None:

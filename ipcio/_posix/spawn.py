@@ -283,7 +283,7 @@ class Popen(subprocess.Popen[bytes]):
             except ProcessLookupError:
                 pass
             except PermissionError as error:
-                error.strerror = "the child runs as a user whose processes this process may not signal"
+                error.strerror = "the child runs as another user, and this process may not signal it"
                 error.filename = self._started[0]
                 raise
 

@@ -366,7 +366,7 @@ class ExistingSemaphore(_ExistingObject):
 
     def _open_object_foreign(self, opener: Callable[[str], T]) -> T:
         if self.owner is not None:
-            text = "this system does not say whose a semaphore is that ipcio did not make as this user (owner=)"
+            text = "this system does not say who owns a semaphore, unless this user created it with ipcio (owner=)"
             raise PermissionError(errno.EPERM, text)
         return opener(self.name)
 

@@ -126,7 +126,7 @@ class ExistingSegment(objects.ExistingObject):
             try:
                 self.memory = map_descriptor(self.fd, self.info.st_size, writable=writable)
             except ValueError:
-                raise OSError(errno.EINVAL, "another process is cutting the object short") from None
+                raise OSError(errno.EINVAL, "another process is truncating the object") from None
             return True
 
     def remove_once(self) -> bool:
@@ -224,7 +224,7 @@ class ExistingSemaphore(objects.ExistingObject):
         # glibc ends the process over a kind of futex that it does not know.
         data = os.pread(self.fd, size, 0)
         if len(data) != size:
-            raise OSError(errno.EINVAL, "not a semaphore: another process has cut it short")
+            raise OSError(errno.EINVAL, "not a semaphore: another process has truncated it")
         if _GLIBC.size == namespace.SEMAPHORE and _GLIBC.unpack(data)[2] not in _FUTEXES:
             raise OSError(errno.EINVAL, "not a semaphore, but another file of that size")
 

@@ -113,14 +113,14 @@ def _explained(number: int) -> OSError:
     if number in {errno.ENOSPC, errno.ENOMEM}:
         text = (
             "the system allows no more System V semaphores (/proc/sys/kernel/sem): "
-            "`ipcio gc` removes those of the dead, `sysctl kernel.sem` allows more"
+            "`ipcio gc` removes orphaned ones, `sysctl kernel.sem` allows more"
         )
     elif number == errno.ENOSYS:
-        text = "the kernel has no System V semaphores, and nothing else can undo what the dead did"
+        text = "the kernel has no System V semaphores, which crash-safe semaphores require (undo=True)"
     elif number == errno.ERANGE:
-        text = f"one process can have at most {MAXIMUM} permits that are to come back"
+        text = f"one process can hold at most {MAXIMUM} permits of a crash-safe semaphore"
     elif number in {errno.EACCES, errno.EPERM}:
-        text = "this user may not use the semaphore's System V set, and the kernel asks at every step (see perm=)"
+        text = "this user may not use the System V set of the semaphore: pass a wider perm= when it is created"
     elif number in _GONE:
         number, text = errno.EIDRM, "the System V set of the semaphore was removed"
     return OSError(number, text)
@@ -327,10 +327,8 @@ class UndoSemaphore:
 
     def _overflow(self) -> Exception:
         if self._bound is not None:
-            return ValueError(
-                f"so many more would take semaphore {self._name!r} over its bound of {self._bound} (max=)"
-            )
-        return OverflowError(f"so many more would take semaphore {self._name!r} over its maximum of {MAXIMUM}")
+            return ValueError(f"so many permits would exceed the bound of semaphore {self._name!r}, max={self._bound}")
+        return OverflowError(f"so many permits would exceed the maximum of semaphore {self._name!r}, {MAXIMUM}")
 
 
 def _timespec(seconds: float) -> Any:

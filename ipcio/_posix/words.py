@@ -160,7 +160,7 @@ class _WordsInFile:
 
 def cut_short(name: str) -> OSError:
     """Return the error of an object that another process has cut short."""
-    return OSError(errno.EFAULT, "another process has cut the object short", name)
+    return OSError(errno.EFAULT, "another process has truncated the object", name)
 
 
 class _Futexes:

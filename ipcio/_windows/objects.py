@@ -77,7 +77,7 @@ def unlink_error(name: str) -> NotImplementedError:
 def wait_a_moment(since: float, name: str) -> None:
     """Sleep while another process is between two steps; raise `BlockingIOError` two seconds after `since`."""
     if time.monotonic() > since + _PATIENCE:
-        raise BlockingIOError(errno.EAGAIN, "another program keeps the object half made", name)
+        raise BlockingIOError(errno.EAGAIN, "another program has not completed the object", name)
     time.sleep(0.001)
 
 

@@ -154,7 +154,7 @@ class OpenFile:
         for first, behind in self.within(start, stop):
             if self.pieces[first, behind] and (first < start or stop < behind):
                 span = f"bytes {first} to {behind - 1}" if behind < END else f"all bytes from {first} on"
-                raise NotImplementedError(f"Windows cannot let go of a part of what was locked exclusively: {span}")
+                raise NotImplementedError(f"Windows cannot unlock a part of an exclusive lock: {span}")
 
     def unlock(self, start: int, stop: int) -> None:
         """Unlock a range, after `check`."""

@@ -255,7 +255,7 @@ def _start_popen(
             if not win32.AssignProcessToJobObject(job, popen.handle):
                 raise win32.failure()
             if win32.NtResumeProcess(popen.handle):
-                raise OSError(errno.EPERM, "the system does not let it begin")
+                raise OSError(errno.EPERM, "the system refuses to start the program")
     except BaseException as error:
         if popen is not None:
             popen.kill_and_reap()

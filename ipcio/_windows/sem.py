@@ -150,7 +150,7 @@ def _post(_: WindowsSemaphore, handle: int, n: int) -> None:
     if n > _MAXIMUM or not win32.ReleaseSemaphore(handle, n, None):
         if n <= _MAXIMUM and ctypes.get_last_error() != win32.ERROR_TOO_MANY_POSTS:
             raise win32.failure()
-        raise OverflowError("so many more would take the semaphore over its maximum")
+        raise OverflowError("so many permits would exceed the maximum of the semaphore")
 
 
 def _value(_: WindowsSemaphore, handle: int) -> int:
