@@ -262,7 +262,7 @@ def test_moving_from_filelock(tmp_path):
 
 
 def test_taking_a_lock_of_both_families(tmp_path):
-    assert in_a_process(programs("filelock.md", "python")[0], tmp_path) == "both families are kept out"
+    assert in_a_process(programs("filelock.md", "python")[0], tmp_path) == "both kinds are excluded"
 
 
 # -- who keeps out whom --------------------------------------------------------
