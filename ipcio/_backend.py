@@ -555,14 +555,14 @@ class ObjectInfo(NamedTuple):
     On Windows only the kind and the name are known.
     """
 
-    kind: Literal["shm", "sem"]
+    kind: Literal["shm", "sem", "mutex", "event", "queue"]
     """``"shm"`` for shared memory, ``"sem"`` for a semaphore."""
     name: str
     """As given to ipcio."""
     size: int | None
-    """In bytes; a semaphore does not have one."""
+    """In bytes, of shared memory or a queue."""
     value: int | None
-    """Of a semaphore."""
+    """Of a semaphore; of an event, 1 if it is set and 0 if not."""
     undo: bool
     """Whether it is a crash-safe semaphore."""
     perm: str | None

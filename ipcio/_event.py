@@ -12,7 +12,8 @@ import sys
 from itertools import repeat, starmap
 
 from ipcio._event_loop import acquire
-from ipcio._named import KIND_FLAG, WORDS, NamedHandle, parts
+from ipcio._layout import WORDS
+from ipcio._named import KIND_FLAG, NamedHandle, parts
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from ipcio._names import SEGMENTS
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from ipcio._backend import InventoryBackend, ObjectInfo
+
+KINDS = "shm", "sem", *SEGMENTS
+"""In the order of `list_objects`."""
 
 _backend: InventoryBackend
 
@@ -24,7 +28,7 @@ else:
 
 
 def list_objects() -> list[ObjectInfo]:
-    """Return all shared memory and all semaphores of this machine, sorted by name, memory first.
+    """Return all named objects of this machine, sorted by kind (shared memory, semaphores, mutexes, ...) and name.
 
     Objects that other programs made are listed, too.  What another user made is listed as far as this user may
     see it.  Listing changes nothing, and disturbs no other process.  An object that is created or removed during
@@ -32,7 +36,7 @@ def list_objects() -> list[ObjectInfo]:
 
     On Windows only kind and name are known, and only the objects of this user's session are listed.
     """
-    return sorted(_backend.list_objects(), key=lambda each: (each.kind != "shm", each.name))
+    return sorted(_backend.list_objects(), key=lambda each: (KINDS.index(each.kind), each.name))
 
 
 def exists(name: str, kinds: Collection[str]) -> bool:
@@ -46,7 +50,7 @@ def free_memory() -> tuple[str, int] | None:
 
 
 def remove_orphans(*, dry_run: bool = False) -> list[ObjectInfo]:
-    """Remove shared memory and semaphores that only killed processes held; return what was removed.
+    """Remove named objects that only killed processes held; return what was removed.
 
     dry_run
         Remove nothing, and return what would be removed.

@@ -3,7 +3,7 @@
 Each is a segment of shared memory under a name that has a prefix for its kind
 (`ipcio._names.SEGMENTS`).  So its lifetime, permissions and removal are those of shared memory.
 
-The layout, in bytes; `ipcio._backend.PartsBackend` says what a lock and a word are::
+The layout, in bytes (`ipcio._layout`); `ipcio._backend.PartsBackend` says what a lock and a word are::
 
     0     the header: a magic with kind and version, flags, the PID namespace, the layout of a lock
     64    the slot of the first lock
@@ -25,12 +25,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 import sys
 
 from ipcio._backend import OpenObject
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
+from ipcio._layout import DATA, HEADER, LOCKS
 from ipcio._names import (
     CALLED,
     attach_in_time,
@@ -63,14 +63,6 @@ if TYPE_CHECKING:
 
 segments: ShmBackend = _chosen
 parts: PartsBackend = _chosen_parts
-
-LOCKS = 64, 128
-WORDS = 192
-DATA = 4096
-SLOT = 64
-
-_HEADER = struct.Struct("=16sIIQ32s")  # the magic, flags, zero, the PID namespace, the layout of a lock
-assert _HEADER.size == LOCKS[0]
 
 _WIDE = 1
 KIND_FLAG = 0x100
@@ -131,7 +123,7 @@ class NamedHandle:
         wide = not parts.is_trusted(self._fd)
         layout = parts.lock_layout() if self.HAS_LOCKS else b""
         space = parts.process_namespace() if self.HAS_LOCKS else 0
-        memory[: _HEADER.size] = _HEADER.pack(_magic(self.KIND), flags | wide * _WIDE, 0, space, layout)
+        memory[: HEADER.size] = HEADER.pack(_magic(self.KIND), flags | wide * _WIDE, 0, space, layout)
         if self.HAS_LOCKS:
             for at in LOCKS:
                 lock = parts.new_lock(wide=wide)
@@ -141,10 +133,10 @@ class NamedHandle:
     def _check(self) -> None:
         """Check the object that was opened, and set the handle up."""
         memory = self._memory
-        header = b"" if memory is None else parts.read(self._fd, memory, _HEADER.size)
-        if memory is None or len(header) < _HEADER.size or len(memory) < DATA:
+        header = b"" if memory is None else parts.read(self._fd, memory, HEADER.size)
+        if memory is None or len(header) < HEADER.size or len(memory) < DATA:
             self._refuse(f"not {CALLED[self.KIND]}: it has been cut short")
-        magic, flags, _, space, layout = _HEADER.unpack(header)
+        magic, flags, _, space, layout = HEADER.unpack(header)
         if magic != _magic(self.KIND):
             if magic.startswith(_magic(self.KIND, None)):
                 self._refuse("another version of ipcio made it, and this one does not know its layout")

@@ -100,8 +100,8 @@ def make_parser() -> Parser:
 
     parser = Parser(
         "ipcio",
-        description="Inter-process communication in which memory is a file: list, create, use and remove shared memory "
-        "and semaphores by name, and run commands under a lock or a permit.",
+        description="Inter-process communication in which memory is a file: list, create, use and remove shared "
+        "memory, semaphores, mutexes, events and queues by name, and run commands under a lock or a permit.",
         epilog="`ipcio COMMAND --help` describes a command. An error is one line on standard error and exit status 1; "
         "a mistake in the call is exit status 2.",
         examples=_EXAMPLES,

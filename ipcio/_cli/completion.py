@@ -30,19 +30,34 @@ def semaphores(**_: object) -> list[str]:
     return _names("sem")
 
 
+def mutexes(**_: object) -> list[str]:
+    """Return the names of mutexes."""
+    return _names("mutex")
+
+
+def events(**_: object) -> list[str]:
+    """Return the names of events."""
+    return _names("event")
+
+
+def queues(**_: object) -> list[str]:
+    """Return the names of queues."""
+    return _names("queue")
+
+
 def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
-    """Return the names of semaphores if the option ``--sem`` is given, otherwise those of shared memory."""
-    return _names("sem" if parsed_args.sem else "shm")
+    """Return the names of the kind that the options give, otherwise those of shared memory."""
+    return _names(parsed_args.kind or "shm")
 
 
 def of_kind(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
     """Return the names of the kind that the option ``--kind`` gives, otherwise all names."""
     kind = getattr(parsed_args, "kind", None)
-    return _names(kind) if kind else [*_names("shm"), *_names("sem")]
+    return _names(kind)
 
 
-def _names(kind: str) -> list[str]:
+def _names(kind: str | None) -> list[str]:
     from ipcio._inventory import list_objects
 
-    usable = [each.name for each in list_objects() if each.kind == kind and each.state != "orphan"]
+    usable = [each.name for each in list_objects() if kind in {None, each.kind} and each.state != "orphan"]
     return [name for name in usable if name.isprintable()]  # the shell could not show others

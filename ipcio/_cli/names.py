@@ -8,6 +8,7 @@ import fnmatch
 
 from ipcio._cli.common import print_error
 from ipcio._cli.table import has_reader, hint, printable
+from ipcio._names import CALLED
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from ipcio._backend import ObjectInfo
 
-KINDS = {"shm": "shared memory", "sem": "a semaphore"}
+KINDS = {"shm": "shared memory", "sem": "a semaphore", **CALLED}
 """Each kind of object, and what a user calls it."""
 
 STATES = {
@@ -24,6 +25,9 @@ STATES = {
     "persistent": "created by ipcio to stay until it is removed",
     "foreign": "created by another program",
 }
+
+MEANINGS: dict[str, dict[int | None, str]] = {"mutex": {}, "event": {0: "clear", 1: "set"}}
+"""What values mean, of the kinds of which they are not numbers."""
 
 _SIMILAR = 0.7  # of `difflib`: "pricse" and "prices" have 0.83
 
@@ -48,11 +52,11 @@ def choose(words: Sequence[str], objects: Sequence[ObjectInfo]) -> tuple[list[Ob
     return chosen, [word for word, some in found.items() if not some]
 
 
-def report_missing(words: Sequence[str]) -> int:
-    """Report each word that means no object, and return the exit status."""
+def report_missing(words: Sequence[str], which: str = "") -> int:
+    """Report each word that means no object, and return the exit status; `which` says which objects were meant."""
     for word in words:
-        what = "no shared memory and no semaphore"
-        error = FileNotFoundError(errno.ENOENT, f"{what} matches {word!r}" if is_pattern(word) else f"{what} {word!r}")
+        text = f"no object{which} {'matches' if is_pattern(word) else 'has the name'} {word!r}"
+        error = FileNotFoundError(errno.ENOENT, text)
         error.filename = word
         print_error(error)
         suggest(error, word)

@@ -16,6 +16,7 @@ import stat
 import time
 
 from ipcio._backend import ProcessInfo
+from ipcio._names import SEGMENTS
 from ipcio._posix import lifetime, namespace, object_files, procfs, undo, undo_record, writer
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING
@@ -63,7 +64,9 @@ def _describe_all(
 
 def exists(name: str, kinds: Collection[str]) -> bool:
     place = namespace.directory()
-    paths = (namespace.segment_path(name), *namespace.semaphore_paths(name, place))
+    paths = [namespace.segment_path(name), *namespace.semaphore_paths(name, place)]
+    with contextlib.suppress(OSError):  # the name is too long
+        paths += [namespace.segment_path(name, kind) for kind in SEGMENTS]
     found = [each for each in _find_all(map(os.path.basename, paths)) if each.name == name and each.kind in kinds]
     managed = {procfs.file_key(each.info) for each in found if each.is_managed}
     if any(_stays(each) for each in found if not each.is_managed):

@@ -11,9 +11,12 @@ import functools
 import os
 import re
 import struct
+import sys
 import time
 
 from ipcio._backend import ObjectInfo
+from ipcio._layout import DATA, WORDS
+from ipcio._names import SEGMENTS
 from ipcio._posix import lifetime, namespace, shared_names, undo_record
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._typing import TYPE_CHECKING, NamedTuple
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 
     from ipcio._backend import ProcessInfo
 
+    Kind: TypeAlias = Literal["shm", "sem", "mutex", "event", "queue"]
     State: TypeAlias = Literal["live", "orphan", "persistent", "foreign"]
 
+_SEGMENTS: tuple[Literal["mutex", "event", "queue"], ...] = ("mutex", "event", "queue")
 _COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
 _LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl uses the bit above for itself
 _TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.NewObject`
@@ -35,7 +40,7 @@ class ObjectFile(NamedTuple):
 
     path: str
     info: os.stat_result
-    kind: Literal["shm", "sem"]
+    kind: Kind
     name: str
     size: int | None
     is_undo: bool = False
@@ -68,7 +73,7 @@ class ObjectFile(NamedTuple):
         """Whether the object of a companion has not been removed by another program."""
         from ipcio._posix import companions
 
-        return self.is_undo or companions.exists(self.kind, self.name)
+        return self.is_undo or self.kind in SEGMENTS or companions.exists(self.kind, self.name)
 
     @property
     def is_persistent(self) -> bool:
@@ -89,6 +94,10 @@ def identify(path: str, info: os.stat_result) -> ObjectFile:
     """Return which object a regular file in the directory is; `FileNotFoundError` if it is gone."""
     entry = os.path.basename(path)
     named = namespace.kind_and_name(entry)
+    for each in _SEGMENTS:
+        if named and named[0] == each:
+            size = max(info.st_size - DATA, 0) if each == "queue" else None
+            return ObjectFile(path, info, each, named[1], size)
     is_hidden = entry[0] == "."
     if undo_record.is_sealed(info) and (is_hidden or (named and named[0] == "sem")):
         try:
@@ -150,12 +159,26 @@ def describe(found: ObjectFile, state: State, holders: list[ProcessInfo]) -> Obj
 
 
 def _value(found: ObjectFile) -> int | None:
-    if found.kind != "sem":
-        return None
     try:
+        if found.kind == "event":
+            return _word(found.path, found.info, WORDS, 4) & 1
+        if found.kind != "sem":
+            return None
         return _value_of_set(found) if found.is_undo else _value_in_file(found.path, found.info)
     except (OSError, ImportError):
         return None
+
+
+def _word(path: str, info: os.stat_result, at: int, size: int) -> int:
+    """Return a word of an object; `OSError` if it is not there any longer."""
+    fd = os.open(path, lifetime.PROBE)
+    try:
+        data = os.pread(fd, size, at)
+        if not os.path.samestat(os.fstat(fd), info) or len(data) != size:
+            raise FileNotFoundError
+    finally:
+        os.close(fd)
+    return int.from_bytes(data, sys.byteorder)
 
 
 def _value_of_set(found: ObjectFile) -> int | None:
@@ -191,7 +214,7 @@ def _perm(found: ObjectFile) -> str | None:
                 from ipcio._posix import sysv
 
                 return f"{found.info.st_mode & 0o711 | sysv.perm_of(number) & 0o066:04o}"
-    if NAMES_ARE_FILES or found.is_undo:
+    if NAMES_ARE_FILES or found.is_undo or found.kind in SEGMENTS:
         return f"{found.info.st_mode & 0o777 & ~namespace.PERSISTENT:04o}"
     if found.kind != "shm":
         return None

@@ -17,22 +17,28 @@ from ctypes import wintypes
 from itertools import chain, repeat
 
 from ipcio._backend import ObjectInfo
+from ipcio._names import SEGMENTS
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from typing import Literal
+    from typing import Literal, TypeAlias
 
-_KINDS: dict[str, Literal["shm", "sem"]] = {"Section": "shm", "Semaphore": "sem"}
+    Kind: TypeAlias = Literal["shm", "sem", "mutex", "event", "queue"]
+
+_KINDS: dict[str, Kind] = {"Section": "shm", "Semaphore": "sem"}
+_SEGMENTS: tuple[Literal["mutex", "event", "queue"], ...] = ("mutex", "event", "queue")
 _SLACK = "\x01"  # at the end of a name that only ipcio knows, see `ipcio._windows.shm`
 _ROOM = 4096  # bytes; more than the longest name needs
 
 
 def list_objects() -> list[ObjectInfo]:
     with objects.Handles() as mine:
-        found: set[tuple[Literal["shm", "sem"], str]] = {
-            (_KINDS[kind], name) for name, kind in _names(mine) if kind in _KINDS and not name.endswith(_SLACK)
+        found = {
+            _kind_and_name(_KINDS[kind], name)
+            for name, kind in _names(mine)
+            if kind in _KINDS and not name.endswith(_SLACK)
         }
         mine.release()
     return [
@@ -41,6 +47,15 @@ def list_objects() -> list[ObjectInfo]:
         )
         for kind, name in found
     ]
+
+
+def _kind_and_name(kind: Kind, name: str) -> tuple[Kind, str]:
+    """Return which object a section or a semaphore of this name is."""
+    for each in _SEGMENTS:
+        prefix = SEGMENTS[each]
+        if kind == "shm" and name.startswith(prefix) and name != prefix:
+            return each, name[len(prefix) :]
+    return kind, name
 
 
 def exists(name: str, kinds: Collection[str]) -> bool:

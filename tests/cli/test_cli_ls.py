@@ -114,11 +114,9 @@ def test_names_patterns_filters_and_orders(showing, arguments, names):
 
 
 def test_a_name_that_means_nothing_is_status_1(showing):
-    missing = (
-        "ipcio: no shared memory and no semaphore 'price'\nipcio: no shared memory and no semaphore matches 'y*'\n"
-    )
+    missing = "ipcio: no object has the name 'price'\nipcio: no object matches 'y*'\n"
     assert showing(*MANY, arguments=["-q", "price", "z", "y*"], missing=missing) == "z\n"
-    missing = "ipcio: no shared memory and no semaphore 'z'\n"
+    missing = "ipcio: no object of that kind and state has the name 'z'\n"
     assert showing(*MANY, arguments=["z", "--kind", "sem"], missing=missing) == ""
     assert json.loads(showing(*MANY, arguments=["z", "--kind", "sem", "--json"], missing=missing)) == []
 

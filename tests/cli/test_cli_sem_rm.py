@@ -411,8 +411,8 @@ def test_completion_knows_the_names(unique):
         assert strange not in completion.memory()
         assert printers in completion.semaphores()
         assert pages not in completion.semaphores()
-        assert pages in completion.of_option(parsed_args=argparse.Namespace(sem=False))
-        assert printers in completion.of_option(parsed_args=argparse.Namespace(sem=True))
+        assert pages in completion.of_option(parsed_args=argparse.Namespace(kind="shm"))
+        assert printers in completion.of_option(parsed_args=argparse.Namespace(kind="sem"))
         assert {pages, printers} <= {*completion.of_kind(parsed_args=argparse.Namespace(kind=None))}
         assert printers not in completion.of_kind(parsed_args=argparse.Namespace(kind="shm"))
 

@@ -162,7 +162,7 @@ def test_stat_prints_every_fact(call, monkeypatch):
     ]
     assert call("stat", "a*") == (0, "\n".join([*memory, "", *semaphore, ""]), "")
     other = ["kind: shm (shared memory)", "name: ab", "size: 1 (1 byte)", "state: foreign (created by another program)"]
-    missing = "ipcio: no shared memory and no semaphore 'x'\n"
+    missing = "ipcio: no object has the name 'x'\n"
     assert call("stat", "x", "?b") == (1, "\n".join([*other, ""]), missing)
 
 

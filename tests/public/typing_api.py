@@ -23,12 +23,14 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Literal
 from typing_extensions import assert_type
 
 from ipcio import (
+    Event,
     ExitStatus,
     MemoryFile,
     ObjectInfo,
     Process,
     Semaphore,
     __version__,
+    event,
     filelock,
     list_objects,
     mmap,
@@ -89,11 +91,34 @@ def semaphores() -> None:
     sem.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def events() -> None:
+    e = event.create("x", perm=0o640, persist=True, exist_ok=True, is_set=True, owner=0)
+    assert_type(e, Event)
+    assert_type(event.create(None).name, str)
+    assert_type(event.attach("x", timeout=None, owner=0), Event)
+    assert_type(event.unlink("x", missing_ok=True), None)
+    assert_type(e.set(), None)
+    assert_type(e.clear(), None)
+    assert_type(e.is_set(), bool)
+    assert_type(e.wait(), bool)
+    assert_type(e.wait(timeout=0.5), bool)
+    assert_type((e.created, e.closed), tuple[bool, bool])
+    e.close()
+    event.create(b"x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    event.create("x", 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    e.wait("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def waits_for_events(e: Event) -> None:
+    assert_type(await e.wait_async(), bool)
+    assert_type(await e.wait_async(timeout=1), bool)
+
+
 def objects() -> None:
     assert_type(list_objects(), list[ObjectInfo])
     assert_type(remove_orphans(), list[ObjectInfo])
     for each in remove_orphans(dry_run=True):
-        assert_type(each.kind, Literal["shm", "sem"])
+        assert_type(each.kind, Literal["shm", "sem", "mutex", "event", "queue"])
         assert_type(each.size, int | None)
         assert_type([holder.pid for holder in each.holders], list[int])
     remove_orphans(True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -24,10 +24,10 @@ def register(commands: Commands) -> None:
     """Add the subcommand."""
     gc = commands.add_parser(
         "gc",
-        help="remove orphaned shared memory and semaphores",
-        description="Remove shared memory and semaphores that no process holds any longer because their holders were "
-        "killed, and print a line for each. The next call that uses such a name removes it, too, so running this is "
-        "optional.",
+        help="remove orphaned objects",
+        description="Remove shared memory, semaphores, mutexes, events and queues that no process holds any longer "
+        "because their holders were killed, and print a line for each. The next call that uses such a name removes "
+        "it, too, so running this is optional.",
         epilog="An orphaned object is skipped, with a line on standard error, if it belongs to another user or if "
         "another process keeps an exclusive lock on it. The exit status is 0 even then.",
         examples=_EXAMPLES,

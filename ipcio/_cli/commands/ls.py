@@ -9,7 +9,7 @@ import time
 
 from ipcio._cli import completion, table
 from ipcio._cli.common import add_names, seconds
-from ipcio._cli.names import KINDS, STATES, choose, report_missing
+from ipcio._cli.names import KINDS, MEANINGS, STATES, choose, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -43,9 +43,10 @@ def register(commands: Commands) -> None:
     """Add the subcommand."""
     ls = commands.add_parser(
         "ls",
-        help="list shared memory and semaphores, and the processes that hold them",
-        description="List all shared memory and semaphores, including those of other programs: kind, name, size or "
-        "value, permissions, owner, age, state, and the processes that have it open. This changes nothing.",
+        help="list named objects, and the processes that hold them",
+        description="List all shared memory, semaphores, mutexes, events and queues, including those of other "
+        "programs: kind, name, size or value, permissions, owner, age, state, and the processes that have it open. "
+        "This changes nothing.",
         epilog="The states: live, created by ipcio and open in a process; orphan, created by ipcio and no longer open "
         "in any process, so the next use of the name or `ipcio gc` removes it; persistent, created by ipcio to stay "
         "until it is removed; foreign, created by another program. Only root sees what processes of other users hold. "
@@ -62,13 +63,12 @@ def register(commands: Commands) -> None:
         help="list only objects that have this name or match this quoted pattern; default: all",
         metavar="NAME|PATTERN",
     )
-    ls.add_argument("--kind", choices=list(KINDS), help="list only shared memory (shm) or only semaphores (sem)")
+    ls.add_argument("--kind", choices=list(KINDS), help="list only objects of this kind")
     ls.add_argument("--state", choices=list(STATES), help="list only objects in this state")
     ls.add_argument(
         "--sort",
         choices=list(_ORDERS),
-        help="sort by name, or by size or age with the largest first; default: shared memory before semaphores, each "
-        "by name",
+        help="sort by name, or by size or age with the largest first; default: by kind, and each kind by name",
     )
     ls.add_argument("--bytes", action="store_true", help="print sizes in bytes, without a unit")
     ls.add_argument("--no-trunc", action="store_true", help="print each object in one line, however wide")
@@ -104,9 +104,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if is_terminal:
             print(f"{_totals(entries)}{_free()}")
     elif not missing:
-        table.hint("there is no shared memory and there are no semaphores" + _FILTERED * _is_filtered(arguments))
+        table.hint("there are no objects" + _FILTERED * _is_filtered(arguments))
     sys.stdout.flush()
-    return report_missing(missing)
+    return report_missing(missing, _FILTERED * _is_filtered(arguments))
 
 
 _FILTERED = " of that kind and state"
@@ -131,7 +131,7 @@ def _chosen(arguments: argparse.Namespace) -> tuple[list[ObjectInfo], list[str]]
 
 
 _ORDERS: dict[str, Callable[[ObjectInfo], tuple[object, ...]]] = {
-    "name": lambda entry: (entry.name, entry.kind != "shm"),
+    "name": lambda entry: (entry.name, list(KINDS).index(entry.kind)),
     "size": lambda entry: (entry.size is None, 0 if entry.size is None else -entry.size),
     "age": lambda entry: (entry.age is None, 0 if entry.age is None else -entry.age),
 }
@@ -200,8 +200,10 @@ def _row(entry: ObjectInfo, *, in_bytes: bool) -> tuple[str, ...]:
 
 
 def _amount(entry: ObjectInfo, *, in_bytes: bool) -> str:
-    if entry.kind == "shm":
+    if entry.kind in {"shm", "queue"}:
         return "-" if entry.size is None else str(entry.size) if in_bytes else size_of(entry.size)
+    if entry.kind in MEANINGS:
+        return MEANINGS[entry.kind].get(entry.value, "-")
     value = "value ?" if entry.value is None else f"value {entry.value}"
     return f"{value} (undo)" if entry.undo else value
 

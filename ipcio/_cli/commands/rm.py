@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ipcio._cli import completion
+from importlib import import_module
+
+from ipcio._cli import completion, names
 from ipcio._cli.common import add_names, print_error
 from ipcio._typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ $ ipcio rm 'prices*'
 $ ipcio rm -f prices
 $ ipcio sem create printers 2
 $ ipcio rm --sem printers
+$ ipcio event create ready
+$ ipcio rm --kind event ready
 """
 
 
@@ -26,28 +30,27 @@ def register(commands: Commands) -> None:
     rm = commands.add_parser(
         "rm",
         help="remove names, even of objects in use",
-        description="Remove the names of shared memory now, even if it is in use or was created by another program. "
-        "Processes that have it open keep the memory; the name is free again.",
+        description="Remove the names of shared memory, or with --kind of other objects, now, even if it is in use or "
+        "was created by another program. Processes that have it open keep it; the name is free again.",
         epilog="A name may be a pattern with *, ? and [...]; quote it, so that the shell does not expand it. An object "
         "that has the name literally comes first. If a name cannot be removed, the others are removed all the same; "
         "the exit status is then 1.",
         examples=_EXAMPLES,
     )
     add_names(rm, completion.of_option, "names", "+", help="a name or a quoted pattern", metavar="NAME|PATTERN")
-    rm.add_argument("--sem", action="store_true", help="remove semaphores instead of shared memory")
+    kind = rm.add_mutually_exclusive_group()
+    kind.add_argument("--kind", choices=list(names.KINDS), default="shm", help="the kind of object; default: shm")
+    kind.add_argument("--sem", action="store_const", dest="kind", const="sem", help="the same as --kind sem")
     rm.add_argument("-f", "--force", action="store_true", help="a name that does not exist is not an error")
     rm.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ipcio import sem, shm
-    from ipcio._cli import names
-
-    unlink = sem.unlink if arguments.sem else shm.unlink
+    unlink: Callable[..., None] = import_module(f"ipcio.{arguments.kind}").unlink
     status = 0
     for each in arguments.names:
         try:
-            _remove(each, "sem" if arguments.sem else "shm", unlink)
+            _remove(each, arguments.kind, unlink)
         except (OSError, NotImplementedError) as error:
             if arguments.force and isinstance(error, FileNotFoundError):
                 continue
@@ -59,8 +62,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _remove(word: str, kind: str, unlink: Callable[..., None]) -> None:
     """Remove the object that has this name; if no object has it, those that it matches as a pattern."""
-    from ipcio._cli import names
-
     try:
         unlink(word)
     except FileNotFoundError:

@@ -7,7 +7,7 @@ import sys
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names
-from ipcio._cli.names import STATES, choose, report_missing
+from ipcio._cli.names import MEANINGS, STATES, choose, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
 
+_IN_WORDS = {"shm": " (shared memory)", "sem": " (semaphore)"}
 _EXAMPLES = """\
 $ echo gold 2650 | ipcio put prices
 $ ipcio stat prices
@@ -34,7 +35,7 @@ def register(commands: Commands) -> None:
     stat = commands.add_parser(
         "stat",
         help="print what is known of an object, one fact a line",
-        description="Print what is known of the shared memory and the semaphore that have this name, one fact a line, "
+        description="Print what is known of the objects that have this name, of each kind, one fact a line, "
         "and an empty line between two objects. This changes nothing. A fact that the system does not provide is "
         "left out.",
         epilog="A name may be a pattern with *, ? and [...]; quote it, so that the shell does not expand it. An object "
@@ -56,12 +57,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _facts(entry: ObjectInfo) -> Iterator[str]:
-    yield f"kind: {entry.kind} ({'shared memory' if entry.kind == 'shm' else 'semaphore'})"
+    yield f"kind: {entry.kind}{_IN_WORDS.get(entry.kind, '')}"
     yield f"name: {printable(entry.name)}"
     if entry.size is not None:
         yield f"size: {entry.size} ({size_of(entry.size)})"
     if entry.value is not None:
-        yield f"value: {entry.value}"
+        meaning = MEANINGS.get(entry.kind, {}).get(entry.value)
+        yield f"value: {entry.value}" + (f" ({meaning})" if meaning else "")
     if entry.kind == "sem":
         yield f"undo: {json.dumps(entry.undo)} ({'crash-safe' if entry.undo else 'not crash-safe'})"
     if entry.perm is not None:

@@ -31,13 +31,13 @@ def register(commands: Commands) -> None:
     wait = commands.add_parser(
         "wait",
         help="wait until a name exists, or until it does not",
-        description="Wait until shared memory or a semaphore of this name exists, or with --gone until neither does. "
+        description="Wait until an object of this name exists, of any kind, or with --gone until none does. "
         "What only killed processes held does not exist. Waiting changes nothing and keeps nothing.",
         epilog="After a timeout nothing is printed, and the exit status is that of -E.",
         examples=_EXAMPLES,
     )
     add_names(wait, completion.of_kind, help="the name to wait for")
-    wait.add_argument("--kind", choices=list(KINDS), help="only shared memory (shm) or only a semaphore (sem)")
+    wait.add_argument("--kind", choices=list(KINDS), help="only an object of this kind")
     wait.add_argument("--gone", action="store_true", help="wait until the name does not exist")
     wait.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to look once; default: no limit")
     add_exit_code(wait, "the name does not appear (with --gone: does not go)")
