@@ -10,23 +10,18 @@ is in the object, and is only shown: it means nothing unless the kernel says tha
 from __future__ import annotations
 
 import _winapi
-import errno
 import os
-from itertools import repeat
 
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ipcio._backend import OpenObject
 
 _NUMBER = 8  # bytes of the slot for the random number; the words for the owner come after it
 _PID, _ABANDONED = 0, 1  # the words: the owner's process, and whether the owner before it ended without a release
 _THIS_PROCESS = os.getpid()
-_RESULTS = {_winapi.WAIT_TIMEOUT: 0, _winapi.WAIT_OBJECT_0: 1, _winapi.WAIT_ABANDONED_0: 2}
 
 _still_owned: list[tuple[int, objects.Handles]] = []
 """Mutexes that a thread of this process owned when its last handle of ipcio on them was closed.
@@ -45,10 +40,6 @@ class MutexLock:
 
     __slots__ = ("_handles", "_mutex", "_words")
 
-    trying: Iterator[int] = repeat(errno.EBUSY)
-    releasing: Iterator[int] = repeat(errno.EBUSY)  # not used: `notes` are never 0
-    notes = (1,)
-
     def __init__(self, opened: OpenObject, at: int) -> None:
         slot = memoryview(opened.memory)[at : at + _NUMBER + 8]
         self._words = slot[_NUMBER:].cast("I")
@@ -61,11 +52,11 @@ class MutexLock:
         if self.is_mine():
             raise RuntimeError("this thread owns the lock already")
         for code in calling(objects.wait_for, self._mutex, seconds):
-            if code != _winapi.WAIT_TIMEOUT:  # no handler runs between this and the return
+            if code != _winapi.WAIT_TIMEOUT:  # no handler runs from here to the return
                 self._words[_PID] = _THIS_PROCESS
-                self._words[_ABANDONED] = code == _winapi.WAIT_ABANDONED_0
-            return _RESULTS[code]
-        raise AssertionError("unreachable")
+                self._words[_ABANDONED] |= code == _winapi.WAIT_ABANDONED_0
+                return 1 + (self._words[_ABANDONED] & 1)
+        return 0
 
     def acquire_after(self, _: int, seconds: float | None) -> int:
         return self.acquire(seconds)

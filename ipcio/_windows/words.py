@@ -13,19 +13,31 @@ A word is changed while a mutex is held, so that of two changes at the same time
 from __future__ import annotations
 
 import _winapi
+import random
+from ctypes import wintypes
+from functools import partial
+from itertools import count, repeat
+from operator import setitem
 
-from ipcio._record import calling
+from ipcio._record import calling, exhaust, in_turn
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 from ipcio._words import WordsInMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from ipcio._backend import OpenObject
 
 _MODULUS = 1 << 32
+
+
+class _Event(wintypes.HANDLE):
+    """A handle that is open as long as this object."""
+
+    words: EventWords
 
 
 class EventWords(WordsInMemory):
@@ -59,6 +71,17 @@ class EventWords(WordsInMemory):
         """Wake the waiting processes."""
         if not win32.SetEvent(self._event(at)):
             raise win32.failure()
+
+    def ringing(self, at: int, /) -> Iterator[object]:
+        """Return an iterator of which each step changes the word, to a value that it hardly had, and wakes."""
+        event = _Event(self._event(at))
+        event.words = self
+        numbers = map((_MODULUS - 1).__and__, count(random.getrandbits(32), random.getrandbits(32) | 1))
+        change: Any = setitem
+        changes: Iterator[object] = map(change, repeat(self._words), repeat(at >> 2), numbers)
+        wakes: Iterator[object] = map(win32.SetEvent, repeat(event))
+        steps: Any = partial(next, changes), partial(next, wakes)
+        return map(exhaust, map(in_turn, repeat(steps)))
 
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait until the word is not `expected` or a process wakes this one."""
