@@ -472,8 +472,8 @@ class MemoryFile(OpenMemory):
             if self._size >= LARGE:
                 free_later(self._cursor)
         self._cursor = self._loops = None
-        self._cursor_tell = self._cursor_seek = self._cursor_read = _closed
-        self._cursor_readline = self._cursor_write = _closed
+        self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
+        self._cursor_readline = self._cursor_write = closed_method
 
     # -- which part of the memory, and which position ------------------------
     #
@@ -539,7 +539,7 @@ class MemoryFile(OpenMemory):
         if self._mode == "wb":
             self._cursor_read = self._cursor_readline = _not_readable
         elif self._mode == "rb":
-            self._cursor_write = _not_writable
+            self._cursor_write = not_writable
 
     def _drop_cursor(self) -> None:
         """Go on without the cursor.  It is left at its end, so methods of it that a caller has kept find nothing."""
@@ -548,7 +548,7 @@ class MemoryFile(OpenMemory):
             free_later(self._cursor)
         self._cursor = self._loops = None
         # Another thread may be in the middle of a fast method, which falls back on this error.
-        self._cursor_seek = self._cursor_write = _closed
+        self._cursor_seek = self._cursor_write = closed_method
 
     def _end_loops(self) -> None:
         """Have the loops that a DirectFile began go on with `readline`; see `DirectFile.__iter__`."""
@@ -584,9 +584,11 @@ def _not_readable(*_: object) -> NoReturn:
     raise io.UnsupportedOperation("not readable")
 
 
-def _not_writable(*_: object) -> NoReturn:
+def not_writable(*_: object) -> NoReturn:
+    """Raise: the `write` of a read-only handle."""
     raise io.UnsupportedOperation("not writable")
 
 
-def _closed(*_: object) -> NoReturn:
+def closed_method(*_: object) -> NoReturn:
+    """Raise; what is in the slots of a closed handle."""
     raise ValueError(CLOSED)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+_NO_LIMIT = -1  # ``is _NO_LIMIT`` is the fastest test for the default
+
+
 class CursorFile(MemoryFile):
     """Memory with a cursor, in any state."""
 
@@ -95,10 +98,9 @@ class DirectFile(CursorFile):
             pass
         return MemoryFile.write(self, data)
 
-    def readline(self, *size: int | None) -> bytes:
-        if size:
-            return MemoryFile.readline(self, *size)
-        return self._cursor_readline()
+    def readline(self, size: int | None = -1, /) -> bytes:
+        readline = self._cursor_readline
+        return readline() if size is _NO_LIMIT else MemoryFile.readline(self, size)
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer) as view:
@@ -111,7 +113,7 @@ class DirectFile(CursorFile):
 
     def _fill(self, target: memoryview[int]) -> int:
         size = len(target)
-        if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # the cursor is a BytesIO
+        if size <= COPY_TWICE:
             data = self._cursor_read(size)
             count = len(data)
             target[:count] = data

@@ -15,6 +15,7 @@ method of a `LockedFile` is one call of the cursor, under a lock that the handle
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from functools import partial
@@ -64,8 +65,8 @@ class LockedFile(MemoryFile):
         cursor: Any = self._cursor if fast else None
         reader = None if self._mode == "wb" else cursor
         self._quick_tell = getattr(cursor, "tell", None)
-        # The `seek` of strfile's cursor is Python code.
-        self._quick_seek = None if isinstance(self._memory, memoryview) else getattr(cursor, "seek", None)
+        # A BytesIO accepts more than a handle does.
+        self._quick_seek = None if isinstance(cursor, io.BytesIO) else getattr(cursor, "seek", None)
         self._quick_read = getattr(reader, "read", None)
         self._quick_readline = getattr(reader, "readline", None)
         self._quick_write = None if self._mode == "rb" else getattr(cursor, "write", None)
@@ -113,7 +114,7 @@ class LockedFile(MemoryFile):
     def readinto(self, buffer: Buffer, /) -> int:
         with writable_bytes(buffer) as target:
             size = len(target)
-            if size <= COPY_TWICE or isinstance(self._memory, memoryview):  # the cursor is a BytesIO
+            if size <= COPY_TWICE or isinstance(self._cursor, io.BytesIO):
                 data = self.read(size)
                 target[: len(data)] = data
                 return len(data)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     class _RawBinaryFile(io.RawIOBase, BinaryIO):
         pass
 
-    Memory = mmap.mmap | memoryview[int]
+    Memory = mmap.mmap | memoryview[int]  # or `bytes`, of a handle that never writes
     Reopen = tuple[Callable[..., Any], tuple[Any, ...]]
     Reduce = Callable[[Any], Reopen]
 else:

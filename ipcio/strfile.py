@@ -15,12 +15,10 @@ owner of a mutable buffer changes, the reader sees::
 from __future__ import annotations
 
 import io
-import os
-from operator import index
 
 from ipcio._bytes import raw_bytes
+from ipcio._forklock import FREE_THREADED
 from ipcio._memfile import MemoryFile
-from ipcio._memfile_fast import FastFile
 from ipcio._memory import prepare
 from ipcio._typing import TYPE_CHECKING
 
@@ -31,6 +29,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["open"]
+
+if FREE_THREADED:
+    from ipcio._memfile import MemoryFile as _BufferFile
+    from ipcio._memfile_fast import FastFile as _BytesFile
+else:
+    from ipcio._memfile_strfile import BufferFile as _BufferFile
+    from ipcio._memfile_strfile import BytesFile as _BytesFile
 
 
 def open(data: str | Buffer | MemoryFile) -> MemoryFile:
@@ -44,30 +49,22 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
     Raises `TypeError` for an object that is not a buffer, `BufferError` for a buffer that is
     not contiguous, `UnicodeEncodeError` for a `str` with lone surrogates.
     """
-    if isinstance(data, str):
-        data = data.encode()
-    elif isinstance(data, MemoryFile):  # before Python 3.12 no buffer by itself
-        data = data.getbuffer()
     prepare()
+    if type(data) is bytes:  # which never changes, so BytesIO needs no copy
+        memory: Any = data
+        return _BytesFile._over(io.BytesIO(data), memory, "<strfile>", "rb", _reduce)
+    if isinstance(data, str):
+        return open(data.encode())
+    if isinstance(data, MemoryFile):  # before Python 3.12 no buffer by itself
+        data = data.getbuffer()
     with memoryview(data) as whole:
         plain = whole.format == "B" and whole.ndim == 1 and whole.contiguous
         view = (whole[:] if plain else raw_bytes(data)).toreadonly()
-    if type(data) is bytes:  # which never changes, so BytesIO needs no copy
-        return FastFile._over(_BytesCursor(data), view, "<strfile>", "rb", _reduce)
-    return MemoryFile._over(None, view, "<strfile>", "rb", _reduce)
+    return _BufferFile._over(None, view, "<strfile>", "rb", _reduce)
 
 
-class _BytesCursor(io.BytesIO):
-    """`io.BytesIO` that refuses, as a map does, to seek before the start."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence != os.SEEK_SET and index(offset) < 0:  # BytesIO would stop at 0
-            raise ValueError("it may be before the start")
-        return super().seek(offset, whence)
-
-
-def _reduce(view: memoryview[int]) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-    return open, (view.tobytes(),)
+def _reduce(memory: Buffer) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+    return open, (bytes(memory),)
 
 
 def __dir__() -> list[str]:
