@@ -217,6 +217,7 @@ class MemoryFile(OpenMemory):
                 os.lseek(lent, position, os.SEEK_SET)
                 self._user_fd = lent
                 self._set_position(position)
+                self._leave_cursor()
             return lent
 
     # -- position --------------------------------------------------------
@@ -549,6 +550,9 @@ class MemoryFile(OpenMemory):
         self._cursor = self._loops = None
         # Another thread may be in the middle of a fast method, which falls back on this error.
         self._cursor_seek = self._cursor_write = closed_method
+
+    def _leave_cursor(self) -> None:
+        """Do without the cursor if that is faster, when the caller has the descriptor."""
 
     def _end_loops(self) -> None:
         """Have the loops that a DirectFile began go on with `readline`; see `DirectFile.__iter__`."""

@@ -21,19 +21,36 @@ from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import COPY_TWICE, writable_bytes
-from ipcio._forklock import FREE_THREADED
-from ipcio._memfile import MemoryFile
+from ipcio._forklock import FREE_THREADED, acquiring_fork_lock, release_fork_lock
+from ipcio._memfile import MemoryFile, closed_method
 from ipcio._record import in_turn
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from typing_extensions import Buffer
 
 
+_lseek = os.lseek
+_LONG_LINE = 8192  # bytes in which the end of a line is sought at first
 _NO_LIMIT = -1  # ``is _NO_LIMIT`` is the fastest test for the default
+
+
+_count_references: Callable[[object], int] | None = getattr(sys, "getrefcount", None)  # PyPy counts none
+
+
+class _Slot:
+    """What has one reference to one object."""
+
+    __slots__ = ("content",)
+
+    def __init__(self) -> None:
+        self.content = object()
+
+
+_ONE_REFERENCE = _Slot()
 
 
 class CursorFile(MemoryFile):
@@ -52,6 +69,21 @@ class CursorFile(MemoryFile):
     def _become(self, fast: bool, /) -> None:
         kind: Any = DirectFile if fast else CursorFile
         self.__class__ = kind
+
+    def _leave_cursor(self) -> None:
+        # To keep the cursor in step with the descriptor takes as long as all the rest.  Only `read` and `tell`
+        # that a caller has fetched and kept depend on it: they are methods of the cursor.
+        if _count_references is None:
+            return
+        least = _count_references(_ONE_REFERENCE.content)
+        if _count_references(self._cursor_tell) > least:
+            return
+        if self._mode != "wb" and _count_references(self._cursor_read) > least:
+            return
+        self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
+        self._cursor_readline = self._cursor_write = closed_method  # so the methods of a DirectFile fall back
+        self._cursor = self._loops = None
+        self.__class__ = OffsetFile
 
 
 class DirectFile(CursorFile):
@@ -100,7 +132,12 @@ class DirectFile(CursorFile):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         readline = self._cursor_readline
-        return readline() if size is _NO_LIMIT else MemoryFile.readline(self, size)
+        try:
+            if size is _NO_LIMIT:
+                return readline()
+        except ValueError:
+            pass
+        return MemoryFile.readline(self, size)
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer) as view:
@@ -114,16 +151,20 @@ class DirectFile(CursorFile):
     def _fill(self, target: memoryview[int]) -> int:
         size = len(target)
         if size <= COPY_TWICE:
-            data = self._cursor_read(size)
+            try:
+                data = self._cursor_read(size)
+            except ValueError:
+                return MemoryFile.readinto(self, target)
             count = len(data)
             target[:count] = data
             return count
         self._check_readable()
-        if self.__class__ is not DirectFile:  # the ``__buffer__`` of the target has used the handle
-            return MemoryFile.readinto(self, target)
         with memoryview(self._check_open()) as whole:
             while True:
                 count = min(size, self._size - self._cursor_tell())
+                # The ``__buffer__`` of the target, or another thread, may have used the handle.
+                if self.__class__ is not DirectFile:
+                    return MemoryFile.readinto(self, target)
                 if count <= 0:
                     return 0
                 try:
@@ -158,6 +199,90 @@ class DirectFile(CursorFile):
         return chain(loops, self._rest())
 
 
+class OffsetFile(CursorFile):
+    """Memory whose descriptor the caller has: its position is the offset of that.
+
+    One system call moves the offset, and says whether it was where the handle had left it, in ``_position``.
+    If so, that is all.  If not, it is moved back, and the complete method follows.
+    """
+
+    __slots__ = ()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == 0 and type(offset) is int and offset >= 0:
+            for _ in acquiring_fork_lock:
+                try:
+                    if self._view is not None:
+                        self._position = position = _lseek(self._user_fd, offset, 0)
+                        return position
+                finally:
+                    release_fork_lock()
+                break
+        return MemoryFile.seek(self, offset, whence)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if type(size) is int and size > 0 and self._mode != "wb":
+            for _ in acquiring_fork_lock:
+                try:
+                    end = self._position + size
+                    if end <= self._size:
+                        if _lseek(self._user_fd, size, 1) == end:
+                            self._position = end
+                            memory: Any = self._memory
+                            return memory[end - size : end]  # type: ignore[no-any-return]
+                        _lseek(self._user_fd, -size, 1)
+                except (OSError, TypeError) as error:
+                    _reraise_foreign(error)
+                finally:
+                    release_fork_lock()
+                break
+        return MemoryFile.read(self, size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if size is _NO_LIMIT and self._mode != "wb":
+            for _ in acquiring_fork_lock:
+                try:
+                    memory: Any = self._memory
+                    start = self._position
+                    end = memory.find(b"\n", start, start + _LONG_LINE) + 1
+                    if 0 < end <= self._size:
+                        if _lseek(self._user_fd, end - start, 1) == end:
+                            self._position = end
+                            return memory[start:end]  # type: ignore[no-any-return]
+                        _lseek(self._user_fd, start - end, 1)
+                except (OSError, AttributeError) as error:
+                    _reraise_foreign(error)
+                finally:
+                    release_fork_lock()
+                break
+        return MemoryFile.readline(self, size)
+
+    def write(self, data: Buffer, /) -> int:
+        if type(data) is bytes and self._mode != "rb":
+            size = len(data)
+            for _ in acquiring_fork_lock:
+                try:
+                    end = self._position + size
+                    if end <= self._size:
+                        if _lseek(self._user_fd, size, 1) == end:
+                            self._position = end
+                            self._memory[end - size : end] = data  # type: ignore[index]
+                            return size
+                        _lseek(self._user_fd, -size, 1)
+                except (OSError, TypeError) as error:
+                    _reraise_foreign(error)
+                finally:
+                    release_fork_lock()
+                break
+        return MemoryFile.write(self, data)
+
+
+def _reraise_foreign(error: Exception) -> None:
+    """Raise an error that came from a signal handler, and no error of a closed handle or of the system."""
+    if isinstance(error, OSError) and error.errno is None:
+        raise error
+
+
 FastFile: type[MemoryFile]
 """How every handle with a cursor begins."""
 
@@ -167,7 +292,7 @@ else:
     FastFile = DirectFile
 
 # Users see one type of handle: in errors, in `help` and in debuggers.
-for _kind in CursorFile, DirectFile, FastFile:
+for _kind in CursorFile, DirectFile, OffsetFile, FastFile:
     _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
 
-add_memory(CursorFile, DirectFile, FastFile)
+add_memory(CursorFile, DirectFile, OffsetFile, FastFile)

@@ -1,7 +1,7 @@
 """The handles of `ipcio.strfile` on a Python with the GIL.
 
-Strings have no descriptor, and no other process sees them.  So there is less to think of than in
-`ipcio._memfile`, whose contract this is:
+Strings have no descriptor, and no other process sees them.  So the contract of `ipcio._memfile` needs
+fewer steps here:
 
 * A `BytesFile` is over `bytes`, which nothing can change.  Its cursor is an `io.BytesIO`.
   That accepts positions past the end, so the handle stays fast until it is narrowed or closed.

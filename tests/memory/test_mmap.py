@@ -444,6 +444,42 @@ PARTS = {
 }
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["nothing kept", "read kept"])
+@pytest.mark.parametrize("mode", ["r", "w", "rw"])
+def test_with_a_descriptor_each_call_begins_where_the_last_one_ended(file, mode, keeps):
+    lines = [b"%03d\n" % number for number in range(1000)]
+    path = file(b"".join(lines))
+    with mmap.open(path, mode) as h:
+        kept = h.read if keeps else None
+        fd = h.fileno()
+        for first in 0, 500, 990:
+            assert h.seek(4 * first) == 4 * first
+            if mode != "w":
+                assert h.read(4) + h.readline() == lines[first] + lines[first + 1]
+                assert os.read(fd, 4) == lines[first + 2]
+                assert h.readline() == lines[first + 3]
+                if kept is not None:
+                    assert kept(4) == lines[first + 4]
+                    assert h.tell() == 4 * (first + 5)
+            if mode != "r":
+                os.lseek(fd, 4 * first, os.SEEK_SET)
+                assert h.write(lines[first]) == 4
+            assert h.tell() == os.lseek(fd, 0, os.SEEK_CUR)
+        for size in 11, 4001:
+            os.lseek(fd, 3990, os.SEEK_SET)  # which the handle does not expect
+            with pytest.raises(OSError, match=r"not writable|space left"):
+                h.write(bytes(size))
+            assert h.tell() == os.lseek(fd, 0, os.SEEK_CUR) == 3990
+        if mode != "w":
+            assert h.read(11) == b"7\n998\n999\n"
+            assert h.read(11) == h.readline() == b""
+    for call in h.read, h.readline, h.seek, h.write:
+        with pytest.raises(ValueError, match="closed"):
+            call(*{h.seek: (0,), h.write: (b"x",)}.get(call, ()))
+    with open(path, "rb") as unchanged:
+        assert unchanged.readlines() == lines
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_gives_no_descriptor(file, part):
     """It would show other bytes, as they would to who sends, measures or wraps it."""
