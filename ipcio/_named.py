@@ -26,6 +26,7 @@ import contextlib
 import errno
 import os
 import sys
+from functools import partial
 
 from ipcio._backend import OpenObject
 from ipcio._forklock import fork_lock
@@ -315,8 +316,6 @@ def _join(handle: type[Handle], attach: Callable[..., Handle], name: str, owner:
 
 def _again(attach: Callable[..., Handle], owner: int | None) -> Callable[[str], Handle]:
     """Return what attaches a pickled copy."""
-    from functools import partial
-
     return attach if owner is None else partial(attach, owner=owner)
 
 
