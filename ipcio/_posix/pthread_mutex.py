@@ -1,0 +1,112 @@
+"""Robust mutexes of the C library (``pthread_mutex_t``), which Python does not offer; and whether they work here.
+
+Importing this imports `ctypes`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import time
+from _thread import get_native_id, start_new_thread
+
+from ipcio._posix import libc
+from ipcio._record import calling
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+SIZE = 64  # bytes of an object for a mutex; its first word is the id of the thread that holds it
+LARGEST = 48  # bytes of a mutex: 40 on x86-64, 48 on 64-bit ARM
+
+_PROCESS_SHARED, _ROBUST, _ERROR_CHECK = 1, 1, 2  # <pthread.h> of glibc
+_PATIENCE = 2.0  # seconds for the thread of the test
+
+_library: Any = ctypes.CDLL(None, use_errno=True)
+# Without releasing the GIL and without errno: these never wait, and that is half the price.
+_at_once: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)
+trylock: Any = getattr(_at_once, "pthread_mutex_trylock", None)
+unlock: Any = getattr(_at_once, "pthread_mutex_unlock", None)
+consistent: Any = getattr(_at_once, "pthread_mutex_consistent", None)
+_clocklock: Any = getattr(_library, "pthread_mutex_clocklock", None)  # glibc 2.30
+_timedlock: Any = getattr(_library, "pthread_mutex_timedlock", None)
+
+
+def wait(address: ctypes.c_void_p, seconds: float) -> int:
+    """Wait for a mutex, for so long; the result is that of C, and no interrupt loses it."""
+    if _clocklock is not None:
+        clock = time.CLOCK_MONOTONIC
+        until = time.clock_gettime_ns(clock) + int(seconds * 1e9)
+        call = calling(_clocklock, address, clock, ctypes.byref(libc.Timespec(*divmod(until, 10**9))))
+    else:
+        until = time.time_ns() + int(seconds * 1e9)
+        call = calling(_timedlock, address, ctypes.byref(libc.Timespec(*divmod(until, 10**9))))
+    for code in call:
+        return code
+    raise AssertionError("unreachable")
+
+
+_blank: list[bytes | None] = []
+
+
+def blank() -> bytes | None:
+    """Return the bytes of a mutex that no process has used yet; None where there are no robust mutexes.
+
+    Programs whose bytes differ cannot share a mutex: they have other C libraries or other sizes of words.
+    """
+    if not _blank:
+        made = _initialised()
+        if made is not None:
+            is_right = _test(made)
+            if is_right is None:  # that passes, and is no answer to remember
+                raise OSError(errno.EAGAIN, "no thread can be started, which the test of robust mutexes requires")
+            made = made if is_right else None
+        _blank.append(made)
+    return _blank[0]
+
+
+def _initialised() -> bytes | None:
+    attributes = ctypes.create_string_buffer(64)
+    mutex = ctypes.create_string_buffer(SIZE)
+    calls: Any = _library
+    try:
+        failed = (
+            None in [trylock, unlock, consistent, _timedlock]
+            or calls.pthread_mutexattr_init(attributes)
+            or calls.pthread_mutexattr_setpshared(attributes, _PROCESS_SHARED)
+            or calls.pthread_mutexattr_setrobust(attributes, _ROBUST)
+            or calls.pthread_mutexattr_settype(attributes, _ERROR_CHECK)
+            or calls.pthread_mutex_init(mutex, attributes)
+        )
+    except AttributeError:  # another C library
+        return None
+    return None if failed or any(mutex.raw[LARGEST:]) else mutex.raw
+
+
+def _test(made: bytes) -> bool | None:
+    """Whether a mutex works as it has to; None if that cannot be tested now."""
+    memory = mmap.mmap(-1, SIZE)
+    memory[:] = made
+    word = ctypes.c_uint32.from_buffer(memory)
+    mutex = ctypes.c_void_p(ctypes.addressof(word))
+    try:
+        if trylock(mutex) or word.value != get_native_id() or trylock(mutex) != errno.EDEADLK:
+            return False
+        if unlock(mutex) or unlock(mutex) != errno.EPERM or word.value:
+            return False
+        start_new_thread(_library.pthread_mutex_lock, (mutex,))  # which ends, and holds it
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            code = trylock(mutex)
+            if code == errno.EOWNERDEAD:
+                return not (consistent(mutex) or unlock(mutex) or trylock(mutex))
+            if not code:  # the thread has not begun
+                unlock(mutex)
+            time.sleep(0.00005)
+    except RuntimeError:  # no more threads
+        pass
+    finally:
+        unlock(mutex)
+    return None
