@@ -33,24 +33,21 @@ def of(fd: int, path: str) -> OwnFile:
 class OwnFile:
     """An object, opened once more, for all of its locks."""
 
-    __slots__ = ("__weakref__", "_fd", "_info", "_path", "first")
+    __slots__ = ("__weakref__", "_common", "_fd", "_info", "_path", "first")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = -1
         self._info = os.fstat(fd)
         self._path = path
         self.first = 0 if _OF_FILE else self._info.st_ino % _MOST_OBJECTS * _BYTES_OF_AN_OBJECT
-        if not _OF_FILE and namespace.NAMES_ARE_FILES:
-            raise NotImplementedError(
-                f"{path} can be written by others: this requires locks of open files (Linux 3.15)"
-            )
+        self._common = _common_file()
         self._fd = open_again(fd, path, self._info)
 
     def descriptor(self) -> int:
         """Return the descriptor that the locks are on; `OSError` if the program has closed it."""
         forks.this_process()  # after a fork in C, that calls `_after_fork`
-        if not _OF_FILE:
-            return _common.descriptor()
+        if self._common is not None:
+            return self._common.descriptor()
         return self.data(-1)
 
     def data(self, fd: int) -> int:
@@ -109,11 +106,11 @@ def _is(fd: int, info: os.stat_result) -> bool:
 class _CommonFile:
     """The file that the locks of all objects are on, where locks belong to a process.
 
-    A process loses all its locks on a file when it closes any descriptor of it.  So no descriptor of this one
-    is ever closed, and no object's file would do.
+    A process loses all its locks on a file when it closes any descriptor of it.  So this one is open as long
+    as any `OwnFile` is, and an object's file would not do.
     """
 
-    __slots__ = ("_fd", "_info")
+    __slots__ = ("__weakref__", "_fd", "_info")
 
     _info: os.stat_result
 
@@ -122,16 +119,30 @@ class _CommonFile:
 
     def descriptor(self) -> int:
         if self._fd < 0 or not _is(self._fd, self._info):
-            path = f"{namespace.directory()}/.locks"
             # With this mode it is not taken for an orphaned object.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            path = f"{namespace.directory()}/.locks"
             for self._fd in calling(os.open, path, flags, 0o600 | namespace.PERSISTENT):
                 pass
             self._info = os.fstat(self._fd)
         return self._fd
 
+    def __del__(self) -> None:
+        if self._fd >= 0 and _is(self._fd, self._info):
+            os.close(self._fd)
 
-_common = _CommonFile()
+
+_common: WeakValueDictionary[str, _CommonFile] = WeakValueDictionary()
+
+
+def _common_file() -> _CommonFile | None:
+    """Return the file for all locks; None where each object has its own."""
+    if _OF_FILE:
+        return None
+    if namespace.NAMES_ARE_FILES:
+        text = "this object requires locks of open files (Linux 3.15), as other users may write to it"
+        raise NotImplementedError(text)
+    return _common.setdefault("it", _CommonFile())
 
 
 def _after_fork() -> None:

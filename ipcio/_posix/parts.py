@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 
+from ipcio._posix import namespace
 from ipcio._posix.words import make_words as words
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
 
-    from ipcio._backend import Lock, OpenObject
+    from ipcio._backend import OpenObject
+    from ipcio._posix.range_lock import RangeLock
+    from ipcio._posix.robust import RobustLock
+
+_NO_MUTEXES = b"range"
 
 __all__ = ["is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 
@@ -36,15 +42,24 @@ def process_namespace() -> int:
 
 
 def lock_layout() -> bytes:
-    """Return what is the same in all processes that can share a narrow lock."""
-    return b""
+    """Return what is the same in all processes that can share a narrow lock: the bytes of a free mutex."""
+    from ipcio._posix import pthread_mutex
+
+    free = pthread_mutex.blank()
+    return _NO_MUTEXES if free is None else bytes((struct.calcsize("P"),)) + free[:31]
 
 
-def new_lock(*, wide: bool) -> bytes:  # noqa: ARG001
+def new_lock(*, wide: bool) -> bytes:
     """Return the bytes of a free lock."""
-    return bytes(64)
+    from ipcio._posix import pthread_mutex
+
+    return (None if wide else pthread_mutex.blank()) or bytes(pthread_mutex.SIZE)
 
 
-def lock(opened: OpenObject, at: int, /) -> Lock:
+def lock(opened: OpenObject, at: int, /) -> RobustLock | RangeLock:
     """Return the lock with its slot there."""
-    raise NotImplementedError(f"{opened.kind}: no lock at {at}")
+    from ipcio._posix import pthread_mutex, range_lock, robust
+
+    path = namespace.segment_path(opened.name, opened.kind)
+    make = range_lock.lock_at if opened.wide or pthread_mutex.blank() is None else robust.RobustLock
+    return make(opened.fd, path, at, process_namespace)

@@ -16,6 +16,7 @@ from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 SIZE = 64  # bytes of an object for a mutex; its first word is the id of the thread that holds it
@@ -39,7 +40,7 @@ def wait(address: ctypes.c_void_p, seconds: float) -> int:
     if _clocklock is not None:
         clock = time.CLOCK_MONOTONIC
         until = time.clock_gettime_ns(clock) + int(seconds * 1e9)
-        call = calling(_clocklock, address, clock, ctypes.byref(libc.Timespec(*divmod(until, 10**9))))
+        call: Iterator[int] = calling(_clocklock, address, clock, ctypes.byref(libc.Timespec(*divmod(until, 10**9))))
     else:
         until = time.time_ns() + int(seconds * 1e9)
         call = calling(_timedlock, address, ctypes.byref(libc.Timespec(*divmod(until, 10**9))))

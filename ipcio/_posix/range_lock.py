@@ -212,10 +212,11 @@ class _Thread:
 
 def _held_by_this_thread() -> set[RangeLock]:
     """Return the locks that this thread holds."""
-    known: dict[str, _Thread] = vars(_threads)
+    known: dict[str, Any] = _threads.__dict__
     if "it" not in known:
         known["it"] = _Thread(set())
-    return known["it"].held
+    held: set[RangeLock] = known["it"].held
+    return held
 
 
 # -- in a forked child ---------------------------------------------------------

@@ -21,6 +21,7 @@ for name in ("read", "write"):  # no Python in what is to be one call of C: an i
 # -- the C library -----------------------------------------------------------
 
 LIBRARY = {"semtimedop", "timer_create", "timer_delete", "timer_settime"}
+LIBRARY |= {"pthread_mutex_consistent", "pthread_mutex_timedlock", "pthread_mutexattr_setrobust"}
 
 
 def without(kind):

@@ -43,13 +43,21 @@ class Locked:
         os.close(self.fd)
 
 
-def kinds():
-    yield pytest.param("robust", marks=pytest.mark.skipif(not pthread_mutex.blank(), reason="no robust mutexes here"))
-    can = namespace.NAMES_ARE_FILES <= (range_lock.filelock.SEMANTICS == "open file")
-    yield pytest.param("range", marks=pytest.mark.skipif(not can, reason="no locks of open files here"))
+def has_mutexes():
+    return pthread_mutex.blank() is not None
 
 
-@pytest.fixture(params=kinds())
+def has_range_locks():
+    return range_lock.filelock.SEMANTICS == "open file" or not namespace.NAMES_ARE_FILES
+
+
+ROBUST = pytest.param("robust", marks=pytest.mark.able(probe=has_mutexes))
+RANGE = pytest.param("range", marks=pytest.mark.able(probe=has_range_locks))
+robust_only = pytest.mark.parametrize("file", [ROBUST], indirect=True)
+range_only = pytest.mark.parametrize("file", [RANGE], indirect=True)
+
+
+@pytest.fixture(params=[ROBUST, RANGE])
 def file(request, tmp_path):
     with closing(Locked(request.param, tmp_path / "object")) as opened:
         yield opened
@@ -359,9 +367,8 @@ def test_kills_at_any_moment_leave_it_to_the_next_one(file, lock):
             lock.release()
 
 
+@range_only
 def test_a_range_lock_believes_no_contents(file, lock):
-    if file.kind != "range":
-        pytest.skip("this kind may be written to by this user alone")
     chance = random.Random(3)
     for _ in range(64):
         os.pwrite(file.fd, chance.randbytes(64), 64)
@@ -372,10 +379,8 @@ def test_a_range_lock_believes_no_contents(file, lock):
         lock.release()
 
 
+@robust_only
 def test_a_damaged_mutex_is_an_error_or_busy_and_never_a_wait_without_end(file):
-    if file.kind != "robust":
-        pytest.skip("this kind keeps nothing in the object that could be damaged")
-
     def attack(seed):
         faulthandler.disable()
         lock = file.lock()
@@ -393,20 +398,16 @@ def test_a_damaged_mutex_is_an_error_or_busy_and_never_a_wait_without_end(file):
             assert victim.wait() in {0, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS}
 
 
-def test_a_range_lock_on_a_file_that_was_cut_short_is_an_error_and_no_sigbus(tmp_path):
-    if next(iter(list(kinds())[1].marks)).args[0]:
-        pytest.skip("no locks of open files here")
-    with closing(Locked("range", tmp_path / "object")) as file:
-        lock = file.lock()
-        os.truncate(file.path, 0)
-        with pytest.raises(OSError, match="cut"):
-            lock.acquire(1)
-        assert not lock.is_held()
+@range_only
+def test_a_range_lock_on_a_file_that_was_cut_short_is_an_error_and_no_sigbus(file, lock):
+    os.truncate(file.path, 0)
+    with pytest.raises(OSError, match="cut"):
+        lock.acquire(1)
+    assert not lock.is_held()
 
 
+@robust_only
 def test_another_pid_namespace_is_refused(file):
-    if file.kind != "robust":
-        pytest.skip("this kind knows no thread ids")
     lock = file.lock()
 
     def child():
@@ -419,10 +420,8 @@ def test_another_pid_namespace_is_refused(file):
     assert_free(lock)
 
 
+@range_only
 def test_descriptors_that_the_program_has_closed_are_an_error_and_are_left_alone(file, tmp_path):
-    if file.kind != "range" or not namespace.NAMES_ARE_FILES:
-        pytest.skip("this kind needs no descriptor of the object")
-
     def child():
         lock = file.lock()
         os.closerange(3, 100)
