@@ -209,7 +209,7 @@ def test_gc(name, create):
 
 @pytest.mark.gc
 @pytest.mark.parametrize("make", ["shm.create({!r}, 1)", "sem.create({!r})"])
-def test_gc_leaves_the_living_alone(name, peer, make):
+def test_gc_leaves_objects_in_use_alone(name, peer, make):
     peer().run(f"kept = {make.format(name)}")
     status, output, errors = run("gc")
     assert (status, errors) == (0, "")

@@ -231,7 +231,7 @@ def test_put_without_stdin(name, call):
 
 
 @pytest.mark.needs("persistence")
-def test_put_leaves_a_name_that_lives_alone_and_reads_nothing(name, call, file_of):
+def test_put_leaves_a_name_in_use_alone_and_reads_nothing(name, call, file_of):
     with shm.create(name, 3) as h:
         h.write(b"old")
         source = file_of(b"new")
@@ -242,7 +242,7 @@ def test_put_leaves_a_name_that_lives_alone_and_reads_nothing(name, call, file_o
 
 
 @pytest.mark.needs("persistence", "fork")
-def test_put_takes_the_name_of_the_dead(unique, call, file_of):
+def test_put_takes_the_name_of_an_orphan(unique, call, file_of):
     for name, options in [(unique(), []), (unique(), ["--force"])]:
         leave_dead(lambda: shm.create(name, 100))  # noqa: B023
         assert call("put", name, *options, stdin=file_of(b"new")) == (0, b"", "")
@@ -319,7 +319,7 @@ def test_a_reader_sees_the_old_segment_or_the_new_one(persistent, call, file_of)
 
 @pytest.mark.parametrize("options", [[], ["--force"]])
 @pytest.mark.needs("posix")
-def test_put_that_dies_midway_leaves_what_was(persistent, options, call, file_of):
+def test_put_that_is_killed_midway_leaves_the_old_segment(persistent, options, call, file_of):
     """Nothing, or the old segment; and no bytes of the new one anywhere."""
     if options:
         call("put", persistent, stdin=file_of(b"old"))

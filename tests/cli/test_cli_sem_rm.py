@@ -111,7 +111,7 @@ def maps(pid):
 
 
 @pytest.mark.needs("persistence")
-def test_a_name_that_lives_is_not_made_again(name, call):
+def test_a_name_in_use_is_not_created_again(name, call):
     with contextlib.closing(sem.create(name, 3)) as permits:
         assert is_one_line(call("sem", "create", name, "5"), name)
         assert [permits.dec(0) for _ in range(4)] == [True, True, True, False]

@@ -421,7 +421,7 @@ def test_a_killed_worker_is_one_line(hold, slow, files):
 
 
 @pytest.mark.needs("posix", "proc", "files", "undo")
-def test_a_worker_that_hangs_does_not_hide_the_death_of_another(hold, slow, files):
+def test_a_worker_that_hangs_does_not_hide_that_another_was_killed(hold, slow, files):
     with hold(2, slow, *files) as held:
         os.kill(held.pids[1], signal.SIGKILL)
         assert held.finish() == (1, "", f"ipcio: worker 2 (process {held.pids[1]}) was killed by SIGKILL\n")

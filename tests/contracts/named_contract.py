@@ -270,7 +270,7 @@ class NameContract(Named):
             other.run("h.close()")
         self.assert_free(name)
 
-    def test_create_refuses_a_name_that_lives(self, name):
+    def test_create_refuses_a_name_in_use(self, name):
         with closing(self.make(name)) as h:
             with pytest.raises(FileExistsError) as caught:
                 self.make(name)
@@ -348,7 +348,7 @@ class NameContract(Named):
         finally:
             signal.signal(signal.SIGALRM, before)
 
-    def test_exist_ok_attaches_to_what_lives_and_tells(self, name):
+    def test_exist_ok_attaches_an_existing_object_and_says_so(self, name):
         with closing(self.make(name, exist_ok=True)) as h, closing(self.make(name, exist_ok=True)) as other:
             assert h.created
             assert not other.created
@@ -356,7 +356,7 @@ class NameContract(Named):
         self.assert_free(name)
 
     @pytest.mark.needs("files")
-    def test_exist_ok_leaves_the_permissions_of_what_lives(self, name):
+    def test_exist_ok_leaves_the_permissions_of_an_existing_object(self, name):
         with closing(self.make(name, perm=0o640)), closing(self.make(name, perm=0o600, exist_ok=True)):
             assert os.stat(self.path(name)).st_mode & 0o777 == 0o640
 
@@ -371,7 +371,7 @@ class NameContract(Named):
         for name in names:
             assert not self.there(name)
 
-    def test_an_invented_name_is_not_one_that_lives(self, name, unique, monkeypatch):
+    def test_an_invented_name_is_not_in_use(self, name, unique, monkeypatch):
         """Where the random bits repeat, another try is made."""
         second = unique()
         answers = iter([name, second])
@@ -403,7 +403,7 @@ class NameContract(Named):
 
     @pytest.mark.needs("users")
     @pytest.mark.parametrize("perm", [0, 0o200, 0o100, 0o066])
-    def test_an_owner_who_gave_himself_no_access_can_use_the_name_again(self, name, perm, peer):
+    def test_an_owner_without_access_to_an_object_can_use_its_name_again(self, name, perm, peer):
         """After the last close the name is free, whatever the permissions were."""
         other = peer(user=ordinary())
         for _ in range(2):
@@ -417,7 +417,7 @@ class NameContract(Named):
 
     @pytest.mark.needs("users")
     @pytest.mark.parametrize("perm", [0o200, 0o000])
-    def test_nor_does_it_keep_him_from_it_if_he_was_killed(self, name, perm, peer):
+    def test_unreadable_permissions_do_not_keep_an_owner_from_a_name_of_a_killed_process(self, name, perm, peer):
         """Whom the permissions keep from asking whether anybody holds the dead object asks the list of locks."""
         user = ordinary()
         victim = peer(user=user)
@@ -442,7 +442,7 @@ class NameContract(Named):
             with closing(self.make(name)) as new:
                 assert not self.is_managed(new)
 
-    def test_unlink_of_what_the_dead_left_finds_nothing(self, name, peer):
+    def test_unlink_of_an_orphan_finds_nothing(self, name, peer):
         peer(f"h = {self.make_code(name)}").kill()
         with pytest.raises(FileNotFoundError) as caught:
             self.module.unlink(name)
@@ -587,7 +587,7 @@ class NameContract(Named):
     @pytest.mark.root
     @pytest.mark.needs("users", "guests")
     @pytest.mark.parametrize("perm", [0o600, 0o644, 0o666])
-    def test_a_dead_object_of_another_user_is_a_permission_error_for_create(self, name, perm, peer):
+    def test_an_orphan_of_another_user_is_a_permission_error_for_create(self, name, perm, peer):
         """And a name that does not live for attach, as far as the permissions let one look."""
         peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY).kill()
         stranger = peer(user=SOMEBODY)
@@ -607,7 +607,7 @@ class NameContract(Named):
     @pytest.mark.root
     @pytest.mark.needs("users", "guests")
     @pytest.mark.parametrize("perm", [0o600, 0o666])
-    def test_a_living_object_of_another_user_is_a_file_exists_error(self, name, perm, peer):
+    def test_an_object_in_use_by_another_user_is_a_file_exists_error(self, name, perm, peer):
         owner = peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY)
         stranger = peer(user=SOMEBODY)
         with pytest.raises(PeerError) as caught:
@@ -622,7 +622,7 @@ class NameContract(Named):
 
     @pytest.mark.root
     @pytest.mark.needs("users", "guests")
-    def test_a_persistent_object_of_another_user_is_no_dead_one(self, name, peer):
+    def test_a_persistent_object_of_another_user_is_no_orphan(self, name, peer):
         peer(f"h = {self.make_code(name, persist=True)}", user=NOBODY).kill()
         with pytest.raises(PeerError) as caught:
             peer(user=SOMEBODY).run(self.make_code(name))
@@ -631,7 +631,7 @@ class NameContract(Named):
 
     @pytest.mark.root
     @pytest.mark.needs("users", "guests")
-    def test_a_guest_may_be_the_last_to_close(self, name, peer):
+    def test_an_attached_process_may_be_the_last_to_close(self, name, peer):
         """He cannot remove the owner's name; it is dead all the same."""
         owner = peer(f"h = {self.make_code(name, perm=0o666)}", user=NOBODY)
         guest = peer(f"h = {self.attach_code(name)}", user=SOMEBODY)
@@ -646,7 +646,7 @@ class NameContract(Named):
 
     @pytest.mark.root
     @pytest.mark.needs("users", "guests")
-    def test_the_super_user_removes_the_dead_of_anybody(self, name, peer):
+    def test_the_super_user_removes_orphans_of_any_user(self, name, peer):
         peer(f"h = {self.make_code(name)}", user=NOBODY).kill()
         self.assert_free(name)
 
@@ -775,7 +775,7 @@ class LifetimeContract(Named):
 
     @needs_fork
     @pytest.mark.parametrize("number", DEADLY)
-    def test_no_way_to_die_keeps_a_name(self, name, number):
+    def test_however_a_process_ends_it_keeps_no_name(self, name, number):
         with Event() as made:
 
             def child() -> None:
@@ -790,7 +790,7 @@ class LifetimeContract(Named):
                 assert forked.kill(number) == -number
         self.assert_free(name)
 
-    def test_the_death_of_one_holder_is_not_the_death_of_the_name(self, name, peer):
+    def test_a_killed_process_does_not_remove_a_name_that_others_have_open(self, name, peer):
         one, other = peer(f"h = {self.make_code(name)}"), peer(f"h = {self.attach_code(name)}")
         with closing(self.module.attach(name)):
             one.kill()
@@ -869,7 +869,7 @@ class LifetimeContract(Named):
         assert not self.there(name)
 
     @pytest.mark.needs("signals")
-    def test_a_program_that_dies_of_ctrl_c_leaves_no_name(self, name):
+    def test_a_program_that_ctrl_c_kills_leaves_no_name(self, name):
         # A signal from outside may come after Python's last look for signals and before the read(2) of `input`,
         # and the program would wait on.
         code = (
@@ -988,7 +988,7 @@ class LifetimeContract(Named):
         assert not self.there(name)
 
     @needs_fork
-    def test_a_grandchild_holds_on_after_both_are_dead(self, name):
+    def test_a_grandchild_keeps_the_name_after_both_were_killed(self, name):
         # First: what an exiting process has is released in any order, on Linux the youngest first.
         reader, writer = os.pipe()
         h = self.make(name)

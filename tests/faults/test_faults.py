@@ -281,7 +281,7 @@ def test_a_create_that_is_killed_was_never(left, plan, way, scenario, trouble, t
 
 @pytest.mark.parametrize("trouble", [kill_before, kill_after])
 @pytest.mark.parametrize("scenario", ["attach", "attach read-only", "create refused", "create or attach", "close"])
-def test_a_guest_that_is_killed_does_not_disturb(name, plan, scenario, trouble):
+def test_an_attached_process_that_is_killed_does_not_disturb(name, plan, scenario, trouble):
     """Killed in the middle of an attach or a close, it neither keeps the name nor takes it along."""
     act = OPENING[scenario][1] if scenario != "close" else lambda name: shm.attach(name).close()
     for at in places():

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.needs("files")
 
 
 @pytest.mark.able(probe=can_go_apart)
-def test_gc_removes_the_dead_and_nothing_else(apart):
+def test_gc_removes_orphans_and_nothing_else(apart):
     """It prints their names.  Only this test uses this /dev/shm, so every line of it is known."""
     other = apart()
     other.run("""
@@ -105,7 +105,7 @@ before = entries()
 @pytest.mark.root
 @pytest.mark.needs("users", "guests")
 @pytest.mark.able(probe=can_go_apart)
-def test_gc_of_a_user_leaves_the_dead_of_others(apart):
+def test_gc_of_a_user_leaves_the_orphans_of_others(apart):
     """The super-user's takes them all."""
     other = apart()
     other.run(f"""
@@ -142,7 +142,7 @@ for user in {NOBODY}, {SOMEBODY}:
     assert other.ask("entries(), sets()") == ([], 0)
 
 
-def test_gc_finds_what_is_unlinked_and_dead_and_leaves_what_lives(left):
+def test_gc_finds_unlinked_orphans_and_leaves_what_is_in_use(left):
     """This is so in the /dev/shm of the system, too."""
     name = left.tag
     leave_dead(lambda: unlinked(name))

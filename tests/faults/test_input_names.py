@@ -23,7 +23,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_lies_there_nobody_comes_to_harm(name, tmp_path, seed):
+def test_whatever_file_is_under_a_name_no_call_comes_to_harm(name, tmp_path, seed):
     from campaign.input import guarded
     from campaign.under_names import attack_names
 

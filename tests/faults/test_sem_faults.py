@@ -264,7 +264,7 @@ GUESTS = {
 
 @pytest.mark.parametrize("scenario", GUESTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_guest_that_is_killed_does_not_disturb(left, plan, kind, scenario):
+def test_an_attached_process_that_is_killed_does_not_disturb(left, plan, kind, scenario):
     """It neither keeps the name nor takes it along, and not the set either."""
     name = left.tag
 
@@ -313,7 +313,7 @@ def test_an_unlink_that_is_killed_is_done_or_not(left, plan, state):
     assert at
 
 
-def test_an_unlink_of_a_persistent_one_that_nobody_holds_and_that_is_killed_is_done_or_not(left, plan):
+def test_a_killed_unlink_of_a_persistent_one_that_no_process_holds_is_done_or_not(left, plan):
     name = left.tag
     for at in places():
         prepare("undo persistent", name)

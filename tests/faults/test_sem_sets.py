@@ -31,7 +31,7 @@ pytestmark = pytest.mark.needs("files")
 
 @pytest.mark.parametrize("perm", [0, 0o200, 0o400, 0o066])
 @pytest.mark.parametrize("persist", [False, True])
-def test_an_owner_who_gave_himself_no_access_leaves_nothing(name, peer, perm, persist):
+def test_an_owner_without_access_to_an_object_leaves_nothing(name, peer, perm, persist):
     """Whatever the permissions, a crash-safe one ends with its last handle or with `unlink`, set and all."""
     other = peer(user=None if os.geteuid() else NOBODY)
     other.run(f"s = sem.create({name!r}, 3, undo=True, persist={persist}, perm={perm})")
@@ -179,7 +179,7 @@ def test_a_crash_safe_one_is_not_found_from_another_ipc_namespace_and_not_harmed
 
 @pytest.mark.xfail(strict=True, reason="a record does not say in which IPC namespace its set is")
 @pytest.mark.able(probe=can_part)
-def test_the_dead_of_another_ipc_namespace_leave_no_set_behind(left, peer):
+def test_orphans_of_another_ipc_namespace_leave_no_set_behind(left, peer):
     """A process that cannot see the set does not remove the record that names it."""
     name = left.tag
     other = peer("from namespaces import *", "go_apart('')")
@@ -249,7 +249,7 @@ def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, k
 @pytest.mark.root
 @pytest.mark.needs("users", "guests")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
-def test_another_users_living_record_cannot_have_us_operate_on_our_sets(left, victim, peer, knows):
+def test_another_users_record_in_use_cannot_have_us_operate_on_our_sets(left, victim, peer, knows):
     key, number = victim
     liar = peer("import fcntl", user=NOBODY)
     own = key + (1 << 24) if knows == "an own key" else key
@@ -268,7 +268,7 @@ def test_another_users_living_record_cannot_have_us_operate_on_our_sets(left, vi
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("told", ["a\0b", "../x", "\n", "", "x" * 256, "\udcff"], ids=repr)
-def test_a_record_with_an_odd_name_is_as_dead_as_any(left, call, told):
+def test_a_record_with_an_odd_name_is_an_ordinary_orphan(left, call, told):
     """No call fails because of it, and nothing is removed in its name but itself."""
     key = int.from_bytes(os.urandom(3), "little") + 1
     exec(lie(left.tag, key, -1, told), {"os": os})

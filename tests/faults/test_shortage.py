@@ -259,7 +259,7 @@ def test_a_sparse_segment_needs_no_room_until_it_is_used(small):
 
 
 @pytest.mark.able(probe=can_go_apart)
-def test_a_dead_segment_makes_room_for_its_successor(small):
+def test_an_orphaned_segment_makes_room_for_its_successor(small):
     """It is removed before the new one is reserved."""
     for options in ("", ", exist_ok=True"):
         small.run(
@@ -315,7 +315,7 @@ def test_no_system_v_semaphore_left_is_an_error_that_names_the_limit(apart, limi
 
 
 @pytest.mark.able(probe=can_limit)
-def test_a_dead_crash_safe_one_makes_room_for_its_successor(apart):
+def test_an_orphaned_crash_safe_one_makes_room_for_its_successor(apart):
     """Under its own name at once, under another one once `gc` has been."""
     other = apart("32000 1024000000 500 1")
     for options in ("", ", exist_ok=True"):

@@ -98,7 +98,7 @@ FEW = (
 
 
 @pytest.mark.parametrize("operation", FEW)
-def test_who_is_killed_before_any_call_strands_nobody(operation, unique, tmp_path):
+def test_a_process_killed_before_any_call_leaves_no_other_waiting(operation, unique, tmp_path):
     from campaign.death import kill_at
     from campaign.operations import warm_up
 
@@ -154,7 +154,7 @@ def fault(operation, call_name, number, unique, path, which=0):
     return fail_at(operations()[operation], unique(), path, at, number)[1]
 
 
-def test_a_lock_that_a_sandbox_forbids_does_not_make_a_living_name_dead(unique, tmp_path):
+def test_a_lock_that_a_sandbox_forbids_does_not_make_a_name_in_use_an_orphan(unique, tmp_path):
     assert fault("shm: attach", "flock", errno.EPERM, unique, f"{tmp_path}/file") == "PermissionError"
 
 
@@ -173,7 +173,7 @@ KEPT = []  # in the child, where it ends with the process
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_looks_between_any_two_calls_of_a_create_finds_nothing_or_all_of_it(kind, unique):
+def test_a_look_between_any_two_calls_of_a_create_finds_nothing_or_all_of_it(kind, unique):
     create, attach, is_whole = KINDS[kind]
     create(unique()).close()  # what is done once only
     name = unique()

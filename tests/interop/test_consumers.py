@@ -464,7 +464,7 @@ if sys.version_info >= (3, 11):
 
         assert tomllib.load(source(b'a = 1\n[b]\nc = "d"\n')) == {"a": 1, "b": {"c": "d"}}
 
-    def test_sqlite_lives_in_memory(source, target):
+    def test_sqlite_works_in_memory(source, target):
         with contextlib.closing(sqlite3.connect(":memory:")) as made:
             made.execute("create table t (a)")
             made.executemany("insert into t values (?)", [(n,) for n in range(100)])

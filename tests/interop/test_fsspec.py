@@ -238,7 +238,7 @@ def test_what_is_no_segment_is_not_found(fs, name):
 
 
 @pytest.mark.needs("signals")
-def test_what_the_dead_left_is_not_found(fs, name, peer):
+def test_an_orphan_is_not_found(fs, name, peer):
     other = peer(f"h = shm.create({name!r}, 1)")
     assert fs.exists(name)
     other.kill()
@@ -371,7 +371,7 @@ def test_permissions(name):
 
 @persistence
 @pytest.mark.usefixtures("place")
-def test_an_old_segment_is_replaced_and_who_has_it_keeps_it(fs, name):
+def test_an_old_segment_is_replaced_and_its_handles_keep_it(fs, name):
     """And the last holder of the old one does not take the name along."""
     with shm.create(name, 3) as old:
         old.write(b"old")

@@ -79,7 +79,7 @@ def test_c_makes_what_ipcio_attaches_and_never_removes(name, c_peer):
         shm.attach(name)
 
 
-def test_c_may_not_create_over_what_lives_here(name, c_peer):
+def test_c_may_not_create_over_an_object_in_use(name, c_peer):
     with shm.create(name, 10):
         assert c_peer("create", name, 10).said.startswith("create: errno")
     c = c_peer("create", name, 20)
@@ -145,7 +145,7 @@ def test_multiprocessing_attaches_what_ipcio_made(name):
     assert not there(name)
 
 
-def test_multiprocessing_may_not_create_over_what_lives_here(name):
+def test_multiprocessing_may_not_create_over_an_object_in_use(name):
     with shm.create(name, 10), pytest.raises(FileExistsError):
         shared_memory.SharedMemory(name=name, create=True, size=10)
 

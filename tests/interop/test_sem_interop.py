@@ -275,7 +275,7 @@ def test_each_side_wakes_the_other_in_turn(unique, others):
         assert (permits_of(to), permits_of(back)) == (0, 0)
 
 
-def test_others_may_not_create_over_what_lives_here(name, others):
+def test_others_may_not_create_over_an_object_in_use(name, others):
     for options in ({}, {"persist": True}, {"undo": True}) if FILES else ({}, {"persist": True}):
         with closing(sem.create(name, 3, **options)) as s:
             assert others("create", name, 1).said == f"errno {errno.EEXIST}"
@@ -515,7 +515,7 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
 
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 4096])
-def test_a_file_that_is_no_semaphore_is_an_error_and_no_death(name, size, c):
+def test_a_file_that_is_no_semaphore_is_an_error_and_no_crash(name, size, c):
     """C takes it for one, whatever its size, and dies of the empty one."""
     with open(path_of(name), "xb") as file:
         file.write(b"\xff" * size)
@@ -579,7 +579,7 @@ def rows(keys):
 
 @pytest.mark.parametrize("perm", [0o600, 0o640, 0o660, 0o666, 0o777, 0o400])
 @pytest.mark.parametrize("persist", [False, True])
-def test_a_crash_safe_one_is_one_set_while_it_lives_and_none_after(name, perm, persist):
+def test_a_crash_safe_one_is_one_set_while_it_exists_and_none_after(name, perm, persist):
     """Whoever may use the name may use the set, whose maker always may; where names are no files, he alone."""
     s = sem.create(name, 3, perm=perm, undo=True, persist=persist)
     again = sem.attach(name) if perm & 0o600 == 0o600 or not os.geteuid() else None

@@ -926,7 +926,7 @@ def test_a_forked_child_shares(one, other):
 
 @pytest.mark.needs("fork")
 @pytest.mark.needs("open file locks")
-def test_a_child_that_lives_keeps_the_locks(path, other):
+def test_a_child_that_runs_keeps_the_locks(path, other):
     file = open(path, "r+b", 0)
     lock(file, "rw", 0, 4)
     with Event() as end:

@@ -127,7 +127,7 @@ def test_a_name_is_had_once(kind, peer):
     assert kind.nothing()
 
 
-def test_the_dead_hold_nothing(kind, peer):
+def test_a_killed_process_holds_nothing(kind, peer):
     a, b = peer(kind.make()), peer()
     a.kill()
     assert kind.is_there()
@@ -137,7 +137,7 @@ def test_the_dead_hold_nothing(kind, peer):
     b.run("h.close()")
 
 
-def test_gc_finds_the_dead_and_no_others(kind, peer):
+def test_gc_finds_orphans_and_nothing_else(kind, peer):
     a, b = peer(kind.make()), peer("from ipcio._inventory import remove_orphans")
     assert b.ask("[each[:3] for each in remove_orphans()]") == []
     a.kill()
@@ -184,7 +184,7 @@ def test_unlink_frees_the_name_at_once(kind, peer):
     assert kind.nothing()
 
 
-def test_whose_a_foreign_one_is(plain, peer):
+def test_the_owner_of_a_foreign_one(plain, peer):
     """The system says it of memory and not of a semaphore, and then `owner` refuses."""
     b = peer()
     make = (
@@ -226,7 +226,7 @@ def test_a_foreign_one_has_the_name(plain, peer):
     assert plain.nothing()
 
 
-def test_who_unlinks_it_from_outside_leaves_nothing_in_the_way(plain, peer):
+def test_an_unlink_from_outside_leaves_nothing_in_the_way(plain, peer):
     a, b = peer(plain.make()), peer()
     os.unlink(plain.object)
     assert refusal(b, plain.attach) == ("FileNotFoundError", errno.ENOENT)
@@ -271,7 +271,7 @@ def test_what_was_before_the_system_started_is_no_object_of_now(plain, peer):
     b.run(plain.unlink)
 
 
-def test_who_dies_over_it_leaves_nothing_for_good(kind, peer):
+def test_a_kill_at_any_point_leaves_nothing_for_good(kind, peer):
     """SIGKILL at any moment of create, attach, close and unlink; `gc` finds all there is."""
     endless = (
         "while True:\n"
@@ -325,7 +325,7 @@ def test_names_that_a_file_system_may_take_for_one(root, name, peer):
     assert sorted(b.ask("[each[:3] for each in remove_orphans()]")) == found
 
 
-def test_too_long_a_name_tells_what_would_not_be(peer):
+def test_the_error_of_a_long_name_says_the_limit_of_macos(peer):
     a = peer()
     for call in ("shm.create(n, 1)", "shm.attach(n)", "shm.unlink(n)", "sem.create(n, undo=True)", "sem.attach(n)"):
         with pytest.raises(PeerError, match="30 bytes here, not 31") as caught:
@@ -334,7 +334,7 @@ def test_too_long_a_name_tells_what_would_not_be(peer):
 
 
 @pytest.mark.parametrize("spoil", ["mode", "link", "file", "directory"])
-def test_who_takes_the_directorys_name_first_shuts_nobody_out(root, name, peer, spoil):
+def test_a_user_who_takes_the_name_of_the_directory_locks_no_other_user_out(root, name, peer, spoil):
     """The user's processes agree on another one, also when the first is free again."""
     path = f"{root}/ipcio-{os.geteuid()}"
     if spoil == "file":
@@ -384,7 +384,7 @@ def test_the_directory_is_made_again(root, name, peer):
     assert os.listdir(path) == []
 
 
-def test_permits_of_the_dead_come_back(name, peer):
+def test_permits_of_killed_processes_are_released(name, peer):
     a, b = peer(f"h = sem.create({name!r}, 2, undo=True)"), peer(f"h = sem.attach({name!r})")
     b.run("h.dec(); h.dec()")
     assert a.ask("h.dec(0.001)") is False

@@ -228,7 +228,7 @@ def test_a_path_at_which_another_file_is_by_now(monkeypatch, tmp_path, path):
             mapping.path_of(file.fileno())
 
 
-def test_the_map_of_a_descriptor_whose_path_nobody_tells_is_not_pickled(monkeypatch, path):
+def test_the_map_of_a_descriptor_without_a_known_path_is_not_pickled(monkeypatch, path):
     monkeypatch.setattr(mapping, "_path", no_path)
     with open(path, "rb") as file, mmap.open(file.fileno()) as h, pytest.raises(TypeError, match="no path"):
         h.__reduce__()

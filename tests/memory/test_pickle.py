@@ -84,7 +84,7 @@ def test_a_copy_is_over_the_same_memory(kind, name, tmp_path):
         assert other.readline() == b"two\n"
 
 
-def test_a_segment_lives_on_in_its_copy(name):
+def test_a_segment_stays_in_its_copy(name):
     """A share of its own: the one pickled may close first."""
     h = shm.create(name, 10)
     other = copy.copy(h)

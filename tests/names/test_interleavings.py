@@ -123,7 +123,7 @@ def whole(worker, operation, size=0):
     return until("", *worker.begin(operation, size), worker)
 
 
-def test_an_unlink_that_comes_late_takes_no_newcomer_along(name, workers):
+def test_an_unlink_that_comes_late_removes_no_newer_object(name, workers):
     """One removal waits for another, so none removes anything but what it has looked at."""
     remover, holder, newcomer = workers
     assert whole(holder, "create", 10) == (MADE, 10)
@@ -202,7 +202,7 @@ def test_a_removal_that_is_killed_keeps_no_other_from_it(name, workers):
     assert not there(name)
 
 
-def test_two_who_look_at_a_dead_object_do_not_take_each_other_for_holders(name, workers):
+def test_two_calls_that_look_at_an_orphan_do_not_take_each_other_for_holders(name, workers):
     """Create finds it free, even if somebody else is looking at it at the moment."""
     burier, creator, guest = workers
     leave_dead(lambda: shm.create(name, 5))

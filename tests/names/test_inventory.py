@@ -119,7 +119,7 @@ def test_names_in_the_session(name):
 
 @pytest.mark.needs("files", "fork")
 @pytest.mark.parametrize("create", [lambda n: shm.create(n, 9), sem.create, lambda n: sem.create(n, undo=True)])
-def test_the_dead_are_told_and_left_alone(name, create):
+def test_orphans_are_listed_and_left_alone(name, create):
     told = told_of_the_dead(name, lambda: create(name))
     assert len(told) == 2
     for entry in told:
@@ -249,7 +249,7 @@ def test_a_copy_of_a_crash_safe_semaphore_is_none(name):
 
 @pytest.mark.gc
 @pytest.mark.needs("files", "fork", "value")
-def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_it_is_dead(name):
+def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_orphaned(name):
     def hidden():
         ours = {os.path.basename(each.path) for each in inventory._find_all() if each.name == name}
         return [each for each in list_objects() if each.name in ours and each.name != name]

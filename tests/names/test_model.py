@@ -46,14 +46,14 @@ def test_no_order_breaks_a_promise(programs, options):
 # -- what is open is found ---------------------------------------------------
 
 
-def test_a_killed_reaper_lets_in_one_more_guest():
+def test_a_killed_removal_lets_in_one_more_process():
     """Race 7 of docs/design.md, open: the model finds it as soon as it may."""
     with pytest.raises(AssertionError, match="an orphaned object was attached"):
         Search("attach", "attach", orphan=True, kills=1, killed_reapers=True).run()
     Search("attach", "attach", orphan=True, kills=1).run()
 
 
-def test_to_ask_twice_lets_that_guest_in_with_the_help_of_another():
+def test_to_ask_twice_lets_that_process_in_with_the_help_of_another():
     """So that is no remedy for race 7: each guest takes the other for a holder, and both have lost their shares."""
     options = {"orphan": True, "kills": 1, "killed_reapers": True, "protocol": AttachThatAsksTwice}
     Search("attach", "attach", **options).run()
@@ -103,7 +103,7 @@ def test_a_look_counts_as_a_share_until_it_ends():
     Search("create close", "attach close", looks_hold=False).run()
 
 
-def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newcomer_its_name():
+def test_a_foreign_unlink_in_the_midst_of_a_close_costs_a_newer_object_its_name():
     """Between the look at the name and the unlink, by a program that takes no lock."""
     with pytest.raises(AssertionError, match="has lost its name"):
         Search("create close", "create", "foreign").run()

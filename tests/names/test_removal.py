@@ -96,7 +96,7 @@ def test_a_directory_that_is_kept_locked_delays_one_removal_and_prevents_none(pa
     assert not any(map(there, names))
 
 
-def test_who_waits_for_the_directory_keeps_no_other_thread_waiting(pauses, name, unique):
+def test_a_wait_for_the_directory_keeps_no_other_thread_waiting(pauses, name, unique):
     """Not in a call, and not in a fork."""
     shm.create(name, 1, persist=True).close()
 

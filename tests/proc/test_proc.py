@@ -326,7 +326,7 @@ def test_standard_input_ends_with_the_block():
     assert h.wait()
 
 
-def test_who_is_dropped_is_killed_and_reaped():
+def test_a_child_with_a_collected_handle_is_killed_and_reaped():
     for prepare in (lambda _: None), Process.nowait, (lambda h: h.write(b"a")), next:
         before = descriptors(), children()
         h = spawn(shell("echo; exec sleep 1000"), stdin=True, stdout=True)

@@ -197,7 +197,7 @@ def test_open_with_a_value_creates_exclusively(name):
         assert permits_of(s) == 2
 
 
-def test_open_without_a_value_attaches_whichever_kind_lives(make, name, undo):
+def test_open_without_a_value_attaches_whichever_kind_exists(make, name, undo):
     s = make(3)
     for arguments in ((), (0,), (False,)):
         with contextlib.closing(sem.open(name, *arguments)) as other:
@@ -276,7 +276,7 @@ def test_options_are_keywords(name):
 
 
 @pytest.mark.parametrize("wanted", [False, pytest.param(True, marks=pytest.mark.needs("undo"))])
-def test_exist_ok_attaches_whichever_kind_lives(make, name, undo, wanted):
+def test_exist_ok_attaches_whichever_kind_exists(make, name, undo, wanted):
     s = make(3)
     with contextlib.closing(sem.create(name, 7, undo=wanted, exist_ok=True)) as other:
         assert (other.created, other.undo, permits_of(other)) == (False, undo, 3)
@@ -948,7 +948,7 @@ def test_parent_and_forked_child_wake_each_other(make, again):
 
 
 @pytest.mark.needs("fork")
-def test_what_a_dead_child_took_comes_back_from_a_crash_safe_one_alone(make):
+def test_only_a_crash_safe_semaphore_releases_the_permit_of_a_killed_child(make):
     s = make(5)
 
     def child() -> None:
@@ -1113,7 +1113,7 @@ def test_the_last_handle_closed_within_its_with_statement_is_no_error(make, name
         close_and_attach()
 
 
-def test_a_handle_made_for_one_with_statement_lives_as_long(name, undo):
+def test_a_handle_made_for_one_with_statement_stays_open_as_long(name, undo):
     s = sem.create(name, 2, undo=undo)
     with sem.attach(name):
         s.close()
@@ -1235,7 +1235,7 @@ def test_a_file_of_another_size_is_no_semaphore(unique, filling):
 
 @pytest.mark.needs("undo", "files")
 @pytest.mark.parametrize("mode", [0o600, 0o2600, 0o1600, 0o1666], ids=oct)
-def test_a_copy_of_a_living_record_is_no_semaphore(unique, mode):
+def test_a_copy_of_a_record_in_use_is_no_semaphore(unique, mode):
     """With ipcio's mark it is a dead object, which frees its own name and touches nothing else."""
     living, name = unique(), unique()
     path = semaphore_file(name)
@@ -1324,7 +1324,7 @@ def test_a_damaged_record_is_refused_or_good_enough(name, damage):
 @pytest.mark.gc
 @pytest.mark.needs("undo", "files")
 @pytest.mark.parametrize("bad", [b"a\0b", b"../" * 85, b"\xff" * 256], ids=ids)
-def test_a_record_that_somebody_made_up_is_removed_like_any_dead_one(name, bad):
+def test_a_forged_record_is_removed_like_any_orphan(name, bad):
     """With a hidden name of its own it looks more genuine."""
     path = semaphore_file(name)
     key = int.from_bytes(os.urandom(4), "little") % (2**31 - 1) + 1

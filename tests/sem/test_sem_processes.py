@@ -465,7 +465,7 @@ def test_parent_and_child_use_one_handle(make):
 @needs_fork
 @KINDS
 @HOWS
-def test_who_dies_waiting_takes_no_permit_along(make, how):
+def test_a_process_killed_while_it_waits_acquires_no_permit(make, how):
     s = make(0)
     with ExitStack() as stack:
         waiters = [stack.enter_context(Forked(WAITS[how], s)) for _ in range(2)]

@@ -319,7 +319,7 @@ def test_a_forked_child_holds_nothing_of_its_parents(s, fork):
     assert s.value == PERMITS + 2
 
 
-def test_the_parents_death_gives_back_the_parents_permits_only(s):
+def test_the_exit_of_the_parent_releases_the_parents_permits_only(s):
     with Event() as ready, Event() as dead, Event() as done:
 
         def child():
@@ -429,7 +429,7 @@ def test_handles_that_come_and_go_lose_no_count(s):
     assert s.value == PERMITS
 
 
-def test_a_permit_given_in_anothers_stead_comes_once_more_at_his_death(s):
+def test_a_permit_released_for_another_process_is_released_again_when_that_exits(s):
     """That is what the kernel makes of it."""
     with Living(s=s) as holder, Living(s=s) as friend:
         holder.do(take, 2)
@@ -441,7 +441,7 @@ def test_a_permit_given_in_anothers_stead_comes_once_more_at_his_death(s):
         assert s.value == PERMITS + 1
 
 
-def test_a_permit_given_in_anothers_stead_is_his_to_take_again(s):
+def test_a_permit_released_for_another_process_can_be_acquired_by_it_again(s):
     """And if he does not die before he has given as many, nothing comes twice."""
     with Living(s=s) as holder, Living(s=s) as friend:
         holder.do(take, 1)
@@ -454,7 +454,7 @@ def test_a_permit_given_in_anothers_stead_is_his_to_take_again(s):
     assert s.value == PERMITS + 1  # the friend's, who gave before he took
 
 
-def test_no_permit_of_the_dead_takes_the_value_past_the_maximum(s):
+def test_no_released_permit_of_a_killed_process_exceeds_the_maximum(s):
     with Living(s=s) as holder:
         holder.do(take, 3)
         s.inc(MAXIMUM - PERMITS + 3)
@@ -514,7 +514,7 @@ WAITS = {
 
 @pytest.mark.parametrize("how", WAITS)
 @pytest.mark.parametrize("end", ["kill", "end"])
-def test_who_waits_wakes_when_the_holder_dies(name, how, end):
+def test_a_waiting_process_wakes_when_the_holder_is_killed(name, how, end):
     with closing(sem.create(name, 3, undo=True)) as s, Event() as ready, Living(s=s) as holder:
         holder.do(take, 3)
 
@@ -559,7 +559,7 @@ def test_as_many_wake_as_there_were_permits(name):
         assert s.value == 2
 
 
-def test_the_death_of_one_who_waits_changes_nothing(name):
+def test_a_kill_of_a_waiting_process_changes_nothing(name):
     with closing(sem.create(name, 0, undo=True)) as s, Event() as ready:
 
         def wait():
@@ -623,7 +623,7 @@ def test_permits_come_back_to_a_semaphore_without_a_name(s):
     assert_nothing_left(s.name, key)
 
 
-def test_the_creator_dies_and_the_guests_go_on(name):
+def test_the_creator_is_killed_and_the_others_go_on(name):
     with Living() as creator, Living() as guest, Living() as other:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
@@ -712,7 +712,7 @@ def dead_and_locked(name):
 
 
 @pytest.mark.parametrize("call", ["attach", "create", "exist_ok"])
-def test_a_reaper_killed_between_the_set_and_the_names_is_nobodys_trouble(name, call, monkeypatch):
+def test_a_removal_killed_between_the_set_and_the_names_disturbs_no_process(name, call, monkeypatch):
     """Not even of one who looked while it was at work, and could join what it left."""
     key, reaper = dead_and_locked(name)
     sysv.remove(sysv.find(key, os.geteuid()))

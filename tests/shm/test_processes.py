@@ -256,7 +256,7 @@ def test_a_held_name_is_never_absent_and_never_free(name, churn):
 @campaign
 @pytest.mark.parametrize("unlinks", [False, True], ids=["", "with unlink"])
 @pytest.mark.parametrize("kills", [0, 18], ids=["", "with kills"])
-def test_processes_that_create_attach_close_and_die_agree(unique, kills, unlinks):
+def test_processes_that_create_attach_close_and_are_killed_agree(unique, kills, unlinks):
     names = [unique() for _ in range(3)]
     chance = random.Random(kills + unlinks)
     seeds = itertools.count(1)

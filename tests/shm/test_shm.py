@@ -275,7 +275,7 @@ def test_a_foreign_segment_is_attached_whole(name):
 
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_marked_object_that_nobody_holds_is_a_dead_one(name, size):
+def test_a_marked_object_that_no_process_holds_is_an_orphan(name, size):
     """As SIGKILL leaves them; also one that was cut down to nothing."""
     for call in ("attach", "create"):
         with open(path(name), "xb") as file:

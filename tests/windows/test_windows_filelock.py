@@ -160,7 +160,7 @@ def test_what_cannot_be_had_as_a_whole_is_not_had_in_part(one, other, opened):
 
 @windows
 @pytest.mark.parametrize("mode", ["r", "rw"])
-def test_query_tells_of_the_range_that_was_asked_for(one, other, mode):
+def test_query_reports_the_range_that_was_asked_for(one, other, mode):
     lock(other, mode, 3, 2)
     assert query(one, "rw", 0, 8) == Holder(0, 8, mode, None)
     assert query(one, "rw", 4, 0) == Holder(4, 0, mode, None)

@@ -93,7 +93,7 @@ def assert_free(name):
 
 
 @pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 16 * PAGE - 1, 16 * PAGE, 16 * PAGE + 1])
-def test_whoever_attaches_sees_the_size_that_was_asked_for(name, size, peer):
+def test_attach_returns_the_size_that_was_asked_for(name, size, peer):
     """A section is whole pages; also after the creator has gone, and through a copy."""
     other = peer()
     with shm.create(name, size) as h:
@@ -181,7 +181,7 @@ def test_a_name_that_is_held_cannot_be_removed(name):
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "\N{GRINNING FACE}"])
-def test_too_long_a_name_is_told_the_limit(name, letter):
+def test_the_error_of_a_long_name_says_the_limit(name, letter):
     with pytest.raises(OSError, match="258") as caught:
         shm.create(name + 260 * letter, 10)
     assert caught.value.errno == errno.ENAMETOOLONG
@@ -298,7 +298,7 @@ def test_an_interrupt_loses_no_handle(name):
 # -- who may -----------------------------------------------------------------
 
 
-def test_a_section_that_nobody_may_open_is_a_permission_error(name):
+def test_a_section_that_no_user_may_open_is_a_permission_error(name):
     with section(name, access="D:"):
         for call in (shm.attach, lambda n: shm.attach(n, "r"), shm.unlink, lambda n: shm.create(n, 10, exist_ok=True)):
             with pytest.raises((PermissionError, FileExistsError)) as caught:
@@ -441,7 +441,7 @@ def go_on(seed, names, steps, ready, queue):
 
 @campaign
 @pytest.mark.parametrize("kills", [0, 5], ids=["", "with kills"])
-def test_processes_that_create_attach_close_and_die_agree(unique, kills):
+def test_processes_that_create_attach_close_and_are_killed_agree(unique, kills):
     """As in `test_processes`, without fork."""
     names = [unique() for _ in range(3)]
     context = multiprocessing.get_context("spawn")

@@ -149,7 +149,7 @@ windows = pytest.mark.able(probe=lambda: not lacks("sections"))
 
 @windows
 @pytest.mark.parametrize("code", [1, 128 + 15, 259, 0x7FFFFFFF, 0x80000000, 0xC0000005, 0xFFFFFFFF])
-def test_exit_codes_are_told_as_they_are(code):
+def test_exit_codes_are_reported_unchanged(code):
     """Also one that stands for "it runs", and that of who is killed, if nobody has."""
     exits = f"import ctypes; ctypes.WinDLL('kernel32').ExitProcess({code})"
     with proc.spawn([sys.executable, "-c", exits]) as h:

@@ -121,7 +121,7 @@ def test_what_windows_cannot_do_is_said_at_creation_and_nothing_is_made(name, op
         assert s.value == 2
 
 
-def test_a_name_that_lives_cannot_be_removed(name):
+def test_a_name_in_use_cannot_be_removed(name):
     with closing(sem.create(name, 2)) as s:
         with pytest.raises(NotImplementedError, match=name):
             sem.unlink(name)
@@ -161,7 +161,7 @@ def test_a_wait_holds_the_name_until_it_ends(name):
 # -- names ---------------------------------------------------------------------
 
 
-def test_too_long_a_name_is_told_the_limit(unique):
+def test_the_error_of_a_long_name_says_the_limit(unique):
     for letter, length in (("x", 1), ("é", 1), ("\N{GRINNING FACE}", 2)):
         name = unique()
         while len(name.encode("utf-16-le")) // 2 + length <= LONGEST:
@@ -273,7 +273,7 @@ def test_the_error_at_the_maximum_tells_it(name, kept):
         s.inc()
 
 
-def test_what_others_made_lives_as_long_as_any_handle(name, peer):
+def test_an_object_of_another_program_exists_as_long_as_any_handle(name, peer):
     """Theirs and ours count alike."""
     other = peer(KERNEL, f"h = kernel32.CreateSemaphoreW(None, 2, 5, {name!r})")
     s = sem.attach(name)
@@ -284,7 +284,7 @@ def test_what_others_made_lives_as_long_as_any_handle(name, peer):
     assert is_free(sem, name)
 
 
-def test_what_ipcio_made_lives_as_long_as_any_handle_of_others(name):
+def test_an_object_of_ipcio_exists_as_long_as_any_handle_of_another_program(name):
     s = sem.create(name, 2)
     theirs = kernel32.OpenSemaphoreW(ALL_ACCESS, False, name)
     s.close()
@@ -315,7 +315,7 @@ def test_an_object_of_another_kind_is_in_the_way(name, kept, kind):
 
 
 @pytest.mark.parametrize("sddl", ["D:", "D:(D;;GA;;;WD)(A;;GA;;;SY)", "D:P(A;;0x100000;;;WD)", "D:P(A;;0x1;;;WD)"])
-def test_who_may_not_use_it_gets_a_permission_error(name, kept, sddl):
+def test_a_user_without_rights_gets_a_permission_error(name, kept, sddl):
     """And it is in the way of create, as on other systems."""
     foreign(kept, name, 1, 3, sddl)
     for call in (sem.attach, sem.open, sem.unlink, partial(sem.create, exist_ok=True)):
@@ -343,7 +343,7 @@ def test_what_it_takes_to_use_it_is_enough(name, kept):
 
 
 @pytest.mark.parametrize("death", ["os._exit(3)", "os.abort()", "os.kill(os.getpid(), 9)", "ctypes.string_at(8)", ""])
-def test_no_way_to_die_keeps_a_name(name, death):
+def test_however_a_process_ends_it_keeps_no_name(name, death):
     code = f"import ctypes, os; from ipcio import sem; h = sem.create({name!r}); print('made', flush=True); {death}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("made")
@@ -351,7 +351,7 @@ def test_no_way_to_die_keeps_a_name(name, death):
     assert is_free(sem, name)
 
 
-def test_who_dies_waiting_takes_no_permit_along(name, peer):
+def test_a_process_killed_while_it_waits_acquires_no_permit(name, peer):
     with closing(sem.create(name, 0)) as s:
         waiters = [peer(f"h = sem.attach({name!r})") for _ in range(2)]
         for waiter, wait in zip(waiters, ("h.dec()", "h.dec(30)"), strict=True):
