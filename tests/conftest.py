@@ -141,7 +141,7 @@ def apart(peer):
     def start(limit="", shm="size=1m"):
         other = peer(
             "from namespaces import *",
-            "from children import Forked, leave_dead",
+            "from children import Forked, leave_orphan",
             "from command import run as command",
             "from ipcio._posix import libc",
         )

@@ -69,7 +69,7 @@ F_GETPATH = 50
 
 
 def call_fcntl(fd, command, *argument):
-    """With the command of macOS that tells the path of a descriptor: 1024 bytes, the rest zeros."""
+    """With the command of macOS that returns the path of a descriptor: 1024 bytes, the rest zeros."""
     if command != F_GETPATH:
         return fcntl.fcntl(fd, command, *argument)
     path = os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))

@@ -100,7 +100,7 @@ def ftruncate(fd, length):
 
 
 def fstat(fd):
-    """Of memory, little is told: no inode, among others."""
+    """Of memory, little is known: no inode, among others."""
     info = os.fstat(fd)
     if not is_memory(fd):
         return info
@@ -138,7 +138,7 @@ def sem_unlink(name):
 
 
 class SemLock(_multiprocessing.SemLock):
-    """Without a value to be told, and a lower maximum.  (macOS does not even notice that it is passed.)"""
+    """Without a value that can be read, and with a lower maximum.  (macOS does not even notice that it is passed.)"""
 
     __slots__ = ()
     SEM_VALUE_MAX = MAXIMUM

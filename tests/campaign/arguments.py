@@ -1,6 +1,6 @@
 """Every public function and method, with arguments of every kind: what is documented, or success.
 
-The values are in `campaign.strange`.  What may come of a call is told by `Attack.call`, and nothing else may:
+The values are in `campaign.strange`.  What may come of a call is in `Attack.call`, and nothing else may:
 no other exception, no descriptor, name, set or child that stays, and by `campaign.input.guarded` no signal and no hang.
 """
 
@@ -109,16 +109,16 @@ def left_open(before):
 
 
 def name_of(attack):
-    """The name of what lives, or a new one, or what is none."""
+    """The name of an object in use, or a new one, or no name."""
     if attack.rng.random() < 0.25:
         return strange.value(attack.rng, text=False)
     tail = attack.rng.choice(["", "", "", "n", *strange.TAILS])
     return attack.name + tail
 
 
-def not_the(living, name):
-    """Another one; what lives is to live on."""
-    return f"{name}n" if type(name) is str and name == living else name
+def not_the(in_use, name):
+    """Another one; the object in use is to stay."""
+    return f"{name}n" if type(name) is str and name == in_use else name
 
 
 def made(unlink, handle):
@@ -416,7 +416,7 @@ def words_of(attack):
     )
     if rng.random() < 0.2 and words[:1] != ["gc"]:
         words.insert(rng.randrange(len(words) + 1), rng.choice(strange.WORDS))
-    # What looks like nothing and is all: it takes what the dead of others have left, or lists for long.
+    # What looks like nothing and is all: it removes orphans of other programs, or lists for long.
     return words if words not in (["gc"], ["ls"], ["demo"]) else ["--version"]
 
 

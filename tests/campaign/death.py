@@ -135,7 +135,7 @@ def _kill_at_random(rng: random.Random, path: str, adoption: Adoption) -> dict[s
         for name in names:
             _is_free(name)
         with open(path, "r+b") as file:
-            assert filelock.trylock(file), "the dead have a lock"
+            assert filelock.trylock(file), "a killed process has a lock"
     finally:
         for worker in workers:
             worker.kill()
@@ -163,7 +163,7 @@ def _is_free(name):
         except FileNotFoundError:
             pass
         else:
-            raise AssertionError("the dead hold a name")
+            raise AssertionError("a killed process holds a name")
         create(name, 1).close()
     gc_of(name)
     assert not entries(name), f"gc has left {entries(name)}"

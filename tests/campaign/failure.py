@@ -54,7 +54,7 @@ def errors_of(call: Call) -> list[int]:
     if call.name in {"exit", "exit_group"}:  # never
         return []
     listed = _FCNTL.get(call.arguments[1], "") if call.name == "fcntl" else _ERRORS.get(call.name, "")
-    # Who may not close has its descriptor for ever, whatever he does.
+    # A process that may not close keeps its descriptor for ever.
     names = [*listed.split(), *(_SANDBOX if call.name != "close" else ())]
     return [getattr(errno, name) for name in names]
 
@@ -137,12 +137,12 @@ def _judge(operation, number, outcome):
         pass
     else:
         assert "OSError" in outcome["kinds"], f"an undocumented {said}: {outcome['text']}"
-        assert outcome["errno"] == number, f"another error was told: {said}({outcome['text']})"
+        assert outcome["errno"] == number, f"another error was raised: {said}({outcome['text']})"
         if operation.makes and operation.kind in {"shm", "sem", "undo"} and not operation.says:
-            assert outcome["filename"], f"an error that tells no name: {outcome['text']}"
+            assert outcome["filename"], f"an error that names no object: {outcome['text']}"
     assert not outcome["again"], f"without the fault it fails, too: {outcome['again']}"
     if operation.makes and said != "success" and not operation.says:
-        # What lives is somebody else's; and what is dead was dead before.
+        # What is in use belongs to other processes; orphans were there before.
         assert not outcome["made"], f"it raised {said}, and left {outcome['made']}"
     assert not outcome["opened"], f"descriptors left open: {outcome['opened']}"
 

@@ -40,7 +40,7 @@ def setup(_place):
 
 
 def schedule(rng, workers, name):
-    """What callers are told fits one order of whole calls."""
+    """The results of callers fit one order of whole calls."""
     made = Schedule(rng.random(), workers, name, kills=rng.random() < 0.5, unlinks=rng.random() < 0.7)
     made.run()
     assert explains(made.history), f"no order of whole calls explains\n{made}"

@@ -21,7 +21,7 @@ import struct
 import sys
 import tempfile
 
-from children import Event, Forked, leave_dead
+from children import Event, Forked, leave_orphan
 from namespaces import NEWNS, NEWPID, READ_ONLY, REMOUNT, SHM, c_call, can_go_apart, go_apart, mount
 
 from campaign.parts import Unable, part
@@ -195,14 +195,14 @@ def attempt(operation, *, leaves=()):
     gc.collect()
     if operation in leaves:
         with spare():
-            assert _number(shm.attach, NAME) == errno.ENOENT, "what is left lives"  # and it is buried
+            assert _number(shm.attach, NAME) == errno.ENOENT, "what is left is in use"  # and is removed
     after = _here()
     assert after == before, f"{operation.__name__} ({errno.errorcode.get(number, 'fine')}) made {before} {after}"
     return number
 
 
 def _here():
-    """What there is: names, and descriptors, which can be told without /proc and without opening one."""
+    """What there is: names, and descriptors, which can be listed without /proc and without opening one."""
     try:
         with spare():
             names = sorted(os.listdir(SHM))
@@ -241,7 +241,7 @@ def world(allowed, *, leaves=()):
     """A world that is right again when the generator goes on.
 
     `allowed` are the numbers that may be met until then: in all operations, or by operation.  What
-    `leaves` something may leave a name that is dead.
+    `leaves` something may leave an orphan.
     """
 
     def register(enter):
@@ -305,7 +305,7 @@ def no_inode_free(rng):
     mount(SHM, "nr_inodes=1000", REMOUNT)
 
 
-# A fork that finds no descriptor for the shares shares them; so nobody knows that he is the last.
+# A fork that finds no descriptor for the shares shares them; so no process knows that it is the last.
 @world({0, errno.EMFILE}, leaves=[forked_segment])
 def open_files_short(rng):
     import resource
@@ -373,7 +373,7 @@ def no_system_v_set_free(_):
 
 
 def a_world_of_its_own(*, root=False):
-    """A world that is told in one piece."""
+    """A world that is described in one piece."""
 
     def register(visit):
         WORLDS[visit.__name__] = visit
@@ -384,9 +384,9 @@ def a_world_of_its_own(*, root=False):
     return register
 
 
-@a_world_of_its_own(root=True)  # an ordinary user is root in his namespace, and /var/tmp/ipcio-0 is not his
+@a_world_of_its_own(root=True)  # an ordinary user, root in the namespace, does not own /var/tmp/ipcio-0
 def a_python_started_without_dev_shm(_):
-    """It takes the ways of systems where names are no files, and finds the C library without a place for them."""
+    """It goes the ways of systems where names are no files, and finds the C library without a place for them."""
     go_apart()
     mount("/dev")
     with open("/dev/null", "wb"):
@@ -490,7 +490,7 @@ def _hold_apart(place, own_proc, ready, die):
 
 
 def many_names(count, rng):
-    """So many names: some persistent, some dead; then all are listed, and all can be removed."""
+    """So many names: some persistent, some orphaned; then all are listed, and all can be removed."""
     go_apart("size=50%,mode=1777")
     kinds = [rng.randrange(3) for _ in range(count)]
     persistent = [f"p{number}" for number, kind in enumerate(kinds) if kind == 0]
@@ -499,7 +499,7 @@ def many_names(count, rng):
         shm.create(name, 1, persist=True).close()
     batches = [dying[first : first + 300] for first in range(0, len(dying), 300)]
     for batch in batches:  # as many as one process may have open
-        leave_dead(lambda batch=batch: _Several([module.create(name, 1) for module, name in batch]))
+        leave_orphan(lambda batch=batch: _Several([module.create(name, 1) for module, name in batch]))
     assert len(os.listdir(SHM)) == count
     out = io.StringIO()
     from ipcio import _cli
@@ -542,13 +542,13 @@ def _become(user):
 
 @a_world_of_its_own(root=True)
 def objects_of_another_user(rng):
-    """Who may not is told so, and harms nothing; who may, shares."""
+    """A user without permission gets an error and harms nothing; a user with permission shares."""
     go_apart()
     module, options = rng.choice([(shm, {}), (sem, {}), (sem, {"undo": True})])
     perm = rng.choice([0o600, 0o644, 0o666])
-    dead, persist = rng.choice([(False, False), (False, True), (True, False)])
+    killed, persist = rng.choice([(False, False), (False, True), (True, False)])
     refused = {errno.EACCES, errno.EPERM}
-    case = f"{module.__name__} {options} {perm:o} {dead=} {persist=}"
+    case = f"{module.__name__} {options} {perm:o} {killed=} {persist=}"
 
     command_ls()  # what it imports may not be readable afterwards
     command_gc()
@@ -558,17 +558,17 @@ def objects_of_another_user(rng):
         _become(GUEST)
         attach = _number(module.attach, NAME)
         reader = _number(shm.attach, NAME, "r") if module is shm else attach
-        if dead:
+        if killed:
             assert attach in {errno.ENOENT, *(refused if perm != 0o666 else ())}, (case, attach)
         else:
             assert attach in ({0} if perm == 0o666 else refused), (case, attach)
             assert reader in ({0} if perm == 0o666 or (perm == 0o644 and module is shm) else refused), (case, reader)
         create = _number(module.create, NAME, 1, **options)
-        assert create in (refused if dead else {errno.EEXIST}), (case, create)
+        assert create in (refused if killed else {errno.EEXIST}), (case, create)
         join = _number(module.create, NAME, 1, exist_ok=True, **options)
-        assert join in ({0} if perm == 0o666 and not dead else refused), (case, join)
+        assert join in ({0} if perm == 0o666 and not killed else refused), (case, join)
         unlink = _number(module.unlink, NAME)
-        assert unlink in ({errno.ENOENT, *refused} if dead else refused), (case, unlink)
+        assert unlink in ({errno.ENOENT, *refused} if killed else refused), (case, unlink)
         command_ls()
         command_gc()
         return sum(map(bool, (attach, reader, create, join, unlink)))
@@ -580,7 +580,7 @@ def objects_of_another_user(rng):
             handle = module.create(NAME, 1, perm=perm, persist=persist, **options)
             ready.set()
             done.wait()
-            if dead:
+            if killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             module.attach(NAME).close()  # it is there and whole, whatever others tried
             if persist:
@@ -589,15 +589,15 @@ def objects_of_another_user(rng):
 
         with Forked(own) as owner:
             ready.wait()
-            if dead:
+            if killed:
                 assert owner.kill() == -signal.SIGKILL
             faults = Forked(visit).result()
-            if not dead:
+            if not killed:
                 done.set()
                 owner.result()
     command_gc()
     assert os.listdir(SHM) == [], (case, os.listdir(SHM))
-    return {"operations": 7, "faults": faults, "kills": int(dead)}
+    return {"operations": 7, "faults": faults, "kills": int(killed)}
 
 
 @part("limits")

@@ -1,4 +1,4 @@
-"""What is done to ipcio while it dies or its calls fail: each operation, what is there before, what must be after.
+"""What is done to ipcio while it is killed or its calls fail: each operation, what is there before, what must be after.
 
 An operation is run in a traced child (`tracing`).  This process is the survivor: it may hold the
 name meanwhile, and in the end it is the next user, who must succeed.
@@ -12,7 +12,7 @@ import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from children import fork_quietly, leave_dead
+from children import fork_quietly, leave_orphan
 from leftovers_linux import SHM, semaphore_name
 
 from campaign.parts import new_name
@@ -48,7 +48,7 @@ class Scene:
         self.keys.update(key for key, _, flags, *_ in made if flags & libc.IPC_CREAT)
 
     def wait_for_descendants(self) -> None:
-        """Wait until nobody has the other end any more, whatever program runs there."""
+        """Wait until no process has the other end open, whatever program runs there."""
         os.close(self.leashed)
         self.leashed = -1
         assert os.read(self.leash, 1) == b""
@@ -70,9 +70,9 @@ def entries(name: str) -> list[str]:
 
 
 def gc_of(name: str, found: list[str] | None = None) -> None:
-    """``ipcio gc`` that sees no other names than this: others, who run beside, have their own dead.
+    """``ipcio gc`` that sees no other names than this: others, who run beside, have their own orphans.
 
-    `found` is what `entries` said before, for who has his calls counted.
+    `found` is what `entries` said before, for a process with counted calls.
     """
     stand_in = types.ModuleType("os")
     stand_in.__getattr__ = lambda attribute: getattr(os, attribute)
@@ -103,7 +103,7 @@ class Operation:
     unlinks: bool = False
     persists: bool = False
     changes: tuple[int, ...] = (0,)
-    """By how much a value may differ after a death."""
+    """By how much a value may differ after a kill."""
     says: tuple[type[BaseException], ...] = ()
     """What it raises without any fault."""
 
@@ -114,8 +114,8 @@ def _hold(scene):
     return handle
 
 
-def _dead(scene):
-    leave_dead(lambda: shm.create(scene.name, 2 * SIZE))
+def _orphan(scene):
+    leave_orphan(lambda: shm.create(scene.name, 2 * SIZE))
 
 
 def _persistent(scene):
@@ -158,23 +158,23 @@ def _shm():
 
     yield "create", create(), {"makes": True}
     yield "create sparse", create(reserve=False), {"makes": True}
-    yield "create over a dead one", create(), {"before": _dead, "makes": True}
+    yield "create over an orphan", create(), {"before": _orphan, "makes": True}
     yield "create persistent", create(persist=True), {"persists": True, "makes": True}
     yield "create or attach, new", create(exist_ok=True), {"makes": True}
     yield "create or attach, held", create(exist_ok=True), {"before": _hold, "makes": True}
     yield "create, refused", create(), {"before": _hold, "makes": True, "says": (FileExistsError,)}
     yield "attach", attach(), {"before": _hold, "makes": True}
     yield "attach to read", attach("r"), {"before": _hold, "makes": True}
-    yield "attach a dead one", attach(), {"before": _dead, "makes": True, "says": (FileNotFoundError,)}
+    yield "attach an orphan", attach(), {"before": _orphan, "makes": True, "says": (FileNotFoundError,)}
     yield "close, the only one", _close, {"ready": make}
     yield "close, one of two", _close, {"before": _hold, "ready": join}
     yield "close, inherited", _inherited, {"before": _hold}
     yield "unlink", unlink, {"before": _hold, "unlinks": True}
     yield "unlink persistent", unlink, {"before": _persistent, "unlinks": True, "persists": True}
-    yield "unlink a dead one", unlink, {"before": _dead, "unlinks": True, "says": (FileNotFoundError,)}
+    yield "unlink an orphan", unlink, {"before": _orphan, "unlinks": True, "says": (FileNotFoundError,)}
     yield "fork", _fork, {"ready": make}
     yield "fork with another holder", _fork, {"before": _hold, "ready": join}
-    yield "gc", gc, {"before": _dead, "ready": lambda scene: entries(scene.name)}
+    yield "gc", gc, {"before": _orphan, "ready": lambda scene: entries(scene.name)}
 
 
 def _sem(undo):
@@ -184,8 +184,8 @@ def _sem(undo):
     def create(**options):
         return lambda _, scene: make(scene, **options)
 
-    def dead(scene):
-        leave_dead(lambda: make(scene))
+    def orphan(scene):
+        leave_orphan(lambda: make(scene))
 
     def persistent(scene):
         make(scene, persist=True).close()
@@ -210,16 +210,16 @@ def _sem(undo):
 
     held = {"before": make}
     yield "create", create(), {"makes": True}
-    yield "create over a dead one", create(), {"before": dead, "makes": True}
+    yield "create over an orphan", create(), {"before": orphan, "makes": True}
     yield "create persistent", create(persist=True), {"persists": True, "makes": True}
     yield "create or attach, held", create(exist_ok=True), {**held, "makes": True}
     yield "create, refused", create(), {**held, "makes": True, "says": (FileExistsError,)}
     yield "attach", lambda _, scene: join(scene), {**held, "makes": True}
     yield (
-        "attach a dead one",
+        "attach an orphan",
         lambda _, scene: join(scene),
         {
-            "before": dead,
+            "before": orphan,
             "makes": True,
             "says": (FileNotFoundError,),
         },
@@ -229,7 +229,7 @@ def _sem(undo):
     yield "close, inherited", _inherited, held
     yield "unlink", unlink, {**held, "unlinks": True}
     yield "unlink persistent", unlink, {"before": persistent, "unlinks": True, "persists": True}
-    yield "unlink a dead one", unlink, {"before": dead, "unlinks": True, "says": (FileNotFoundError,)}
+    yield "unlink an orphan", unlink, {"before": orphan, "unlinks": True, "says": (FileNotFoundError,)}
     yield "inc", lambda thing, _: thing.inc(), {**held, "ready": join, "changes": (0, 1)}
     yield "dec", lambda thing, _: thing.dec(), {**held, "ready": join, "changes": (0,) if undo else (0, -1)}
     yield (
@@ -252,7 +252,7 @@ def _sem(undo):
     )
     yield "with", within, {**held, "ready": join, "changes": (0,) if undo else (0, -1)}
     yield "fork", _fork, {**held, "ready": having, "changes": (0,) if undo else (-1,)}
-    yield "gc", gc, {"before": dead, "ready": lambda scene: entries(scene.name)}
+    yield "gc", gc, {"before": orphan, "ready": lambda scene: entries(scene.name)}
 
 
 def _locks():
@@ -420,13 +420,13 @@ def _check_sem(operation, scene, *, gc_first):
 
 
 def _next_user(operation, scene, attach, unlink, create, *, gc_first):
-    """Nobody holds the name any more."""
+    """No process holds the name."""
     name = scene.name
     if operation.persists:
         with contextlib.suppress(FileNotFoundError):
             unlink(name)
     assert not gc_first or operation.persists or not entries(name), f"gc has left {entries(name)}"
-    assert _raises(FileNotFoundError, attach, name), "the dead hold a name"
+    assert _raises(FileNotFoundError, attach, name), "a killed process holds a name"
     made = create()
     if operation.kind == "shm":
         assert made.read() == bytes(SIZE), "new memory has old bytes"
@@ -444,7 +444,7 @@ def _check_lock(scene):
             assert not filelock.trylock(other), "a survivor's lock is gone"
             scene.held.close()
             scene.held = None
-        assert filelock.trylock(other), "the dead have a lock"
+        assert filelock.trylock(other), "a killed process has a lock"
         filelock.unlock(other)
 
 

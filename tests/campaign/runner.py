@@ -1,4 +1,4 @@
-"""Goes through the parts, and tells what they did, what was lost and how to see that again."""
+"""Goes through the parts, and reports what they did, what was lost and how to see that again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Soak: all six modules at once, in threads and processes, some of them killed; nothing may grow.
 
 In every round four processes and their threads use the same few names, the same file and the same
-crash-safe semaphore: this one; one that lives as long as the part; and two that are killed in the midst.
-When the living have done their share of the work, all must be as it was before the round: names, permits,
+crash-safe semaphore: this one; one that runs as long as the part; and two that are killed in the midst.
+When the processes have done their work, all must be as it was before the round: names, permits,
 records, sets, descriptors, threads.  The memory of the two that live is measured then, and must not rise in
 the long run.
 """
@@ -32,7 +32,7 @@ from ipcio import filelock, mmap, proc, sem, shm, strfile
 RECORDS = 8
 PERMITS = 3
 PATIENCE = 30  # seconds
-OPERATIONS = 60  # of each process that lives, a round
+OPERATIONS = 60  # of each process, in a round
 ENOUGH = 60  # rounds: before, memory is not judged
 WARM = 1 / 3  # of the rounds pass before memory is: caches and arenas fill
 RISE = 2 << 20  # bytes by which the line through the rest of the rounds may rise from its first to its last
@@ -56,7 +56,7 @@ class Work:
         for handle in (self.memory, self.plain, self.safe):
             handle.close()
 
-    def some(self, rng, count, mortal):
+    def some(self, rng, count, killable):
         """Do so many random operations, in two threads; what one of them raises is raised here."""
         failed = []
 
@@ -64,7 +64,7 @@ class Work:
             ours = random.Random(seed)
             try:
                 for _ in range(count // 2):
-                    ours.choice(OPERATIONS_OF)(self, ours, mortal)
+                    ours.choice(OPERATIONS_OF)(self, ours, killable)
             except BaseException:
                 failed.append(traceback.format_exc())
 
@@ -88,13 +88,13 @@ class Work:
             with pickle.loads(pickle.dumps(h)) as again:
                 assert again.size() == 4096
 
-    def private(self, rng, mortal):
+    def private(self, rng, killable):
         """An invented name, but what the killed invented only `gc` would find: theirs are from a list."""
         data = rng.randbytes(rng.randrange(1, 5000))
         try:
-            h = shm.create(rng.choice(self.private_names) if mortal else None, len(data))
+            h = shm.create(rng.choice(self.private_names) if killable else None, len(data))
         except FileExistsError:
-            assert mortal
+            assert killable
             return
         with h:
             h.write(data)
@@ -107,10 +107,10 @@ class Work:
             s.inc()
         s.close()
 
-    def permits(self, _, mortal):
+    def permits(self, _, killable):
         with self.safe:
             pass
-        if not mortal:  # a plain permit dies with its holder
+        if not killable:  # a plain permit is lost with its process
             with self.plain:
                 pass
 
@@ -144,7 +144,7 @@ class Work:
             assert p.wait()
         assert b"".join(got) == data
 
-    def mapped(self, _rng, _mortal):
+    def mapped(self, _rng, _killable):
         with mmap.open(self.path) as h:
             assert len(h.readall()) == RECORDS * PAIR.size
 
@@ -165,13 +165,13 @@ class Work:
             shm.create(name, 10).close()
         with open(self.path, "r+b") as file:
             for place in range(0, RECORDS * PAIR.size, PAIR.size):
-                assert filelock.lock(file, "rw", place, PAIR.size, timeout=PATIENCE), "a lock of the dead"
+                assert filelock.lock(file, "rw", place, PAIR.size, timeout=PATIENCE), "a lock of a killed process"
         from leftovers_linux import names_of, paths
 
         from ipcio._posix import lifetime
 
         left = {path for path in paths() if not names_of(path).isdisjoint(self.names + self.private_names)}
-        # What a killed `create` had not yet given its name is hidden; it waits for `gc`, which would bury it so.
+        # What a killed `create` had not yet given its name is hidden; it waits for `gc`, which would remove it so.
         left = {path for path in left if "/.ipcio-undo-" not in path or not lifetime.free_name(path)}
         assert not left, f"names left: {sorted(left)}"
 
@@ -196,7 +196,7 @@ def measure():
 
 
 class Steady:
-    """A process that lives as long as the part, and works when it is told."""
+    """A process that runs as long as the part, and works when it is asked to."""
 
     def __init__(self, work):
         theirs, self._commands = os.pipe()
@@ -207,7 +207,7 @@ class Steady:
             with open(theirs) as commands:
                 for seed in commands:
                     try:
-                        work.some(random.Random(int(seed)), OPERATIONS, mortal=False)
+                        work.some(random.Random(int(seed)), OPERATIONS, killable=False)
                         answer = [None, *measure()]
                     except BaseException:
                         answer = [traceback.format_exc()]
@@ -223,7 +223,7 @@ class Steady:
 
     def finish(self):
         line = self._file.readline()
-        assert line, f"the steady process died (status {self._process.wait()})"
+        assert line, f"the steady process exited (status {self._process.wait()})"
         error, *figures = json.loads(line)
         assert not error, error
         return figures
@@ -242,11 +242,11 @@ class Victim:
 
         def go():
             rng = random.Random(seed)
-            work.some(rng, 2, mortal=True)
+            work.some(rng, 2, killable=True)
             os.write(writer, b"!")
             try:
                 while True:
-                    work.some(rng, OPERATIONS, mortal=True)
+                    work.some(rng, OPERATIONS, killable=True)
             except BaseException:
                 os.write(writer, traceback.format_exc().encode()[:4000])
 
@@ -273,7 +273,7 @@ def rise(values):
 
 
 def judge(own, other):
-    """Tell how memory went, round by round; it is a loss if it rose."""
+    """Report the memory, round by round; it is a loss if it rose."""
     if len(own) < ENOUGH:
         return f"memory not judged before {ENOUGH} rounds"
     told = []
@@ -300,11 +300,11 @@ def setup(place):
             victims = []
             try:
                 victims.extend(Victim(work, rng.random()) for _ in range(2))
-                work.some(rng, OPERATIONS, mortal=False)
+                work.some(rng, OPERATIONS, killable=False)
             finally:
                 failed = sys.exc_info()[1]
                 for victim in victims:
-                    with suppress(AssertionError) if failed else nullcontext():  # the first error is told
+                    with suppress(AssertionError) if failed else nullcontext():  # the first error is reported
                         victim.kill()
                 memory, *theirs = steady.finish()
             orphans = adoption.wait()  # of the victims

@@ -185,7 +185,7 @@ def link(scene, path):
 
 
 def hard_link(scene, path):
-    """A second name for a foreign file, or for a segment that lives."""
+    """A second name for a foreign file, or for a segment in use."""
     other = f"{path}-2"
     if scene.rng.random() < 0.5:
         h = shm.create(os.path.basename(other), 100)
@@ -199,7 +199,7 @@ def hard_link(scene, path):
 
 
 def damaged(scene, path):
-    """What ipcio made, alive or dead, with some bits of its file turned or with other marks."""
+    """What ipcio made, in use or orphaned, with some bits of its file turned or with other marks."""
     rng = scene.rng
     if path == scene.paths[0]:
         handle = shm.create(scene.name, rng.choice(SIZES) or 1, persist=rng.random() < 0.3)
@@ -241,7 +241,7 @@ def close_anyhow(handle):
 
 
 def forgery(scene, path):
-    """A record that tells of the set of another semaphore, which lives; or of one that nobody has."""
+    """A record that names the set of another semaphore, in use; or of none."""
     victim = scene.victim
     with open(f"{SHM}/sem.{victim.name}", "rb") as file:
         record = undo_record.read(file.fileno(), os.fstat(file.fileno()))

@@ -14,7 +14,7 @@ from operator import itemgetter
 
 import pytest
 from abilities import lacks
-from children import leave_dead
+from children import leave_orphan
 from command import DEADLINE, ENVIRONMENT, finish, run, start
 from waiting import until_it_waits
 
@@ -143,7 +143,7 @@ def test_what_stdout_cannot_encode_is_escaped(tmp_path):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A directory for `gc` where nobody else's dead are; make objects there with ``place(name, mode)``."""
+    """A directory for `gc` where no other orphans are; make objects there with ``place(name, mode)``."""
     from ipcio._posix import namespace
 
     monkeypatch.setattr(namespace, "directory", lambda: str(tmp_path))
@@ -182,7 +182,7 @@ def test_gc_names_what_it_removed(place, capsys):
         place(name, 0o1600)
     place(b"persistent", 0o2600)
     place(b"foreign", 0o600)
-    with open(place(b"living", 0o1600), "rb") as holder:
+    with open(place(b"in-use", 0o1600), "rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_SH)
         assert _cli.main(["gc"]) == 0
         shm = "größe", "prices", r"'two\nlines'", r"'z\udcffrich'"
@@ -199,8 +199,8 @@ def test_gc_names_what_it_removed(place, capsys):
 )
 @pytest.mark.needs("fork", "files")
 def test_gc(name, create):
-    """The program itself.  It may come upon what the dead of others left, and others upon ours."""
-    leave_dead(lambda: create(name))
+    """The program itself.  It may come upon orphans of other programs, and others upon ours."""
+    leave_orphan(lambda: create(name))
     status, output, errors = run("gc")
     assert (status, errors) == (0, "")
     assert {line.split()[0] for line in output.splitlines()} <= {"shm", "sem"}
@@ -292,7 +292,7 @@ SEES_PROC = _cli.os.path.isdir("/proc/self")
 
 
 def refused(holder, does, span, path):
-    """Where nobody tells who has a lock, neither is all known that he has."""
+    """Where the holder of a lock is unknown, its other locks are, too."""
     if lacks("holders"):
         return 1, "", f"ipcio: {does} by another process: {path!r}\n"
     return 1, "", f"ipcio: {does} by process {holder.pid}{' (sh)' if SEES_PROC else ''}, {span}: {path!r}\n"
@@ -316,7 +316,7 @@ def test_the_end_of_lock_is_the_end_of_the_command(path):
     with start("lock", path, "--", sys.executable, "-c", code, stdin=subprocess.PIPE) as process:
         assert process.stdout.readline() == "up\n"
         process.kill()
-        assert process.stdout.read() == ""  # nobody has it open any more, though nothing ended the command's input
+        assert process.stdout.read() == ""  # no process has it open now, though nothing ended the command's input
 
 
 def test_lock_leaves_the_commands_words_alone(path):

@@ -1,4 +1,4 @@
-"""``ipcio ls`` as its users see it: the table, the JSON, the watch.  What is told is `test_inventory`'s matter."""
+"""``ipcio ls`` as its users see it: the table, the JSON, the watch.  What is listed is `test_inventory`'s matter."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import types
 
 import pytest
 from abilities import lacks
-from children import leave_dead
+from children import leave_orphan
 from command import ENVIRONMENT, finish, start
 
 from ipcio import _cli, _segment_writer, shm
@@ -244,7 +244,7 @@ def test_put_leaves_a_name_in_use_alone_and_reads_nothing(name, call, file_of):
 @pytest.mark.needs("persistence", "fork")
 def test_put_takes_the_name_of_an_orphan(unique, call, file_of):
     for name, options in [(unique(), []), (unique(), ["--force"])]:
-        leave_dead(lambda: shm.create(name, 100))  # noqa: B023
+        leave_orphan(lambda: shm.create(name, 100))  # noqa: B023
         assert call("put", name, *options, stdin=file_of(b"new")) == (0, b"", "")
         assert content_of(name) == b"new"
         shm.unlink(name)

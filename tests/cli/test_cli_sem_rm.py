@@ -85,7 +85,7 @@ def test_permits_are_those_of_everybody(persistent, call):
 
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
 def test_dec_says_by_its_status_alone_that_the_time_is_up(name, call, seconds):
-    """So that it can be told from an error, which has a line."""
+    """So that it can be distinguished from an error, which has a line."""
     with contextlib.closing(sem.create(name, 0)):
         assert call("sem", "dec", name, "--timeout", seconds) == (1, "", "")
 
@@ -124,7 +124,7 @@ def test_a_semaphore_that_does_not_live(name, call, verb):
 
 @pytest.mark.needs("undo")
 def test_a_crash_safe_semaphore(persistent, call):
-    """To take a permit for the time of a command that takes it would be of no use."""
+    """To acquire a permit while the same command runs would be of no use."""
     assert call("sem", "create", "--undo", persistent, "1") == DONE
     with contextlib.closing(sem.attach(persistent)) as permits:
         assert permits.undo

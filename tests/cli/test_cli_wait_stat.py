@@ -6,7 +6,7 @@ import contextlib
 import os
 
 import pytest
-from children import leave_dead
+from children import leave_orphan
 from command import DEADLINE, finish, start
 
 from ipcio import _cli, _inventory, sem, shm
@@ -81,7 +81,7 @@ def test_wait_knows_what_other_programs_made_once_it_has_a_size(name, call):
 @pytest.mark.parametrize("kind", [*MAKE, pytest.param("undo", marks=pytest.mark.needs("undo"))])
 def test_what_killed_processes_held_does_not_exist_for_wait(name, call, kind):
     make = {**MAKE, "undo": lambda name: sem.create(name, 1, undo=True)}[kind]
-    leave_dead(lambda: make(name))
+    leave_orphan(lambda: make(name))
     assert call("wait", name, "--timeout", "0") == NOT_HERE
     assert call("wait", name, "--gone") == HERE
     make(name).close()

@@ -1,4 +1,4 @@
-"""``ipcio demo``: the counts are right, and nothing that dies leaves anything behind."""
+"""``ipcio demo``: the counts are right, and no killed process leaves anything behind."""
 
 from __future__ import annotations
 
@@ -385,7 +385,7 @@ def test_nobody_writes_into_the_report_while_somebody_else_does(hold, files):
         wait_until(lambda: waiters(report) == 3, "not all workers come to wait")
         assert not any(report.read())
         os.kill(held.pids[0], signal.SIGKILL)
-        wait_until(lambda: waiters(report) == 2, "the dead wait")
+        wait_until(lambda: waiters(report) == 2, "killed workers wait")
         filelock.unlock(report)
         complaint = f"ipcio: worker 1 (process {held.pids[0]}) was killed by SIGKILL\n"
         assert held.finish() == (1, "", complaint)
@@ -409,7 +409,7 @@ def waiters(report):
     return sum("->" in line and place in line.split() for line in read("/proc/locks").splitlines())
 
 
-# -- death -------------------------------------------------------------------
+# -- kills -------------------------------------------------------------------
 
 
 @pytest.mark.needs("posix", "proc", "files", "undo")
@@ -429,7 +429,7 @@ def test_a_worker_that_hangs_does_not_hide_that_another_was_killed(hold, slow, f
 
 @pytest.mark.needs("posix", "proc", "files", "undo")
 def test_a_worker_killed_when_its_result_is_there(hold, files):
-    """The name is in sight, but its only holder is dead: it does not live."""
+    """The name is in sight, but its only holder was killed: it is an orphan."""
     with hold(1, *files) as held:
         (pid,) = held.pids
         go_on([pid])

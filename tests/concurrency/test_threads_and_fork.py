@@ -174,7 +174,7 @@ def test_large_and_small_reads_share_one_position(name):
 
 @states_of_memory
 def test_each_record_is_written_exactly_once(name, state):
-    """Records from several threads lie side by side, none torn, none lost; who finds no room is told."""
+    """Records from several threads lie side by side, none torn, none lost; a thread without room gets an error."""
     with shm.create(name, len(CONTENT)) as h:
         STATES[state](h)
         room = h.size() // RECORD
@@ -208,7 +208,7 @@ def test_a_descriptor_and_its_handle_in_different_threads(name):
 
 
 def test_close_under_readers_and_writers_is_a_value_error():
-    """Whatever the others are doing, they get ValueError, or what they asked for; the process lives."""
+    """Whatever the others are doing, they get ValueError, or what they asked for; the process goes on."""
     run("""
 import gc, io, os, sys, tempfile, threading
 from ipcio import mmap, shm, strfile

@@ -115,7 +115,7 @@ def in_child(function):
     with open(reading, "rb") as stream:
         answer = stream.read()
     _, status = os.waitpid(pid, 0)
-    assert answer, f"the child died (status {status})"
+    assert answer, f"the child exited (status {status})"
     good, result = pickle.loads(answer)
     assert good, result
     return result

@@ -1,4 +1,4 @@
-"""What a name is, how long it lives and who may have it: the rules that all named objects share.
+"""What a name is, how long it exists and which user may use it: the rules that all named objects share.
 
 A test module subclasses the two contracts for its kind of object and says in the
 hooks how to make one.  Peers must know the module under its plain name.
@@ -41,7 +41,7 @@ needs_fork = pytest.mark.needs("fork")
 
 
 def ordinary() -> int | None:
-    """The user for a peer that is not to be root; None if we are none ourselves."""
+    """The user for a peer that is not to be root; None if this process is not root itself."""
     return None if os.geteuid() else NOBODY
 
 
@@ -120,7 +120,7 @@ class Named:
         return os.path.lexists(self.path(name)) if FILES else self.lives(name)
 
     def look(self, name) -> tuple[int, ...]:
-        """What can be told of an object from outside, if anything."""
+        """What can be seen of an object from outside, if anything."""
         info = os.stat(self.path(name)) if not lacks("witness") else None
         return (info.st_ino, info.st_mode, info.st_size) if info else ()
 
@@ -219,7 +219,7 @@ class NameContract(Named):
                 with pytest.raises(OSError) as caught:
                     call(long)
                 assert caught.value.errno == errno.ENAMETOOLONG
-                assert f" {self.longest} " in caught.value.strerror, "the limit is not told"
+                assert f" {self.longest} " in caught.value.strerror, "the error does not say the limit"
                 assert caught.value.filename == long
         assert not entries_with(name)
 
@@ -418,7 +418,7 @@ class NameContract(Named):
     @pytest.mark.needs("users")
     @pytest.mark.parametrize("perm", [0o200, 0o000])
     def test_unreadable_permissions_do_not_keep_an_owner_from_a_name_of_a_killed_process(self, name, perm, peer):
-        """Whom the permissions keep from asking whether anybody holds the dead object asks the list of locks."""
+        """A process without the permission to ask the lock of an orphaned object reads the list of locks."""
         user = ordinary()
         victim = peer(user=user)
         victim.run(f"h = {self.make_code(name, perm=perm)}")
@@ -491,7 +491,7 @@ class NameContract(Named):
         elif what == "socket":
             with socket.socket(socket.AF_UNIX) as s:
                 s.bind(path)
-        elif what in {"link", "link to a dead object"}:
+        elif what in {"link", "link to an orphaned object"}:
             target.write_bytes(bytes(4096))
             os.chmod(target, 0o1600 if what != "link" else 0o600)
             os.symlink(target, path)
@@ -510,7 +510,7 @@ class NameContract(Named):
         "link",
         "dangling link",
         "link to itself",
-        "link to a dead object",
+        "link to an orphaned object",
         "sticky directory",
         "sticky fifo",
         "sticky socket",
@@ -585,7 +585,7 @@ class NameContract(Named):
     # -- other users -----------------------------------------------------
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     @pytest.mark.parametrize("perm", [0o600, 0o644, 0o666])
     def test_an_orphan_of_another_user_is_a_permission_error_for_create(self, name, perm, peer):
         """And a name that does not live for attach, as far as the permissions let one look."""
@@ -605,7 +605,7 @@ class NameContract(Named):
         self.assert_free(name)
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     @pytest.mark.parametrize("perm", [0o600, 0o666])
     def test_an_object_in_use_by_another_user_is_a_file_exists_error(self, name, perm, peer):
         owner = peer(f"h = {self.make_code(name, perm=perm)}", user=NOBODY)
@@ -621,7 +621,7 @@ class NameContract(Named):
         stranger.run(f"{self.make_code(name)}.close()")
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     def test_a_persistent_object_of_another_user_is_no_orphan(self, name, peer):
         peer(f"h = {self.make_code(name, persist=True)}", user=NOBODY).kill()
         with pytest.raises(PeerError) as caught:
@@ -630,22 +630,22 @@ class NameContract(Named):
         self.module.unlink(name)
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     def test_an_attached_process_may_be_the_last_to_close(self, name, peer):
-        """He cannot remove the owner's name; it is dead all the same."""
+        """The other user cannot remove the name of the owner; it is orphaned all the same."""
         owner = peer(f"h = {self.make_code(name, perm=0o666)}", user=NOBODY)
-        guest = peer(f"h = {self.attach_code(name)}", user=SOMEBODY)
+        attached = peer(f"h = {self.attach_code(name)}", user=SOMEBODY)
         owner.run("h.close()")
         assert self.lives(name)
-        guest.run("h.close()")
+        attached.run("h.close()")
         with pytest.raises(PeerError) as caught:
-            guest.run(self.attach_code(name))
+            attached.run(self.attach_code(name))
         assert caught.value.kind == "FileNotFoundError"
         owner.run(f"h = {self.make_code(name)}; assert h.created; h.close()")
         assert not self.lives(name)
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     def test_the_super_user_removes_orphans_of_any_user(self, name, peer):
         peer(f"h = {self.make_code(name)}", user=NOBODY).kill()
         self.assert_free(name)
@@ -673,7 +673,7 @@ class NameContract(Named):
         self.module.unlink(name)
 
     @pytest.mark.root
-    @pytest.mark.needs("users", "guests")
+    @pytest.mark.needs("users", "objects for others")
     def test_another_user_s_object_is_refused_before_it_is_used(self, name, peer):
         """Nor is it locked: one that is kept locked against everybody is refused all the same."""
         import fcntl
@@ -714,7 +714,7 @@ FORKS = {"": None, "in C": children.fork_in_c}
 
 
 class LifetimeContract(Named):
-    """A name lives exactly as long as some handle in some process is open."""
+    """A name exists exactly as long as some handle in some process is open."""
 
     # -- who closes first does not matter --------------------------------
 
@@ -756,7 +756,7 @@ class LifetimeContract(Named):
                 assert self.same(h, other)
         assert not self.there(name)
 
-    # -- deaths ----------------------------------------------------------
+    # -- kills ----------------------------------------------------------
 
     @pytest.mark.parametrize("next_call", ["attach", "create", "exist_ok", "unlink"])
     def test_a_killed_holder_counts_as_having_closed(self, name, peer, next_call):
@@ -817,7 +817,7 @@ class LifetimeContract(Named):
 
     @needs_fork
     def test_a_zombie_does_not_hold(self, name):
-        """Dead is dead, before its parent has reaped it."""
+        """A killed process counts as exited before its parent has reaped it."""
         made, go = Event(), Event()
         with made, go:
 
@@ -849,7 +849,7 @@ class LifetimeContract(Named):
         other.send("run", "")
 
     def test_a_child_program_inherits_nothing(self, name):
-        """Not even when it was told to inherit all it can; until its exec, it is a copy of this process."""
+        """Not even when it inherits all it can; until its exec, it is a copy of this process."""
         h = self.make(name)
         reading = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
         with subprocess.Popen(reading, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as program:
@@ -981,10 +981,10 @@ class LifetimeContract(Named):
         code = (
             f"import os, sys; from ipcio import {self.spelling}; h = {self.make_code(name)}; child = os.fork()\n"
             f"if not child: sys.exit()\n"
-            f"os.waitpid(child, 0); {self.attach_code(name)}.close(); print('lives')"
+            f"os.waitpid(child, 0); {self.attach_code(name)}.close(); print('exists')"
         )
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-        assert done.stdout == "lives\n"
+        assert done.stdout == "exists\n"
         assert not self.there(name)
 
     @needs_fork

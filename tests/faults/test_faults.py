@@ -15,7 +15,7 @@ from contextlib import closing
 
 import pytest
 from campaigns import places
-from children import leave_dead
+from children import leave_orphan
 from leftovers import descriptors
 from troubles import TROUBLES, kill_after, kill_before
 
@@ -85,7 +85,7 @@ def prepare(what, name):
     if what == "live":
         return shm.create(name, 100)
     if what == "orphan":
-        leave_dead(lambda: shm.create(name, 100))
+        leave_orphan(lambda: shm.create(name, 100))
     elif what == "persistent":
         make_persistent(name)
     elif what == "foreign":
@@ -287,13 +287,13 @@ def test_an_attached_process_that_is_killed_does_not_disturb(name, plan, scenari
     for at in places():
         with shm.create(name, 100) as h:
 
-            def guest():
+            def attached():
                 try:
                     return act(name)
                 except FileExistsError:
                     return None
 
-            killed = plan.killed(guest, at, trouble)
+            killed = plan.killed(attached, at, trouble)
             h.write(b"here")
             with shm.attach(name) as other:
                 assert other.read(4) == b"here"

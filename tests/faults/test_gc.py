@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from children import leave_dead
+from children import leave_orphan
 from named_contract import NOBODY, SOMEBODY
 from namespaces import can_go_apart
 from semaphores import crash_safe, unlinked, works
@@ -43,7 +43,7 @@ for make in (
     lambda: in_the_making(lambda: sem.create("never", 1)),
     lambda: in_the_making(lambda: sem.create("never undo", 1, undo=True)),
 ):
-    leave_dead(make)
+    leave_orphan(make)
 alive = [
     shm.create("segment", 10), sem.create("plain", 1), sem.create("undo", 1, undo=True), unlinked("unlinked"),
     shm.create("kept segment", 10, persist=True), sem.create("kept", 1, persist=True),
@@ -103,7 +103,7 @@ before = entries()
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.able(probe=can_go_apart)
 def test_gc_of_a_user_leaves_the_orphans_of_others(apart):
     """The super-user's takes them all."""
@@ -121,8 +121,8 @@ def as_user(user, function):
 def make():
     sem.create(f"plain {{os.getuid()}}", 1)
     for perm in (0o600, 0o666, 0):
-        leave_dead(lambda: sem.create(f"undo {{perm:o}} {{os.getuid()}}", 1, undo=True, perm=perm))
-        leave_dead(lambda: sem.create(f"plain {{perm:o}} {{os.getuid()}}", 1, perm=perm))
+        leave_orphan(lambda: sem.create(f"undo {{perm:o}} {{os.getuid()}}", 1, undo=True, perm=perm))
+        leave_orphan(lambda: sem.create(f"plain {{perm:o}} {{os.getuid()}}", 1, perm=perm))
 
 for user in {NOBODY}, {SOMEBODY}:
     as_user(user, make)
@@ -145,7 +145,7 @@ for user in {NOBODY}, {SOMEBODY}:
 def test_gc_finds_unlinked_orphans_and_leaves_what_is_in_use(left):
     """This is so in the /dev/shm of the system, too."""
     name = left.tag
-    leave_dead(lambda: unlinked(name))
+    leave_orphan(lambda: unlinked(name))
     with closing(unlinked(name)) as s, closing(crash_safe(name)) as new:
         assert left.collect() in ([("sem", name, None)], [])  # another run's `gc` may have been faster
         assert left.collect() == []

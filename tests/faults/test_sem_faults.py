@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from abilities import semaphore_file
 from campaigns import places
-from children import leave_dead
+from children import leave_orphan
 from leftovers import descriptors
 from semaphores import KINDS, crash_safe, lives, plain, there, unlinked, works
 from troubles import SYSTEM_V, TROUBLES
@@ -53,7 +53,7 @@ def prepare(state, name):
     kind, _, what = state.partition(" ")
     make = {"plain": plain, "undo": crash_safe, "foreign": foreign}.get(kind)
     if what == "orphan":
-        leave_dead(lambda: make(name))
+        leave_orphan(lambda: make(name))
     elif what == "persistent":
         make(name, persist=True).close()
     elif what == "persistent, held":
@@ -268,13 +268,13 @@ def test_an_attached_process_that_is_killed_does_not_disturb(left, plan, kind, s
     """It neither keeps the name nor takes it along, and not the set either."""
     name = left.tag
 
-    def guest():
+    def attached():
         with contextlib.suppress(FileExistsError):
             return GUESTS[scenario](name)
 
     for at in places():
         with closing(KINDS[kind](name)) as s:
-            killed = plan.killed(guest, at)
+            killed = plan.killed(attached, at)
             assert works(s)
             with closing(sem.attach(name)) as other:
                 assert works(other)
@@ -348,7 +348,7 @@ def test_what_a_killed_gc_has_not_done_the_next_one_does(left, plan, state):
         if state == "undo orphan":
             prepare(state, name)
         else:
-            leave_dead(lambda: unlinked(name))
+            leave_orphan(lambda: unlinked(name))
         killed = plan.killed(left.collect, at)
         left.collect()
         assert left.all() == ([], [])

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 from abilities import semaphore_file
-from children import leave_dead
+from children import leave_orphan
 from named_contract import NOBODY, SOMEBODY
 from namespaces import SHM, can_part
 from peers import PeerError
@@ -62,7 +62,7 @@ list(remove_orphans())
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.parametrize("undo", [False, True])
 def test_a_stranger_may_not_unlink_a_persistent_one(left, peer, undo):
     """Nor change what it is; and the error has the name."""
@@ -183,7 +183,7 @@ def test_orphans_of_another_ipc_namespace_leave_no_set_behind(left, peer):
     """A process that cannot see the set does not remove the record that names it."""
     name = left.tag
     other = peer("from namespaces import *", "go_apart('')")
-    leave_dead(lambda: crash_safe(name))
+    leave_orphan(lambda: crash_safe(name))
     with contextlib.suppress(PeerError):
         other.run(f"sem.attach({name!r})")
     left.collect()
@@ -228,7 +228,7 @@ CALLS = {
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
 def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, knows):
     """Orphaned, right about the set or not: the claim is that user's own, and the set is not."""
@@ -247,7 +247,7 @@ def test_another_users_record_cannot_have_our_sets_removed(left, victim, peer, k
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.parametrize("knows", ["the number", "the key", "an own key"])
 def test_another_users_record_in_use_cannot_have_us_operate_on_our_sets(left, victim, peer, knows):
     key, number = victim

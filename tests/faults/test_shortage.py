@@ -319,11 +319,11 @@ def test_an_orphaned_crash_safe_one_makes_room_for_its_successor(apart):
     """Under its own name at once, under another one once `gc` has been."""
     other = apart("32000 1024000000 500 1")
     for options in ("", ", exist_ok=True"):
-        other.run("leave_dead(lambda: sem.create('same', 1, undo=True))")
+        other.run("leave_orphan(lambda: sem.create('same', 1, undo=True))")
         assert other.ask("sets()") == 1
         other.run(f"s = sem.create('same', 2, undo=True{options}); assert s.created; s.close()")
         assert other.ask("entries(), sets()") == ([], 0)
-    other.run("leave_dead(lambda: sem.create('same', 1, undo=True))")
+    other.run("leave_orphan(lambda: sem.create('same', 1, undo=True))")
     assert other.ask("refused(lambda: sem.create('other', 1, undo=True))[0]") == errno.ENOSPC
     assert other.ask("command('gc')") == (0, "sem same\n", "")
     other.run("s = sem.create('other', 1, undo=True); s.close()")
@@ -349,9 +349,9 @@ def fill():
         number, filename, _ = other.ask(f"refused(lambda: sem.create('x', 1, undo={undo}{options}))")
         assert (number, filename) == (errno.ENOSPC, "x")
         assert other.ask("entries(), sets()") == (["filler"], 0)
-    for dead in (False, True):
+    for crash_safe in (False, True):
         other.run("os.unlink('/dev/shm/filler')")
-        other.run(f"leave_dead(lambda: sem.create('x', 1, undo={dead})); fill()")
+        other.run(f"leave_orphan(lambda: sem.create('x', 1, undo={crash_safe})); fill()")
         assert other.ask("refused(lambda: sem.create('y', 1))[0]") == errno.ENOSPC
         other.run(f"s = sem.create('x', 2, undo={undo}); assert s.created and s.value == 2")
         other.run("t = sem.attach('x'); t.dec(); t.inc(); sem.unlink('x'); s.close(); t.close()")

@@ -90,7 +90,7 @@ def operations():
 
 # Those of the most calls are for the campaign, which does all.
 FEW = (
-    *("shm: create over a dead one", "shm: create persistent", "shm: attach", "shm: close, the only one"),
+    *("shm: create over an orphan", "shm: create persistent", "shm: attach", "shm: close, the only one"),
     *("shm: unlink", "shm: fork with another holder", "sem: create or attach, held", "sem: close, inherited"),
     *("undo: create", "undo: close, the only one", "undo: inc of what is held", "undo: with", "undo: unlink"),
     *("lock: lock", "lock: unlock", "mmap: open", "proc: close"),

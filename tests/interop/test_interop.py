@@ -68,7 +68,7 @@ def test_c_makes_what_ipcio_attaches_and_never_removes(name, c_peer):
         with pytest.raises(FileExistsError):
             shm.create(name, 10)
     c.end()
-    for _ in range(2):  # dead and gone, and still nobody of us removes it
+    for _ in range(2):  # its creator was killed, and still ipcio does not remove it
         with shm.create(name, 1001, exist_ok=True) as h:
             assert not h.created
             assert h.read(1) == b"\x01"

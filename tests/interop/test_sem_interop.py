@@ -380,7 +380,7 @@ def test_ipcio_attaches_what_others_made(name, others):
 
 @pytest.mark.parametrize("end", ["close", "drop", "exit", "kill"])
 def test_ipcio_never_removes_what_others_made(name, others, end, peer):
-    """Not with the maker alive, and not with the maker dead."""
+    """Neither while the creator runs nor after it was killed."""
     maker = others.create(name, 3)
     before = os.stat(path_of(name))
     user = peer(f"s = sem.attach({name!r}); g = sem.create({name!r}, exist_ok=True); s.dec()")
@@ -516,7 +516,7 @@ def test_others_see_a_semaphore_that_never_has_a_permit_under_a_crash_safe_ones_
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 4096])
 def test_a_file_that_is_no_semaphore_is_an_error_and_no_crash(name, size, c):
-    """C takes it for one, whatever its size, and dies of the empty one."""
+    """C takes it for one, whatever its size, and an empty one kills it."""
     with open(path_of(name), "xb") as file:
         file.write(b"\xff" * size)
     try:
@@ -603,7 +603,7 @@ def test_a_crash_safe_one_is_one_set_while_it_exists_and_none_after(name, perm, 
 
 
 def test_a_permit_given_by_another_system_v_program_wakes_a_waiter(name):
-    """One without undo: its death takes nothing back."""
+    """One without undo: its exit releases nothing."""
     with closing(sem.create(name, 0, undo=True)) as s:
         ((number, *_),) = rows(hidden(name))
         give = struct.pack("Hhh", 0, 1, 0)

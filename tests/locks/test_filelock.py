@@ -99,7 +99,7 @@ def whose(file):
 
 
 def command(pid):
-    """What is told of a process, but for its number."""
+    """What is known of a process, except its number."""
     if lacks("commands"):
         return ""
     with open(f"/proc/{pid}/comm") as file:
@@ -484,27 +484,27 @@ def test_files_open_for_writing(path, other, kind):
 
 @pytest.mark.needs("descriptors")
 def test_shared_memory(name):
-    with shm.create(name, 100) as handle, shm.attach(name) as guest, pickle.loads(pickle.dumps(guest)) as third:
+    with shm.create(name, 100) as handle, shm.attach(name) as attached, pickle.loads(pickle.dumps(attached)) as third:
         lock(handle, "rw", 10, 10)
-        assert query(guest, "r") == query(third, "r") == (10, 10, "rw", ME)
-        assert not trylock(guest, "r", 15, 1)
-        assert trylock(guest, "rw", 20, 10)
+        assert query(attached, "r") == query(third, "r") == (10, 10, "rw", ME)
+        assert not trylock(attached, "r", 15, 1)
+        assert trylock(attached, "rw", 20, 10)
         with pytest.raises(TimeoutError) as caught:
             lock(third, "r", 20, 1, timeout=0)
         assert caught.value.filename == name
         unlock(handle)
         assert trylock(third, "rw", 0, 20)
-    with shm.create(name, 10) as handle, shm.attach(name, "r") as guest:  # the locks did not hold the name
+    with shm.create(name, 10) as handle, shm.attach(name, "r") as attached:  # the locks did not hold the name
         with pytest.raises(io.UnsupportedOperation):
-            trylock(guest)
-        assert trylock(guest, "r")
+            trylock(attached)
+        assert trylock(attached, "r")
         assert not trylock(handle, "rw")
 
 
 def once_more(file):
     """Another open file of what a temporary one is made of."""
     if isinstance(file.name, str) and os.path.exists(file.name):
-        # What goes when it is closed can be opened by who says that he knows.
+        # What is removed when it is closed can be opened by a caller that says so.
         flag = getattr(os, "O_TEMPORARY", 0)
         return open(file.name, "r+b", 0, opener=lambda path, flags: os.open(path, flags | flag))
     return open(f"/proc/self/fd/{file.fileno()}", "r+b", 0)

@@ -1,4 +1,4 @@
-"""Locks between processes: exact counts, death, fork, Ctrl-C, many waiters, and programs in C and Lua."""
+"""Locks between processes: exact counts, kills, fork, Ctrl-C, many waiters, and programs in C and Lua."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_two_processes_write_a_diary_together(path):
         assert two.result() == expected
 
 
-# -- death ---------------------------------------------------------------------
+# -- kills ---------------------------------------------------------------------
 
 
 def command(pid):
@@ -523,7 +523,7 @@ def test_a_reader_becomes_a_writer_when_the_other_readers_are_gone(path, peer, t
 
 @pytest.mark.needs("holders")
 def test_two_readers_that_both_want_to_write_end_with_their_timeouts(path, peer):
-    """Each waits for the other to stop reading; nobody loses what he has."""
+    """Each waits for the other to stop reading; neither loses its lock."""
     readers = [holding(peer, path, ", 'r'") for _ in range(2)]
     for reader in readers:
         reader.run("""if True:

@@ -38,7 +38,7 @@ def is_free(path):
 
 
 class Holder:
-    """Another process that has the lock of a path until it is told to leave the block."""
+    """Another process that has the lock of a path until it is asked to leave the block."""
 
     def __init__(self, peer, path, mode="rw"):
         self.peer = peer("from ipcio import filelock", f"l = filelock.locked({path!r}, {mode!r})", "f = l.__enter__()")

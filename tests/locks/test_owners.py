@@ -17,7 +17,7 @@ from peers import PeerError
 
 from ipcio import filelock
 
-resource = pytest.importorskip("resource", reason="nobody tells who has locked a file here")
+resource = pytest.importorskip("resource", reason="the system does not say which process has locked a file")
 procfs = pytest.importorskip("ipcio._posix.procfs")
 backend = pytest.importorskip("ipcio._posix.filelock")
 
@@ -216,7 +216,7 @@ def test_who_has_a_classic_lock_is_named_by_the_system(peer, path, asking):
 
 @compares
 def test_a_classic_lock_is_not_taken_for_one_of_an_open_file(peer, path, asking):
-    """Both are equal; the kernel tells of the one that it finds first."""
+    """Both are equal; the kernel reports the one that it finds first."""
     holders = {
         holding(peer, path, ", 'r', 0, 10").pid,
         peer(f"import fcntl; f = open({path!r}, 'rb'); fcntl.lockf(f, fcntl.LOCK_SH, 10, 0)").pid,

@@ -91,7 +91,7 @@ TOUCHES = {
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
 def test_touching_lost_bytes_ends_the_process_as_is_documented(cut, touch):
-    """The limit of what is promised.  Whoever finds a way past it: `ipcio.mmap` says that there is none."""
+    """The limit of what is promised.  If a call finds a way past it: `ipcio.mmap` says that there is none."""
 
     def use():
         faulthandler.disable()

@@ -519,7 +519,7 @@ def test_a_file_that_grew_gives_no_descriptor(file):
 @pytest.mark.needs("open file locks")
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_locked_by_the_ranges_of_its_file(file, part):
-    """Byte 0 is the file's first, through layers of `io`, too; though there is no descriptor to be had."""
+    """Byte 0 is the file's first, through layers of `io`, too; though there is no descriptor."""
     from ipcio import filelock
 
     path = file(b"#" * PAGE + b"one\ntwo\nthree\n")

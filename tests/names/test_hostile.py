@@ -10,7 +10,7 @@ import struct
 from contextlib import closing
 
 import pytest
-from children import leave_dead
+from children import leave_orphan
 from named_contract import NOBODY, SOMEBODY
 from namespaces import can_go_apart
 from peers import PeerError
@@ -69,7 +69,7 @@ ACTS = {
 
 @pytest.mark.gc
 @pytest.mark.root
-@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.needs("users", "objects for others", "undo")
 @pytest.mark.parametrize("act", ACTS)
 def test_a_name_in_a_record_leads_nowhere_but_into_the_directory(unique, peer, act):
     """Another user says it; root, who meets the record, removes the record and nothing else."""
@@ -89,7 +89,7 @@ def test_a_name_in_a_record_leads_nowhere_but_into_the_directory(unique, peer, a
 
 @pytest.mark.gc
 @pytest.mark.root
-@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.needs("users", "objects for others", "undo")
 @pytest.mark.parametrize("later", [None, 0o1644])
 def test_who_may_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, peer, later):
     """The segment then looks like a record, in all that its writer can do, also if it is closed to others later."""
@@ -128,7 +128,7 @@ def test_a_set_of_several_semaphores_is_no_crash_safe_one(name):
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.needs("users", "objects for others", "undo")
 def test_who_may_use_a_crash_safe_semaphore_cannot_write_its_record(name, peer):
     with closing(sem.create(name, 2, undo=True, perm=0o666)) as s:
         other = peer(f"s = sem.attach({name!r}); taken = s.dec()", user=NOBODY)
@@ -170,16 +170,16 @@ def test_a_record_under_another_name_is_no_semaphore(unique):
 @pytest.mark.usefixtures("turn")  # it expects its orphans to be there
 @pytest.mark.parametrize("number", [errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EAGAIN, errno.ENXIO, errno.EIO])
 def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(unique, monkeypatch, number):
-    """By its owner, for a link, a socket, a file that he has a lease on; what else there is, is seen and removed."""
+    """By its owner, for a link, a socket, a file with a lease; what else there is, is seen and removed."""
     bad, good = sorted([unique(), unique()])
-    dead = [f"{SHM}/{bad}", f"{SHM}/sem.{bad}", f"{SHM}/{good}"]
-    for path in dead:
+    orphans = [f"{SHM}/{bad}", f"{SHM}/sem.{bad}", f"{SHM}/{good}"]
+    for path in orphans:
         with open(path, "xb") as file:
             file.write(bytes(10))
             os.utime(file.fileno(), ns=(0, undo_record._SEAL))
         os.chmod(path, 0o1600)
-    os.truncate(dead[1], undo_record.SIZE)
-    os.utime(dead[1], ns=(0, undo_record._SEAL))
+    os.truncate(orphans[1], undo_record.SIZE)
+    os.utime(orphans[1], ns=(0, undo_record._SEAL))
     real = os.open
 
     def refuse(path, *arguments, **options):
@@ -187,7 +187,7 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
             raise OSError(number, os.strerror(number), path)
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(inventory.os, "listdir", lambda _: [os.path.basename(path) for path in dead])
+    monkeypatch.setattr(inventory.os, "listdir", lambda _: [os.path.basename(path) for path in orphans])
     monkeypatch.setattr(os, "open", refuse)
     skipped = []
     try:
@@ -195,7 +195,7 @@ def test_what_is_exchanged_while_it_is_looked_at_ends_no_list_and_no_collection(
         assert [each[:3] for each in remove_each_orphan(lambda *what: skipped.append(what))] == [("shm", good, 10)]
     finally:
         monkeypatch.undo()
-        for path in dead[:2]:
+        for path in orphans[:2]:
             os.unlink(path)
     if number not in {errno.ELOOP, errno.ENXIO, errno.EACCES}:
         assert skipped == [(bad, os.strerror(number)), (f"sem.{bad}", os.strerror(number))]
@@ -234,7 +234,7 @@ def test_gc_does_not_wait_for_an_object_that_another_process_keeps_locked(unique
 @pytest.mark.usefixtures("turn")  # as above
 def test_gc_says_nothing_of_a_lock_that_passes(name, monkeypatch):
     """A process that removes an orphan has an exclusive lock on it for a moment."""
-    leave_dead(lambda: shm.create(name, 5))
+    leave_orphan(lambda: shm.create(name, 5))
     refusals = [False, False]
     lock = lifetime.try_lock
     key = procfs.file_key(os.stat(f"{SHM}/{name}"))
@@ -249,7 +249,7 @@ def test_gc_says_nothing_of_a_lock_that_passes(name, monkeypatch):
 @pytest.mark.usefixtures("turn")
 def test_gc_names_a_locked_object_that_the_first_look_at_the_list_of_locks_misses(name, monkeypatch):
     """The kernel gives that list in pieces."""
-    leave_dead(lambda: shm.create(name, 5))
+    leave_orphan(lambda: shm.create(name, 5))
     looks = [{procfs.file_key(os.stat(f"{SHM}/{name}")): True}, {}]
     monkeypatch.setattr(inventory.os, "listdir", lambda _: [name])
     monkeypatch.setattr(procfs, "flocks", lambda: looks.pop() if looks else {})
@@ -263,23 +263,23 @@ def test_gc_names_a_locked_object_that_the_first_look_at_the_list_of_locks_misse
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 def test_gc_names_what_only_others_may_remove(unique, peer):
     """Nothing that is in use, and nothing that persists."""
-    dead, kept, live = unique(), unique(), unique()
-    peer(f"h = shm.create({dead!r}, 1), sem.create({dead!r}, 1, undo=True)", user=NOBODY).kill()
+    orphan, kept, live = unique(), unique(), unique()
+    peer(f"h = shm.create({orphan!r}, 1), sem.create({orphan!r}, 1, undo=True)", user=NOBODY).kill()
     owner = peer(f"shm.create({kept!r}, 1, persist=True); h = shm.create({live!r}, 1)", user=NOBODY)
     owner.run(f"sem.create({kept!r}, 1, persist=True, undo=True).close(); s = sem.create({live!r}, 1, undo=True)")
     other = peer("from ipcio._inventory import remove_each_orphan", user=SOMEBODY)
     for dry_run in True, False:
         other.run("skipped = []")
         other.run(f"list(remove_each_orphan(lambda *what: skipped.append(what), dry_run={dry_run}))")
-        told = [name for name, _ in other.ask("skipped") if dead in name or kept in name or live in name]
-        assert sorted(told) == [dead, f"sem.{dead}"]
+        told = [name for name, _ in other.ask("skipped") if orphan in name or kept in name or live in name]
+        assert sorted(told) == [orphan, f"sem.{orphan}"]
     owner.run(f"shm.unlink({kept!r}); sem.unlink({kept!r})")
     owner.stop()
-    shm.create(dead, 1).close()
-    sem.create(dead, 1).close()
+    shm.create(orphan, 1).close()
+    sem.create(orphan, 1).close()
 
 
 # -- marks ----------------------------------------------------------------------
@@ -299,7 +299,7 @@ def keeps_flags() -> bool:
 
 @pytest.mark.gc
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.able(probe=keeps_flags)
 def test_a_persistent_object_stays_one_when_another_user_writes_to_it(name, peer):
     """Or changes its permissions."""
@@ -321,7 +321,7 @@ def test_a_persistent_object_stays_one_when_another_user_writes_to_it(name, peer
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.needs("users", "objects for others", "undo")
 @pytest.mark.able(probe=can_go_apart)
 def test_the_group_of_the_directory_may_use_what_is_given_to_the_group(apart):
     """A crash-safe semaphore as well as memory, also if its maker is not in the group."""
@@ -374,7 +374,7 @@ def test_a_segment_that_is_cut_while_it_is_attached_is_an_error(name, monkeypatc
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests", "undo")
+@pytest.mark.needs("users", "objects for others", "undo")
 @pytest.mark.able(probe=can_go_apart)
 def test_a_directory_that_gives_files_its_group_loses_no_mark_and_leaves_no_set(apart):
     """As Kubernetes makes it with ``fsGroup``, for a user who is not in the group."""

@@ -1,4 +1,4 @@
-"""Create, attach, close, unlink and death, interleaved system call by system call; see `schedules`."""
+"""Create, attach, close, unlink and kills, interleaved system call by system call; see `schedules`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from campaigns import campaign, rounds
-from children import Event, Forked, leave_dead, watch_calls
+from children import Event, Forked, leave_orphan, watch_calls
 
 from ipcio import sem, shm
 
@@ -71,10 +71,10 @@ def test_the_checker_knows_right_from_wrong():
     ("before", "kills", "unlinks", "runs"),
     [
         ("nothing", False, False, 200),
-        ("a dead one", False, False, 125),
+        ("an orphan", False, False, 125),
         ("nothing", False, True, 200),
-        # Not a dead one with kills: who is killed between finding an object dead and
-        # removing its name may let one more guest in (docs/design.md).
+        # Not an orphan with kills: who is killed between finding an object orphaned and
+        # removing its name may let one more process in (docs/design.md).
         ("nothing", True, True, 25),
     ],
 )
@@ -85,8 +85,8 @@ def test_what_callers_are_told_fits_one_order_of_whole_calls(name, before, kills
         for _ in range(3):
             workers.append(Worker(name, workers))
         for seed in range(rounds(runs)):
-            if before == "a dead one":
-                leave_dead(lambda: shm.create(name, 4999))
+            if before == "an orphan":
+                leave_orphan(lambda: shm.create(name, 4999))
             schedule = Schedule(seed, workers, name, kills=kills, unlinks=unlinks)
             schedule.run()
             assert explains(schedule.history), f"seed {seed}\n{schedule}"
@@ -125,7 +125,7 @@ def whole(worker, operation, size=0):
 
 def test_an_unlink_that_comes_late_removes_no_newer_object(name, workers):
     """One removal waits for another, so none removes anything but what it has looked at."""
-    remover, holder, newcomer = workers
+    remover, holder, newer = workers
     assert whole(holder, "create", 10) == (MADE, 10)
     late = until("unlink", *remover.begin("unlink", 0), remover)
     assert until("sleep", *holder.begin("unlink", 0), holder) is None
@@ -135,9 +135,9 @@ def test_an_unlink_that_comes_late_removes_no_newer_object(name, workers):
     assert whole(holder, "create", 20) == (MADE, 20)
     assert whole(holder, "close") == (DONE, 10)
     closed = until("unlink", *holder.begin("close", 0), holder)
-    assert until("sleep", *newcomer.begin("create", 30), newcomer) is None
+    assert until("sleep", *newer.begin("create", 30), newer) is None
     assert until("", None, closed, holder) == (DONE, 20)
-    assert until("", None, None, newcomer) == (MADE, 30)
+    assert until("", None, None, newer) == (MADE, 30)
     with shm.attach(name) as h:
         assert h.size() == 30
 
@@ -173,7 +173,7 @@ def test_a_replacement_and_the_last_close_do_not_lose_the_name(name, workers):
 
 
 def test_gc_leaves_what_is_about_to_replace_another_as_it_is(name, workers):
-    """Made mortal in that moment, it would be lost if its writer were killed in the next."""
+    """Removable in that moment, it would be lost if its writer were killed in the next."""
     from ipcio._posix import writer
 
     replacer, holder, _ = workers
@@ -204,20 +204,20 @@ def test_a_removal_that_is_killed_keeps_no_other_from_it(name, workers):
 
 def test_two_calls_that_look_at_an_orphan_do_not_take_each_other_for_holders(name, workers):
     """Create finds it free, even if somebody else is looking at it at the moment."""
-    burier, creator, guest = workers
-    leave_dead(lambda: shm.create(name, 5))
+    remover, creator, attacher = workers
+    leave_orphan(lambda: shm.create(name, 5))
     # The first has the lock and has removed the name; the others have opened the object before.
-    outcomes = {worker: until("flock", *worker.begin("attach", 0), worker) for worker in (burier, guest)}
+    outcomes = {worker: until("flock", *worker.begin("attach", 0), worker) for worker in (remover, attacher)}
     outcomes[creator] = until("flock", *creator.begin("create", 10), creator)
-    outcomes[burier] = until("close", *burier.step(), burier)
-    for worker in (creator, guest):  # refused the exclusive lock
+    outcomes[remover] = until("close", *remover.step(), remover)
+    for worker in (creator, attacher):  # refused the exclusive lock
         outcomes[worker] = until("flock", *worker.step(), worker)
-    assert until("", None, outcomes[burier], burier) == (ABSENT, 0)
-    for worker in (creator, guest):  # granted the shared one
+    assert until("", None, outcomes[remover], remover) == (ABSENT, 0)
+    for worker in (creator, attacher):  # granted the shared one
         if outcomes[worker] is None:
             _, outcomes[worker] = worker.step()
     assert until("", None, outcomes[creator], creator) == (MADE, 10)
-    until("", None, outcomes[guest], guest)
+    until("", None, outcomes[attacher], attacher)
 
 
 def test_two_creates_that_both_found_the_name_free_and_only_one_has_it(workers):
@@ -387,14 +387,14 @@ def test_a_parent_and_its_child_that_close_at_the_same_moment_exclude_each_other
 
 def test_an_attach_that_opened_before_the_last_close_has_nothing(workers):
     """It was refused the exclusive lock by a holder, who is gone when it is granted the shared one."""
-    holder, guest, newcomer = workers
+    holder, attacher, newer = workers
     assert whole(holder, "create", 10) == (MADE, 10)
-    assert until("flock", *guest.begin("attach", 0), guest) is None
-    assert guest.step() == ("flock", None)  # refused
+    assert until("flock", *attacher.begin("attach", 0), attacher) is None
+    assert attacher.step() == ("flock", None)  # refused
     assert whole(holder, "close") == (DONE, 10)
-    assert guest.step() == ("fstat", None)  # granted
-    assert whole(newcomer, "create", 20) == (MADE, 20)
-    assert until("", *guest.step(), guest) == (GOT, 20)
+    assert attacher.step() == ("fstat", None)  # granted
+    assert whole(newer, "create", 20) == (MADE, 20)
+    assert until("", *attacher.step(), attacher) == (GOT, 20)
 
 
 USES = {

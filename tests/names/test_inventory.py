@@ -1,4 +1,4 @@
-"""What a survey tells of named objects, and that it changes nothing about them."""
+"""What a survey says of named objects, and that it changes nothing about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 from abilities import lacks, semaphore_file
-from children import Forked, leave_dead
+from children import Forked, leave_orphan
 from named_contract import ordinary
 
 import ipcio
@@ -25,7 +25,7 @@ HERE = os.getpid()
 
 
 def found(name: str) -> list:
-    """What is told of the objects under a name."""
+    """What is known of the objects under a name."""
     return [entry for entry in list_objects() if entry.name == name]
 
 
@@ -33,10 +33,10 @@ def states(name: str) -> list[str]:
     return [entry.state for entry in found(name)]
 
 
-def told_of_the_dead(name: str, make) -> list:
-    """What two surveys tell of what a process that died left; again, if the `gc` of another test came between."""
+def listed_of_a_killed_process(name: str, make) -> list:
+    """What two surveys say of what a killed process left; again, if the `gc` of another test came between."""
     for _ in range(5):
-        leave_dead(make)
+        leave_orphan(make)
         told = [*found(name), *found(name)]
         if len(told) == 2:
             break
@@ -120,7 +120,7 @@ def test_names_in_the_session(name):
 @pytest.mark.needs("files", "fork")
 @pytest.mark.parametrize("create", [lambda n: shm.create(n, 9), sem.create, lambda n: sem.create(n, undo=True)])
 def test_orphans_are_listed_and_left_alone(name, create):
-    told = told_of_the_dead(name, lambda: create(name))
+    told = listed_of_a_killed_process(name, lambda: create(name))
     assert len(told) == 2
     for entry in told:
         assert (entry.state, entry.holders) == ("orphan", [])
@@ -140,7 +140,9 @@ def test_remove_orphans_removes_what_killed_processes_left_and_nothing_else(name
         write(f"{name}-foreign", b"12345")
         try:
             for _ in range(5):  # again, if the `gc` of another test came between
-                leave_dead(lambda: (shm.create(name, 3000), sem.create(name, 2), sem.create(f"{name}-undo", undo=True)))
+                leave_orphan(
+                    lambda: (shm.create(name, 3000), sem.create(name, 2), sem.create(f"{name}-undo", undo=True))
+                )
                 would_go = ours(ipcio.remove_orphans(dry_run=True))
                 gone = ours(ipcio.remove_orphans())
                 if len(gone) == 3:
@@ -263,7 +265,7 @@ def test_a_set_is_shown_once_by_its_name_and_without_it_only_when_orphaned(name)
         assert s.value == 2
 
     for _ in range(5):  # another test's `gc` may come between
-        leave_dead(lambda: (sem.create(name, 2, undo=True), sem.unlink(name))[0])
+        leave_orphan(lambda: (sem.create(name, 2, undo=True), sem.unlink(name))[0])
         left = hidden()
         if left:
             break
@@ -303,7 +305,7 @@ def test_a_lock_that_is_not_listed_is_seen_on_the_descriptor(name, monkeypatch):
         assert states(name) == ["live"]
         with open(f"/dev/shm/{name}", "rb") as file:
             assert not inventory.procfs.has_flock(HERE, str(file.fileno()))
-    assert [each.state for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
+    assert [each.state for each in listed_of_a_killed_process(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
@@ -319,7 +321,7 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
     with shm.create(name, 10):
         assert states(name) == ["live"]
         assert states(name) == ["live"]
-    assert [each.state for each in told_of_the_dead(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
+    assert [each.state for each in listed_of_a_killed_process(name, lambda: shm.create(name, 10))] == ["orphan"] * 2
     shm.create(name, 10).close()
 
 
@@ -360,7 +362,7 @@ def test_what_comes_to_persist_meanwhile_is_no_orphan(name, monkeypatch):
 
 @pytest.mark.needs("files")
 def test_surveys_are_in_nobodys_way(name):
-    """Others create, attach and close as if nobody looked; who looks sees no dead."""
+    """Others create, attach and close as if no process looked; a look sees no orphans."""
     wrong, done = [], threading.Event()
 
     def look():

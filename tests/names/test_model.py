@@ -49,13 +49,13 @@ def test_no_order_breaks_a_promise(programs, options):
 def test_a_killed_removal_lets_in_one_more_process():
     """Race 7 of docs/design.md, open: the model finds it as soon as it may."""
     with pytest.raises(AssertionError, match="an orphaned object was attached"):
-        Search("attach", "attach", orphan=True, kills=1, killed_reapers=True).run()
+        Search("attach", "attach", orphan=True, kills=1, killed_removals=True).run()
     Search("attach", "attach", orphan=True, kills=1).run()
 
 
 def test_to_ask_twice_lets_that_process_in_with_the_help_of_another():
-    """So that is no remedy for race 7: each guest takes the other for a holder, and both have lost their shares."""
-    options = {"orphan": True, "kills": 1, "killed_reapers": True, "protocol": AttachThatAsksTwice}
+    """So that is no remedy for race 7: each process takes the other for a holder, and both have lost their shares."""
+    options = {"orphan": True, "kills": 1, "killed_removals": True, "protocol": AttachThatAsksTwice}
     Search("attach", "attach", **options).run()
     with pytest.raises(AssertionError, match="an orphaned object was attached") as found:
         Search("attach", "attach", "attach", **options).run()
@@ -71,8 +71,8 @@ class AttachThatAsksTwice(Protocol):
 
 
 def test_a_note_that_only_holders_have_would_close_race_7():
-    """In the directory, at a place of the object's own; what it would cost is told in docs/design.md."""
-    options = {"orphan": True, "kills": 1, "killed_reapers": True}
+    """In the directory, at a place of the object's own; what it would cost is in docs/design.md."""
+    options = {"orphan": True, "kills": 1, "killed_removals": True}
     for programs in (("attach", "attach", "attach"), ("attach", "create", "attach"), ("attach", "unlink", "attach")):
         Search(*programs, protocol=HoldersThatAreNoted, **options).run()
     Search("create close", "attach close", protocol=HoldersThatAreNoted).run()

@@ -330,14 +330,14 @@ def test_a_child_with_a_collected_handle_is_killed_and_reaped():
     for prepare in (lambda _: None), Process.nowait, (lambda h: h.write(b"a")), next:
         before = descriptors(), children()
         h = spawn(shell("echo; exec sleep 1000"), stdin=True, stdout=True)
-        dead = weakref.ref(h)
+        collected = weakref.ref(h)
         try:
             prepare(h)
         except ValueError:  # nobody takes the newline
             pass
         del h
         gc.collect()
-        assert dead() is None
+        assert collected() is None
         assert (descriptors(), children()) == before
 
 

@@ -37,7 +37,7 @@ PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWPID, CLONE_NEWNS, MS_REC_PRIVATE = 0x20000000, 0x20000, 0x44000
 MIB = 1 << 20
 
-# A child that the test must end: it lives longer than any test may take.
+# A child that the test must end: it runs longer than any test.
 SLEEP = ["sleep", "90"]
 
 
@@ -88,7 +88,7 @@ def target(fd):
 
 
 def has_children():
-    """Whether this process has a child, dead or alive, that is not reaped."""
+    """Whether this process has a child, running or not, that is not reaped."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -366,7 +366,7 @@ def test_a_grandchild_that_keeps_the_pipe_holds_nobody(take, command, kernel):
     grandchild = int(joined(pairs, "stdout"))
     try:
         assert status == (False, "exit", 3), kernel
-        if command is LEAVE_A_SLEEPER:  # whom nobody has ended; the other one has lost his reader
+        if command is LEAVE_A_SLEEPER:  # which no process has ended; the other one has lost its reader
             assert not gone(grandchild)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -496,7 +496,7 @@ def test_a_child_that_is_stopped_and_goes_on_has_not_exited(kernel):
         assert h.wait(), kernel
 
 
-# -- death -----------------------------------------------------------------------
+# -- kills -----------------------------------------------------------------------
 
 
 @campaign
@@ -1071,7 +1071,7 @@ def test_a_copy_takes_no_output_from_the_original():
 
 
 def outlive(ends):
-    """Be a worker that lives until the other end of a pipe is closed, and has what it has then."""
+    """Be a worker that runs until the other end of a pipe is closed, and has what it has then."""
     os.close(ends[1])
     os.read(ends[0], 1)
     return set(descriptors().values())
@@ -1515,7 +1515,7 @@ def run_python(code, *flags, **options):
 )
 @pytest.mark.parametrize("pipes", ["", ", stdin=True, stderr=True"], ids=["bare", "pipes"])
 def test_the_end_of_the_interpreter_takes_the_child_along_without_a_warning(keep, pipes):
-    """The child has the program's standard output: while one of them lives, that has no end."""
+    """The child has the program's standard output: while one of them runs, that has no end."""
     code = f"import atexit, sys\nfrom ipcio import proc\nh = proc.spawn(['sleep', '20']{pipes})\nh.nowait()\n{keep}\n"
     ended = run_python(code, "-X", "dev", "-W", "error")
     assert (ended.returncode, ended.stderr) == (0, "")

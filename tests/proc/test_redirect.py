@@ -605,7 +605,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(narrowed, name):
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
-# -- wrong ones: told at once, and nothing was started -----------------------------------
+# -- wrong ones: an error at once, and nothing is started -----------------------------------
 
 
 WRONG = {

@@ -325,7 +325,7 @@ def imports(path, module):
 
 
 def layers():
-    """Return the line of each module on the page that tells the layers, counted from the top."""
+    """Return the line of each module on the page that lists the layers, counted from the top."""
     page = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
     picture = re.search(r"^## Layers$.*?^```text$(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
     found = {}
@@ -362,4 +362,4 @@ def test_imports_run_downwards_only(module):
 
 def test_the_layers_name_nothing_that_is_gone():
     gone = LAYERS.keys() - {"ipcio", *MODULES}
-    assert not gone, "docs/design.md, 'Layers': these modules do not exist any more"
+    assert not gone, "docs/design.md, 'Layers': these modules do not exist"

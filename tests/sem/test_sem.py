@@ -1236,7 +1236,7 @@ def test_a_file_of_another_size_is_no_semaphore(unique, filling):
 @pytest.mark.needs("undo", "files")
 @pytest.mark.parametrize("mode", [0o600, 0o2600, 0o1600, 0o1666], ids=oct)
 def test_a_copy_of_a_record_in_use_is_no_semaphore(unique, mode):
-    """With ipcio's mark it is a dead object, which frees its own name and touches nothing else."""
+    """With ipcio's mark it is an orphaned object, which frees its own name and touches nothing else."""
     living, name = unique(), unique()
     path = semaphore_file(name)
     with contextlib.closing(sem.create(living, 3, undo=True)) as s:
@@ -1287,7 +1287,7 @@ def test_a_damaged_copy_of_a_record_is_no_semaphore(unique, damage):
     with contextlib.closing(sem.create(living, 3, undo=True)) as s:
         write(path, {**fields(living), **damage})
         refused(name)
-        os.chmod(path, 0o1600)  # as a dead one of ipcio's
+        os.chmod(path, 0o1600)  # as an orphan of ipcio's
         with contextlib.closing(sem.create(name, 2)) as other:
             assert permits_of(other) == 2
         assert permits_of(s) == 3
@@ -1315,7 +1315,7 @@ def test_a_damaged_record_is_refused_or_good_enough(name, damage):
         # With a damaged name it can even be closed, unless that is no name at all: then it is no record.
         if damage.get("name") in {None, b"", b"../" * 85}:
             write(path, whole)
-    with contextlib.closing(sem.create(name, 2)) as s:  # it is dead
+    with contextlib.closing(sem.create(name, 2)) as s:  # the name was free
         assert permits_of(s) == 2
     assert not entries_with(name)
     assert not os.path.exists(hidden_path(whole["key"]))
@@ -1357,7 +1357,7 @@ OF_ITS_SIZE = {
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("content", OF_ITS_SIZE.values(), ids=OF_ITS_SIZE)
 def test_a_file_of_a_semaphores_size_kills_nobody(name, content):
-    """It cannot always be told apart; but the C library ends the process over some."""
+    """It cannot always be distinguished; but the C library ends the process over some."""
 
     def child():
         try:
@@ -1390,7 +1390,7 @@ def test_a_file_of_a_semaphores_size_kills_nobody(name, content):
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.parametrize("perm", [0o600, 0o644, 0o622, 0o660])
 def test_who_may_not_both_read_and_write_may_not_attach(make, name, peer, perm):
     s = make(2, perm=perm)
@@ -1413,18 +1413,18 @@ def test_who_may_not_both_read_and_write_may_not_attach(make, name, peer, perm):
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 @pytest.mark.parametrize("make_by", [None, NOBODY])
 def test_who_may_does(name, undo, peer, make_by):
     """In both directions, and a crash-safe one gets its permits back from a stranger, too."""
     maker = peer(
         "from permits import permits_of", f"h = sem.create({name!r}, 3, perm=0o666, undo={undo})", user=make_by
     )
-    guest = peer("from permits import permits_of", f"h = sem.attach({name!r})", user=None if make_by else NOBODY)
-    for one, other in itertools.permutations((maker, guest)):
+    attached = peer("from permits import permits_of", f"h = sem.attach({name!r})", user=None if make_by else NOBODY)
+    for one, other in itertools.permutations((maker, attached)):
         assert one.ask("h.dec(0)") is True
         assert other.ask("permits_of(h)") == 2
         assert one.ask("h.inc()") is True
-    guest.run("h.dec()")
-    guest.kill()
+    attached.run("h.dec()")
+    attached.kill()
     assert maker.ask("permits_of(h)") == (3 if undo else 2)

@@ -83,7 +83,7 @@ class TestLifetimeOfCrashSafeOnes(CrashSafe, LifetimeContract):
 
 @pytest.mark.needs("files")
 def test_nothing_is_hidden_in_a_plain_semaphore(name):
-    """And a handle made for one ``with`` statement lives as long as that."""
+    """And a handle made for one ``with`` statement stays open as long."""
     with sem.create(name, 1):
         assert os.path.getsize(semaphore_file(name)) == 32
 

@@ -243,7 +243,7 @@ def test_who_waits_is_woken_by_another_process(make, how, giving):
             until_it_waits(waiter.pid)
             {"inc": s.inc, "release": s.release, "exit of a with block": lambda: s.__exit__(None, None, None)}[giving]()
             assert waiter.result() is True
-    # The waiter has died, and the permit that it held of a crash-safe one is back.
+    # The waiting process was killed, and its permit of a crash-safe one was released.
     assert permits_of(s) == s.undo
 
 
@@ -453,13 +453,13 @@ def test_parent_and_child_use_one_handle(make):
                 s.inc()
             done.wait()
             forked.result()
-    assert permits_of(s) == (50 if s.undo else 0)  # what the dead child had taken
+    assert permits_of(s) == (50 if s.undo else 0)  # what the killed child had acquired
     with closing(sem.attach(s.name)):
         s.close()
     assert not os.path.lexists(semaphore_file(s.name))
 
 
-# -- deaths of those who wait ------------------------------------------------
+# -- kills of waiting processes ------------------------------------------------
 
 
 @needs_fork
@@ -496,8 +496,8 @@ def test_those_who_wait_hold_the_name(make, name):
         for waiter in waiters:
             until_it_waits(waiter.pid)
         s.close()
-        with closing(sem.attach(name)) as guest:
-            guest.inc()
+        with closing(sem.attach(name)) as attached:
+            attached.inc()
         assert os.read(reader, 1) == b"!"
         with pytest.raises(FileExistsError):
             sem.create(name)

@@ -1,4 +1,4 @@
-"""Crash-safe semaphores: permits come back from the dead, exactly once."""
+"""Crash-safe semaphores: permits of killed processes are released, exactly once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from waiting import until_it_waits
 
 from ipcio import sem
 
-pytest.importorskip("fcntl", reason="no permits come back from the dead here")
+pytest.importorskip("fcntl", reason="no permits of killed processes are released here")
 
 import fcntl
 
@@ -73,8 +73,8 @@ def assert_nothing_left(name, *keys):
     assert not existing(set(keys))
 
 
-class Living:
-    """A child that does what it is told, and lives until it is killed or told to end."""
+class Child:
+    """A child that runs functions for the test, until it is killed or asked to exit."""
 
     def __init__(self, fork=None, **scope):
         ours, theirs = multiprocessing.Pipe()
@@ -120,7 +120,7 @@ class Living:
         self.kill()
 
 
-# What the living do.
+# What a child does.
 
 
 def take(scope, n=1, handle="s"):
@@ -140,7 +140,7 @@ def close(scope, handle="s"):
     scope.pop(handle).close()
 
 
-# -- ways to die -------------------------------------------------------------
+# -- ways to end -------------------------------------------------------------
 
 TAKINGS = {
     "one": lambda s: s.dec(),
@@ -193,9 +193,9 @@ def test_permits_of_a_program_that_ends_come_back(s, end, status):
 
 
 def test_they_come_back_once(s):
-    """Not again when the parent reaps, and not again with the next death."""
+    """Not again when the parent reaps, and not again when the next one exits."""
     for _ in range(3):
-        with Living(s=s) as holder, Living(s=s) as other:
+        with Child(s=s) as holder, Child(s=s) as other:
             holder.do(take, 2)
             other.do(take, 1)
             os.kill(holder.pid, signal.SIGKILL)
@@ -209,7 +209,7 @@ def test_they_come_back_once(s):
 
 
 def test_what_was_given_back_does_not_come_back_again(s):
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, 3)
         holder.do(give, 2)
         assert s.value == PERMITS - 1
@@ -268,7 +268,7 @@ def test_a_thread_takes_for_its_process(s):
 def test_what_is_given_beyond_what_is_held_is_final(s, taken, given, at_once):
     if given > 1000 and not at_once:
         given = 1000
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, taken)
         if at_once:
             holder.do(give, given)
@@ -280,7 +280,7 @@ def test_what_is_given_beyond_what_is_held_is_final(s, taken, given, at_once):
 
 
 def test_to_take_after_giving_too_much_is_to_hold_again(s):
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(give, 3)
         holder.do(take, 2)
         assert s.value == PERMITS + 1
@@ -288,7 +288,7 @@ def test_to_take_after_giving_too_much_is_to_hold_again(s):
 
 
 def test_an_inc_that_overflows_leaves_what_is_held_held(s):
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, 2)
         for n in (MAXIMUM, MAXIMUM - PERMITS + 3, 2**31, 2**70):
             with pytest.raises(OverflowError):
@@ -299,17 +299,17 @@ def test_an_inc_that_overflows_leaves_what_is_held_held(s):
 
 @pytest.mark.parametrize("fork", [None, fork_in_c])
 def test_a_forked_child_holds_nothing_of_its_parents(s, fork):
-    """What it gives is final, and what dies with it is its own."""
+    """What it releases stays released; its exit releases only its own permits."""
 
     def parent():
         take({"s": s}, 2)  # 3 left
-        with Living(fork, s=s) as child:
+        with Child(fork, s=s) as child:
             child.do(give, 1)  # final: 4
             child.do(take, 3)  # 1
             assert s.value == 1
             child.kill()
         assert s.value == 4
-        with Living(fork, s=s) as child:
+        with Child(fork, s=s) as child:
             child.do(take, 1)
             child.do(give, 2)  # one of them final: 5
         assert s.value == 5
@@ -320,12 +320,12 @@ def test_a_forked_child_holds_nothing_of_its_parents(s, fork):
 
 
 def test_the_exit_of_the_parent_releases_the_parents_permits_only(s):
-    with Event() as ready, Event() as dead, Event() as done:
+    with Event() as ready, Event() as gone, Event() as done:
 
         def child():
             s.dec()
             ready.set()
-            dead.wait()
+            gone.wait()
             s.inc()
             s.inc()  # final
             s.close()
@@ -340,7 +340,7 @@ def test_the_exit_of_the_parent_releases_the_parents_permits_only(s):
 
         assert Forked(parent).wait() == -signal.SIGKILL
         assert s.value == PERMITS - 1
-        dead.set()
+        gone.set()
         done.wait()
         assert s.value == PERMITS + 1
 
@@ -431,7 +431,7 @@ def test_handles_that_come_and_go_lose_no_count(s):
 
 def test_a_permit_released_for_another_process_is_released_again_when_that_exits(s):
     """That is what the kernel makes of it."""
-    with Living(s=s) as holder, Living(s=s) as friend:
+    with Child(s=s) as holder, Child(s=s) as friend:
         holder.do(take, 2)
         friend.do(give, 1)
         assert s.value == PERMITS - 1
@@ -442,8 +442,8 @@ def test_a_permit_released_for_another_process_is_released_again_when_that_exits
 
 
 def test_a_permit_released_for_another_process_can_be_acquired_by_it_again(s):
-    """And if he does not die before he has given as many, nothing comes twice."""
-    with Living(s=s) as holder, Living(s=s) as friend:
+    """If the process releases as many before it exits, nothing is released twice."""
+    with Child(s=s) as holder, Child(s=s) as friend:
         holder.do(take, 1)
         friend.do(give, 1)
         friend.do(take, 1)
@@ -451,11 +451,11 @@ def test_a_permit_released_for_another_process_can_be_acquired_by_it_again(s):
         assert s.value == PERMITS
         holder.kill()
         friend.kill()
-    assert s.value == PERMITS + 1  # the friend's, who gave before he took
+    assert s.value == PERMITS + 1  # the friend's, which released before it acquired
 
 
 def test_no_released_permit_of_a_killed_process_exceeds_the_maximum(s):
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, 3)
         s.inc(MAXIMUM - PERMITS + 3)
         assert s.value == MAXIMUM
@@ -466,7 +466,7 @@ def test_all_the_permits_there_can_be(name):
     with closing(sem.create(name, MAXIMUM, undo=True)) as s:
         with pytest.raises(OverflowError):
             s.inc()
-        with Living(s=s) as holder:
+        with Child(s=s) as holder:
             holder.do(take, MAXIMUM)
             assert s.value == 0
             assert not s.dec(0)
@@ -479,7 +479,7 @@ def test_all_the_permits_there_can_be(name):
         assert s.value == MAXIMUM
         with pytest.raises(OverflowError):
             s.inc()
-        with Living(s=s) as holder:
+        with Child(s=s) as holder:
             holder.do(take, MAXIMUM)
             holder.do(give, MAXIMUM)
             assert s.value == MAXIMUM
@@ -515,7 +515,7 @@ WAITS = {
 @pytest.mark.parametrize("how", WAITS)
 @pytest.mark.parametrize("end", ["kill", "end"])
 def test_a_waiting_process_wakes_when_the_holder_is_killed(name, how, end):
-    with closing(sem.create(name, 3, undo=True)) as s, Event() as ready, Living(s=s) as holder:
+    with closing(sem.create(name, 3, undo=True)) as s, Event() as ready, Child(s=s) as holder:
         holder.do(take, 3)
 
         def wait():
@@ -532,7 +532,7 @@ def test_a_waiting_process_wakes_when_the_holder_is_killed(name, how, end):
 
 def test_as_many_wake_as_there_were_permits(name):
     with closing(sem.create(name, 2, undo=True)) as s, ExitStack() as stack:
-        holder = stack.enter_context(Living(s=s))
+        holder = stack.enter_context(Child(s=s))
         holder.do(take, 2)
         reader, writer = os.pipe()
         stack.callback(os.close, reader)
@@ -553,7 +553,7 @@ def test_as_many_wake_as_there_were_permits(name):
         for waiter in waiters:
             until_it_waits(waiter.pid)  # two in pause(), two in dec()
         assert s.value == 0
-        # Each death from now on is either a permit more, which wakes another, or one less who waits.
+        # Each kill from now on either releases a permit, which wakes another, or leaves one waiting process less.
         for waiter in waiters:
             waiter.kill()
         assert s.value == 2
@@ -576,7 +576,7 @@ def test_a_kill_of_a_waiting_process_changes_nothing(name):
 
 
 def test_a_permit_given_to_one_who_is_being_killed_is_not_lost(name):
-    """Whether he got it or not: he is dead, and it is there."""
+    """Whether the killed process acquired it or not, it is there."""
     chance = random.Random(5)
     with closing(sem.create(name, 0, undo=True)) as s:
         for turn in range(100):
@@ -603,12 +603,12 @@ def spin(seconds):
         pass
 
 
-# -- names and lives ---------------------------------------------------------
+# -- names and lifetimes ---------------------------------------------------------
 
 
 def test_permits_come_back_to_a_semaphore_without_a_name(s):
     key = the_key_of(s.name)
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, 2)
         sem.unlink(s.name)
         with closing(sem.create(s.name, 1, undo=True)) as successor:
@@ -624,21 +624,21 @@ def test_permits_come_back_to_a_semaphore_without_a_name(s):
 
 
 def test_the_creator_is_killed_and_the_others_go_on(name):
-    with Living() as creator, Living() as guest, Living() as other:
+    with Child() as creator, Child() as second, Child() as other:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
-        guest.do(attach, name)
+        second.do(attach, name)
         other.do(attach, name)
         creator.do(take, 2)
-        guest.do(take, 1)
-        assert guest.do(value) == 0
+        second.do(take, 1)
+        assert second.do(value) == 0
         creator.kill()
-        assert guest.do(value) == 2
+        assert second.do(value) == 2
         with closing(sem.attach(name)) as s:
             assert s.value == 2
-            guest.do(give)
+            second.do(give)
             other.do(take, 3)
-            guest.kill()
+            second.kill()
             assert s.value == 0
             other.do(close)
             assert s.value == 0  # closing gives no permit
@@ -658,16 +658,16 @@ def value(scope, handle="s"):
 @pytest.mark.gc
 @pytest.mark.parametrize("reclaim", ["create", "create plain", "exist_ok", "attach", "unlink", "gc", "gc unlinked"])
 def test_what_the_killed_held_is_reclaimed_with_its_set(name, reclaim):
-    with Living() as creator, Living() as guest:
+    with Child() as creator, Child() as second:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
-        guest.do(attach, name)
+        second.do(attach, name)
         if reclaim == "gc unlinked":
             sem.unlink(name)
         creator.do(take, 2)
-        guest.do(take, 1)
+        second.do(take, 1)
         creator.kill()
-        guest.kill()
+        second.kill()
     if reclaim.startswith("gc"):
         # What it prints is for test_cli: another run's gc may be faster.
         subprocess.run([sys.executable, "-m", "ipcio", "gc"], stdout=subprocess.DEVNULL, check=True)
@@ -685,7 +685,7 @@ def test_what_the_killed_held_is_reclaimed_with_its_set(name, reclaim):
 @pytest.mark.gc
 def test_gc_leaves_what_is_in_use_or_persists(name, unique):
     kept = unique()
-    with Living() as creator:
+    with Child() as creator:
         creator.do(create_one, name, 2)
         sem.create(kept, 4, undo=True, persist=True).close()
         keys = the_key_of(name), the_key_of(kept)
@@ -700,9 +700,9 @@ def test_gc_leaves_what_is_in_use_or_persists(name, unique):
     assert_nothing_left(kept, *keys)
 
 
-def dead_and_locked(name):
-    """Leave a dead semaphore; return its key and a descriptor with the lock of one who is to bury it."""
-    with Living() as creator:
+def orphaned_and_locked(name):
+    """Leave an orphaned semaphore; return its key and a descriptor with the lock of a process that is to remove it."""
+    with Child() as creator:
         creator.do(create_one, name, 3)
         key = the_key_of(name)
         fd = os.open(namespace.semaphore_path(name), os.O_RDONLY)
@@ -714,16 +714,16 @@ def dead_and_locked(name):
 @pytest.mark.parametrize("call", ["attach", "create", "exist_ok"])
 def test_a_removal_killed_between_the_set_and_the_names_disturbs_no_process(name, call, monkeypatch):
     """Not even of one who looked while it was at work, and could join what it left."""
-    key, reaper = dead_and_locked(name)
+    key, locked = orphaned_and_locked(name)
     sysv.remove(sysv.find(key, os.geteuid()))
     real = lifetime.try_lock
 
     def lock(fd, kind):
-        nonlocal reaper
+        nonlocal locked
         got = real(fd, kind)
-        if not got and reaper >= 0:
-            os.close(reaper)  # that is its death
-            reaper = -1
+        if not got and locked >= 0:
+            os.close(locked)  # as its exit would
+            locked = -1
         return got
 
     monkeypatch.setattr(lifetime, "try_lock", lock)
@@ -741,10 +741,10 @@ def test_a_removal_killed_between_the_set_and_the_names_disturbs_no_process(name
 def test_gc_goes_past_what_another_program_keeps_locked(unique, monkeypatch):
     names = sorted(unique() for _ in range(3))
     monkeypatch.setattr(lifetime, "PATIENCE", 0.01)
-    _, locked = dead_and_locked(names[0])
+    _, locked = orphaned_and_locked(names[0])
     try:
         for name in names[1:]:
-            with Living() as creator:
+            with Child() as creator:
                 creator.do(create_one, name, 3)
         list(remove_orphans())
         for name in names[1:]:
@@ -777,7 +777,7 @@ def test_permits_come_back_to_a_persistent_semaphore(name):
     sem.create(name, 4, undo=True, persist=True).close()
     key = the_key_of(name)
     try:
-        with Living() as holder, Living() as other:
+        with Child() as holder, Child() as other:
             for process in (holder, other):
                 process.do(attach, name)
             holder.do(take, 2)
@@ -804,7 +804,7 @@ def test_permits_come_back_to_a_persistent_semaphore(name):
 @pytest.mark.gc
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_an_unlinked_persistent_semaphore_ends_with_its_last_handle(name, end):
-    with Living() as other, closing(sem.create(name, 4, undo=True, persist=True)) as s:
+    with Child() as other, closing(sem.create(name, 4, undo=True, persist=True)) as s:
         key = the_key_of(name)
         other.do(attach, name)
         sem.unlink(name)
@@ -824,7 +824,7 @@ def test_an_unlinked_persistent_semaphore_ends_with_its_last_handle(name, end):
 
 @pytest.mark.gc
 def test_a_persistent_semaphore_survives_every_holder(name):
-    with Living() as creator:
+    with Child() as creator:
         creator.do(create_one, name, 2, persist=True)
         creator.do(take, 2)
     key = the_key_of(name)
@@ -865,7 +865,7 @@ def test_permits_taken_by_a_pickled_handle_come_back(s, method):
 
 
 def test_a_closed_handle_says_so_and_gives_nothing(s):
-    with Living(s=s) as holder:
+    with Child(s=s) as holder:
         holder.do(take, 2)
         holder.do(attach, s.name, "t")
         holder.do(close)
@@ -929,8 +929,8 @@ def try_to_take(scope, handle):
     return scope[handle].dec(0)
 
 
-def give_in_a_dying_child(scope, handle, taken, given):
-    """Fork; the child takes and gives and dies of a signal; return how many it got."""
+def give_in_a_killed_child(scope, handle, taken, given):
+    """Fork; the child acquires and releases and is killed by a signal; return how many it got."""
     reader, writer = os.pipe()
 
     def child():
@@ -961,14 +961,14 @@ def test_random_operations_do_what_the_kernel_would(name, seed):
     handles = ["s", "t"]
 
     def fresh():
-        born = Living()
+        born = Child()
         stack.enter_context(born)
         for handle in handles:
             born.do(attach, name, handle)
         return born
 
     with closing(sem.create(name, permits, undo=True)) as s, ExitStack() as stack:
-        living = [fresh() for _ in range(processes)]
+        running = [fresh() for _ in range(processes)]
         told = []
         for _ in range(400):
             who = chance.randrange(processes)
@@ -976,7 +976,7 @@ def test_random_operations_do_what_the_kernel_would(name, seed):
             act = chance.choices(["take", "give", "fork", "copy", "restart"], weights=[10, 6, 2, 2, 1])[0]
             told.append((act, who, handle))
             if act == "take":
-                assert living[who].do(try_to_take, handle) == model.take(who), told
+                assert running[who].do(try_to_take, handle) == model.take(who), told
             elif act == "give":
                 # Mostly as much as is held, or the value would only grow.
                 n = chance.choice(
@@ -984,23 +984,23 @@ def test_random_operations_do_what_the_kernel_would(name, seed):
                 )
                 if model.value + n > 30:
                     n = 1
-                living[who].do(give, n, handle)
+                running[who].do(give, n, handle)
                 model.give(who, n)
             elif act == "fork":
                 taken, given = chance.randrange(4), chance.randrange(3)
-                got = living[who].do(give_in_a_dying_child, handle, taken, given)
+                got = running[who].do(give_in_a_killed_child, handle, taken, given)
                 assert got == min(taken, model.value), told
                 # What it got and did not give comes back; what it gave beyond stays.
                 model.value += max(given - got, 0)
             elif act == "copy":
-                living[who].do(copy, handle, chance.choice(["pickle", "attach"]))
+                running[who].do(copy, handle, chance.choice(["pickle", "attach"]))
             else:
-                assert living[who].kill() == -signal.SIGKILL
+                assert running[who].kill() == -signal.SIGKILL
                 model.die(who)
-                living[who] = fresh()
+                running[who] = fresh()
             assert s.value == model.value, told
         for who in range(processes):
-            living[who].kill()
+            running[who].kill()
             model.die(who)
             assert s.value == model.value
 
@@ -1086,7 +1086,7 @@ def test_kills_at_random_moments_lose_no_permit_and_make_none(name, unique):
                 stack.enter_context(running[-1])
             time.sleep(chance.random() ** 3 / 150)
             assert running.pop(chance.randrange(workers)).kill() == -signal.SIGKILL
-            if kill % 50 == 0 or kill == KILLS:  # all are dead: the value must be exact
+            if kill % 50 == 0 or kill == KILLS:  # all were killed: the value must be exact
                 assert {victim.kill() for victim in running} == {-signal.SIGKILL}
                 running.clear()
                 stack.pop_all()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from abilities import lacks
-from children import leave_dead
+from children import leave_orphan
 
 from ipcio import shm
 
@@ -119,7 +119,7 @@ def test_where_a_segment_cannot_be_without_a_name_init_gets_private_memory(name)
 @KINDS
 def test_a_kill_within_init_leaves_nothing(name, persist):
     before = os.listdir("/dev/shm")
-    leave_dead(
+    leave_orphan(
         lambda: shm.create(name, 10, persist=persist, init=lambda _: os.kill(os.getpid(), signal.SIGKILL)),
     )
     assert not [each for each in os.listdir("/dev/shm") if each not in before and name in each]

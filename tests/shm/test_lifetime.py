@@ -1,4 +1,4 @@
-"""How long a shared memory name lives, shown with real processes."""
+"""How long a shared memory name exists, shown with real processes."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_locks_on_the_handles_descriptor_do_not_end_the_name(name, use, by, peer
 
 @pytest.mark.needs("descriptors")
 def test_a_lock_on_the_handles_descriptor_does_not_keep_the_name_for_a_view(name):
-    """`close` gives up the share now; the memory of a living view keeps the user's lock, not ours."""
+    """`close` gives up the share now; the memory of an open view keeps the user's lock, not ours."""
     h = shm.create(name, 100)
     view = h.getbuffer()
     fcntl.flock(h.fileno(), fcntl.LOCK_SH)
@@ -352,7 +352,7 @@ def test_a_signal_handler_may_use_the_module(name):
 
 
 def test_a_handle_may_be_closed_by_its_own_child_threads_and_finalizers(name):
-    """Collection in the middle of another create: the cycle below dies at an arbitrary point."""
+    """Collection in the middle of another create: the cycle below is collected at an arbitrary point."""
     threshold = gc.get_threshold()
     gc.set_threshold(1)
     try:

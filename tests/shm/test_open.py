@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 from abilities import lacks
-from children import Forked, leave_dead
+from children import Forked, leave_orphan
 
 from ipcio import MemoryFile, shm
 
@@ -164,7 +164,7 @@ def die(name, mode):
         f.write(CONTENT)
         return f
 
-    leave_dead(write)
+    leave_orphan(write)
 
 
 ENDS = [

@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 import pytest
 from abilities import lacks
 from campaigns import FACTOR, campaign, rounds
-from children import Event, Forked, leave_dead
+from children import Event, Forked, leave_orphan
 from leftovers import descriptors
 from named_contract import FILES, is_free
 from stamped_lives import work
@@ -88,10 +88,10 @@ def test_what_one_process_wrote_the_other_reads(name, peer):
 
 @pytest.mark.needs("fork")
 @campaign
-@pytest.mark.parametrize("before", ["nothing", "a dead one", "a closing one"])
+@pytest.mark.parametrize("before", ["nothing", "an orphan", "a closing one"])
 def test_of_many_creates_at_once_exactly_one_wins(name, before):
-    """Also over what the dead left, and none does while somebody holds the name."""
-    players, turns = 4, rounds({"nothing": 125, "a dead one": 40, "a closing one": 250}[before])
+    """Also over an orphan, and none does while somebody holds the name."""
+    players, turns = 4, rounds({"nothing": 125, "an orphan": 40, "a closing one": 250}[before])
     everybody = range(players + 1)
     board = Board(2 * players + 1)
 
@@ -109,8 +109,8 @@ def test_of_many_creates_at_once_exactly_one_wins(name, before):
                 board[players + 1 + me] = 0
             board.meet(me, everybody)
             # Everybody has tried, and nobody has closed.
-            with closing(shm.attach(name)) as guest:
-                assert guest.size() == 100, turn
+            with closing(shm.attach(name)) as attached:
+                assert attached.size() == 100, turn
             board.meet(me, everybody)
             if h is not None:
                 h.close()
@@ -123,8 +123,8 @@ def test_of_many_creates_at_once_exactly_one_wins(name, before):
         count = len(descriptors())
         forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
         for turn in range(turns):
-            if before == "a dead one":
-                leave_dead(lambda: shm.create(name, 70))
+            if before == "an orphan":
+                leave_orphan(lambda: shm.create(name, 70))
             board.meet(players, everybody)
             board.meet(players, everybody)
             winners = [board[players + 1 + me] for me in range(players)]
@@ -140,7 +140,7 @@ def test_of_many_creates_at_once_exactly_one_wins(name, before):
 
 @pytest.mark.needs("fork")
 @campaign
-@pytest.mark.parametrize("before", ["nothing", "a dead one"])
+@pytest.mark.parametrize("before", ["nothing", "an orphan"])
 def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
     """And all of them have the same memory."""
     players, turns = 4, rounds(125 if before == "nothing" else 40)
@@ -165,8 +165,8 @@ def test_of_many_exist_ok_creates_at_once_exactly_one_created(name, before):
         stack.callback(board.close)
         forked = [stack.enter_context(Forked(play, me)) for me in range(players)]
         for turn in range(turns):
-            if before == "a dead one":
-                leave_dead(lambda: shm.create(name, 70))
+            if before == "an orphan":
+                leave_orphan(lambda: shm.create(name, 70))
             board.meet(players, everybody)
             board.meet(players, everybody)
             created = [board[players + 1 + 2 * me] for me in range(players)]
@@ -299,7 +299,7 @@ def test_a_killed_creator_never_shows_half_of_a_segment(name):
             try:
                 with shm.create(name, size) as h:
                     h.getbuffer()[:2] = h.getbuffer()[-2:] = b"ok"
-            except FileExistsError:  # the guest is the last holder
+            except FileExistsError:  # the attached is the last holder
                 pass
 
     seen = 0

@@ -293,7 +293,7 @@ def test_a_marked_object_that_no_process_holds_is_an_orphan(name, size):
 
 @pytest.mark.needs("files")
 def test_an_object_that_is_locked_against_us_is_an_error_and_not_a_wait_for_ever(name, monkeypatch):
-    """A program that keeps an exclusive lock on a dead object of ours keeps everybody out."""
+    """A program that keeps an exclusive lock on an orphaned object of ours keeps all other processes out."""
     import fcntl
 
     from ipcio._posix import lifetime

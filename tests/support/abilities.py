@@ -159,7 +159,7 @@ ABILITIES = {
     "unlinking": (lambda: hasattr(os, "fork"), "a name cannot be removed while a handle is open"),
     "undo": (lambda: hasattr(os, "fork"), "permits of a process that is killed are lost here"),
     "value": (_values, "the value of a semaphore cannot be read here"),
-    "guests": (_names_are_files, "what a user makes is kept by that user alone here"),
+    "objects for others": (_names_are_files, "what a user makes is kept by that user alone here"),
     "permissions": (lambda: hasattr(os, "geteuid"), "objects have no permission bits here"),
     "namespaces": (_names_apart, "one name is one object here, of whatever kind"),
     "users": (lambda: hasattr(os, "setuid"), "a process cannot become another user here"),

@@ -105,7 +105,7 @@ def fork_in_c() -> int:
         sys.setswitchinterval(interval)
 
 
-def leave_dead(make) -> None:
+def leave_orphan(make) -> None:
     """Have a child call `make`, which opens something, and kill it while that is open."""
 
     def die() -> None:

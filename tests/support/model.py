@@ -77,7 +77,7 @@ class Protocol:
         return False
 
     def held(self, _):
-        """Whether there is a handle, and not only another guest; the code has no way to ask."""
+        """Whether there is a handle, and not only another process that attaches; the code has no way to ask."""
         return True
         yield
 
@@ -237,14 +237,14 @@ class World(NamedTuple):
 class Search:
     """All that can happen to these processes; an `AssertionError` shows the calls that lead to what must not happen.
 
-    `kills`: so many may be killed.  `killed_reapers`: also between the exclusive lock and the unlink.
+    `kills`: so many may be killed.  `killed_removals`: also between the exclusive lock and the unlink.
     `looks_hold`: a call that has met an object counts as one that may have a share in it.
     """
 
-    def __init__(self, *programs, orphan=False, kills=0, killed_reapers=False, looks_hold=True, protocol=Protocol):
+    def __init__(self, *programs, orphan=False, kills=0, killed_removals=False, looks_hold=True, protocol=Protocol):
         self.protocol = protocol()
         self.points = {}
-        self.kills, self.killed_reapers, self.looks_hold = kills, killed_reapers, looks_hold
+        self.kills, self.killed_removals, self.looks_hold = kills, killed_removals, looks_hold
         processes = tuple(Process(tuple(program.split())) for program in programs)
         self.start = World(1, ((1, True, False),), processes) if orphan else World(0, (), processes)
 
@@ -308,14 +308,14 @@ class Search:
 
     def following(self, world):
         """All that can happen next, as (number, its call or None if it is killed, the world then)."""
-        dead = sum(process.killed for process in world.processes)
+        killed = sum(process.killed for process in world.processes)
         for number, process in enumerate(world.processes):
             if process.killed:
                 continue
             point = process.point or self.begin(process)
             if point:
                 yield number, point.call, self.step(world, number)
-            if dead < self.kills and process.files and (self.killed_reapers or not process.reaps()):
+            if killed < self.kills and process.files and (self.killed_removals or not process.reaps()):
                 gone = Process((), killed=True)
                 yield number, None, self.settle(world.path, dict(rows(world)), world.processes, number, gone)
 

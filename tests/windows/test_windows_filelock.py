@@ -105,7 +105,7 @@ def test_exclusive_locks_that_were_had_apart_are_let_go_apart_or_together(one, o
 
 @windows
 def test_nobody_comes_in_while_exclusive_becomes_shared(path, one):
-    """Somebody tries without a pause to have the bytes for himself."""
+    """Another process tries without a pause to lock the bytes."""
     got = []
     records = [0]  # those that are locked
     stop = threading.Event()

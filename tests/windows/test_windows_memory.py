@@ -198,7 +198,7 @@ def test_memory_without_a_descriptor_says_so(name):
 
 
 def test_no_handle_is_inherited(name):
-    """The name is gone with ours, while a child that was told to inherit all it can lives on."""
+    """The name is removed with our handle, while a child that inherits all it can runs on."""
     with ExitStack() as stack:
         handles = [stack.enter_context(shm.create(name, 10)), stack.enter_context(shm.attach(name))]
         child = subprocess.Popen(
@@ -391,7 +391,7 @@ def test_an_object_of_another_kind_is_in_the_way(name, kind):
     assert_free(name)
 
 
-# -- what dies half-way ------------------------------------------------------
+# -- kills half-way ------------------------------------------------------
 
 HALF = "from ipcio._windows import win32; s = win32.CreateSemaphore(None, 0, 1 << 20, {0!r} + '\\x01')"
 SECTION = "; from mmap import mmap; m = mmap(-1, 100, tagname={0!r})"

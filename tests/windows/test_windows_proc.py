@@ -23,7 +23,7 @@ from ipcio import proc
 watchdog = pytest.mark.timeout(50)
 MIB = 1 << 20
 
-# Starts a program that keeps its streams, tells its process id, and goes.
+# Starts a program that keeps its streams, prints its process id, and exits.
 LEAVE = """
 import subprocess
 left = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(1000)"])

@@ -1,4 +1,4 @@
-"""Semaphores where they are objects of the Windows kernel: its names, its other programs, its Ctrl-C, its deaths."""
+"""Semaphores where they are objects of the Windows kernel: its names, its other programs, its Ctrl-C, its kills."""
 
 from __future__ import annotations
 
