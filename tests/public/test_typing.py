@@ -1,4 +1,4 @@
-"""What the pages and examples call, mypy and pyright accept: the calls are taken from the pages themselves.
+"""What pages, examples and docstrings call, mypy and pyright accept: the calls are taken from there.
 
 `typing_api.py` beside this has what no page shows, and what the checkers have to refuse.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pages
@@ -19,10 +20,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = sorted((ROOT / "ipcio").glob("*.py"))
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"::\n\n((?:    .*\n|\n)+)")  # in a docstring
+
+# Around the few lines of a larger program.
+FRAGMENT = """\
+from typing import Any
+from ipcio import filelock, mmap, proc, sem, shm, strfile
+async def work() -> None: ...
+async def fragment(h: Any, handles: Any) -> None:
+"""
 
 # Pipes of `subprocess` and the `buf` of `shared_memory` may be None, say their types, and the pages leave that
-# question out, as the standard library's own pages do.  The last two are what dask and joblib say of themselves.
-NOT_OURS = re.compile(r"\b(child\.std(in|out)\.|other\.buf\[|dask\.(delayed|compute)\b|sum\(parts\))")
+# question out, as the standard library's own pages do.  Of the others, dask and joblib say that of themselves, and
+# the last names a table of the reader's.
+NOT_OURS = re.compile(
+    r"\b(child\.std(in|out)\.|(other|segment)\.buf[.\[]|dask\.(delayed|compute)\b|sum\(parts\)|from_pandas\(table)"
+)
 
 
 def checker(name: str) -> list[str]:
@@ -31,16 +46,31 @@ def checker(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
+def typed(text: str) -> list[str]:
+    """What a reader types at Python's prompt, but for what raises."""
+    return [each.source for each in doctest.DocTestParser().get_examples(text) if not each.exc_msg]
+
+
 @pytest.fixture
 def programs(tmp_path):
     """A directory with the calls of each page as a program, and with the examples."""
     made = {}
     for page in PAGES:
         name = "_".join(page.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
-        for second, kind, text in pages.BLOCK.findall(page.read_text(encoding="utf-8")):
+        text = page.read_text(encoding="utf-8")
+        for second, kind, block in pages.BLOCK.findall(text):
             if kind == "pycon":
-                calls = [each.source for each in doctest.DocTestParser().get_examples(text) if not each.exc_msg]
-                made.setdefault(f"{name}_second" if second else name, []).extend(calls)
+                made.setdefault(f"{name}_second" if second else name, []).extend(typed(block))
+        blocks = PYTHON.findall(text) if page.name != "design.md" else []  # that page shows internals
+        for number, block in enumerate(blocks):
+            made[f"{name}_block_{number}"] = [block if "import " in block else FRAGMENT + textwrap.indent(block, " ")]
+    for module in MODULES:
+        text = module.read_text(encoding="utf-8")
+        if ">>>" in text:
+            made[f"module_{module.stem}"] = typed(text)
+        for number, block in enumerate(INDENTED.findall(text)):
+            if "import " in block:
+                made[f"module_{module.stem}_{number}"] = [textwrap.dedent(block)]
     for example in (ROOT / "docs" / "examples").glob("*.py"):
         made[f"example_{example.stem}"] = [example.read_text(encoding="utf-8")]
     assert len(made) > 30
