@@ -18,7 +18,7 @@ import time
 import loops
 import pytest
 from abilities import lacks
-from children import Forked, leave_dead
+from children import Forked, leave_orphan
 from loops import ticking
 from named_contract import FILES, NOBODY, SOMEBODY
 from waiting import blocked, until_it_waits
@@ -441,7 +441,7 @@ def test_a_file_that_is_cut_short_is_an_error_and_no_sigbus(name):
 
 
 @pytest.mark.root
-@pytest.mark.needs("users", "guests")
+@pytest.mark.needs("users", "objects for others")
 def test_a_user_who_may_write_to_it_can_do_no_more_than_disturb(name, peer):
     """One rewrites every byte, again and again, and cuts it short; the others get errors or go on."""
     hostile = peer(user=SOMEBODY)
@@ -565,7 +565,7 @@ def test_memory_a_semaphore_and_an_event_may_have_one_name(name):
 @pytest.mark.gc
 @pytest.mark.needs("fork")
 def test_what_a_killed_process_left_is_an_orphan_that_gc_removes(name):
-    leave_dead(lambda: event.create(name))
+    leave_orphan(lambda: event.create(name))
     (entry,) = entries(name)
     assert (entry.kind, entry.state) == ("event", "orphan")
     would = [each for each in ipcio.remove_orphans(dry_run=True) if each.name == name]
