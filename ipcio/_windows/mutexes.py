@@ -3,14 +3,17 @@
 A new lock gets a random number, and its mutex has that in its name.  So an object never meets the
 mutex of an earlier one that had the same name, which may still be owned.
 
-The kernel alone knows whether a mutex is owned and whether this thread owns it.  The process id of the owner
-is in the object, and is only shown: it means nothing unless the kernel says that the mutex is owned.
+The kernel alone knows whether a mutex is owned and whether this thread owns it.  Which thread of which process the
+owner is stands in the object.  That is what `MutexLock.owner` shows if the kernel says that the mutex is owned.
+It also saves the question to the kernel where this thread is clearly another one.
 """
 
 from __future__ import annotations
 
 import _winapi
+import ctypes
 import os
+from _thread import get_native_id
 
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
     from ipcio._backend import OpenObject
 
 _NUMBER = 8  # bytes of the slot for the random number; the words for the owner come after it
-_PID, _ABANDONED = 0, 1  # the words: the owner's process, and whether the owner before it ended without a release
+_PID, _THREAD, _ABANDONED = range(3)  # the words: who owns it, and whether the last owner ended without a release
 _THIS_PROCESS = os.getpid()
 
-_still_owned: list[tuple[int, objects.Handles]] = []
+_still_owned: dict[str, tuple[int, objects.Handles]] = {}
 """Mutexes that a thread of this process owned when its last handle of ipcio on them was closed.
 
 Windows would forget the owner with the last handle of all processes.
@@ -38,35 +41,43 @@ def first_contents() -> bytes:
 class MutexLock:
     """A mutex of the kernel; the protocol is `ipcio._backend.Lock`."""
 
-    __slots__ = ("_handles", "_mutex", "_words")
+    __slots__ = ("_handles", "_mutex", "_name", "_words")
 
     def __init__(self, opened: OpenObject, at: int) -> None:
-        slot = memoryview(opened.memory)[at : at + _NUMBER + 8]
+        slot = memoryview(opened.memory)[at : at + _NUMBER + 12]
         self._words = slot[_NUMBER:].cast("I")
         self._handles = objects.Handles()
-        name = f"ipcio/{bytes(slot[:_NUMBER]).hex()}"
-        self._mutex = self._handles.open_or_create(win32.CreateMutex, None, False, name, called=opened.name)
-        _still_owned[:] = [each for each in _still_owned if objects.owned(each[0])[0]]
+        self._name = f"ipcio/{bytes(slot[:_NUMBER]).hex()}"
+        self._mutex = self._handles.open_or_create(win32.CreateMutex, None, False, self._name, called=opened.name)
+        for name, (mutex, _) in list(_still_owned.items()):
+            if not objects.owned(mutex)[0]:
+                _still_owned.pop(name, None)
 
     def acquire(self, seconds: float | None, /) -> int:
-        if self.is_mine():
+        thread = get_native_id()
+        words = self._words
+        if words[_THREAD] == thread and self.is_mine():
             raise RuntimeError("this thread owns the lock already")
         for code in calling(objects.wait_for, self._mutex, seconds):
             if code != _winapi.WAIT_TIMEOUT:  # no handler runs from here to the return
-                self._words[_PID] = _THIS_PROCESS
-                self._words[_ABANDONED] |= code == _winapi.WAIT_ABANDONED_0
-                return 1 + (self._words[_ABANDONED] & 1)
+                words[_PID] = _THIS_PROCESS
+                words[_THREAD] = thread
+                words[_ABANDONED] |= code == _winapi.WAIT_ABANDONED_0
+                return 1 + (words[_ABANDONED] & 1)
         return 0
 
     def acquire_after(self, _: int, seconds: float | None) -> int:
         return self.acquire(seconds)
 
     def release(self) -> None:
-        if not self.is_mine():
-            raise RuntimeError("this thread does not own the lock")
-        self._words[_ABANDONED] = 0
-        if not win32.ReleaseMutex(self._mutex):
-            raise win32.failure()
+        words = self._words
+        if words[_THREAD] == get_native_id() or self.is_mine():
+            words[_THREAD] = words[_ABANDONED] = 0
+            if win32.ReleaseMutex(self._mutex):
+                return
+            if ctypes.get_last_error() != win32.ERROR_NOT_OWNER:
+                raise win32.failure()
+        raise RuntimeError("this thread does not own the lock")
 
     def is_mine(self) -> bool:
         return objects.owned(self._mutex)[1]
@@ -86,6 +97,6 @@ class MutexLock:
     def __del__(self) -> None:
         try:
             if self.is_held_here():
-                _still_owned.append((self._mutex, self._handles))
+                _still_owned[self._name] = self._mutex, self._handles
         except Exception:  # noqa: BLE001, S110 -- it was never opened, or the interpreter exits
             pass

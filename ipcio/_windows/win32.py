@@ -130,6 +130,7 @@ NtQuerySemaphore = _declare(
 # -- mutexes and events --------------------------------------------------------
 
 ERROR_NOT_OWNER = 288
+
 CreateMutex = _declare(_kernel32.CreateMutexW, wintypes.HANDLE, ctypes.c_void_p, wintypes.BOOL, wintypes.LPCWSTR)
 ReleaseMutex = _declare(_kernel32.ReleaseMutex, wintypes.BOOL, wintypes.HANDLE)
 CreateEvent = _declare(

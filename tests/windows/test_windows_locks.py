@@ -1,0 +1,346 @@
+"""The locks of mutexes and queues on Windows: the kernel knows who owns one, and tells the next owner of a death."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from abilities import lacks
+from campaigns import campaign, rounds
+from leftovers import descriptors
+
+# Left out elsewhere, not skipped: there is nothing to be installed that would run them.
+pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
+
+# For a peer, too.
+OBJECT = """
+from ipcio._backend import OpenObject
+from ipcio._windows import parts, shm as segments
+
+class Object:
+    '''A segment with a lock and a number in it.'''
+
+    def __init__(self, name, created=False):
+        if created:
+            opened = segments.create(
+                name, 4096, perm=0o600, persist=False, reserve=True, init=self.fill, into=tuple, kind="mutex"
+            )
+        else:
+            opened = segments.attach(name, writable=True, into=tuple, kind="mutex")
+        self.memory, _, self.share = opened
+        self.opened = OpenObject("mutex", name, self.memory, -1, True, False)
+        self.cells = self.memory[192:200].cast("I")
+
+    def fill(self, opened):
+        first = parts.new_lock(wide=False)
+        opened[0][64 : 64 + len(first)] = first
+
+    def lock(self):
+        return parts.lock(self.opened, 64)
+
+    def close(self):
+        self.share.release()
+"""
+_objects: dict = {}
+if not lacks("sections"):
+    exec(OBJECT, _objects)
+    from ipcio._windows import mutexes
+
+DEADLINE = 30  # seconds
+
+
+@pytest.fixture
+def made(name):
+    made = _objects["Object"](name, created=True)
+    yield made
+    made.close()
+
+
+def another(peer, made):
+    """Another process with the same lock."""
+    return peer(OBJECT, f"made = Object({made.opened.name!r}); lock = made.lock()")
+
+
+def in_thread(function) -> None:
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def assert_free(lock, *, abandoned=False):
+    end = time.monotonic() + DEADLINE * abandoned
+    while lock.is_held() and time.monotonic() < end:  # a thread ends a little after Python has joined it
+        time.sleep(0.001)
+    assert not lock.is_held()
+    assert lock.owner() is None
+    assert lock.acquire(0) == 1 + abandoned
+    assert lock.is_abandoned() == abandoned
+    lock.release()
+    assert lock.acquire(0) == 1
+    assert not lock.is_abandoned()
+    lock.release()
+
+
+def test_its_owner_is_a_thread(made):
+    lock = made.lock()
+    assert_free(lock)
+    assert lock.acquire(None) == 1
+    assert lock.is_mine()
+    assert lock.is_held()
+    assert lock.is_held_here()
+    assert lock.owner() == os.getpid()
+    for seconds in (0, 0.01, None):
+        with pytest.raises(RuntimeError, match="already"):
+            lock.acquire(seconds)
+    found = []
+
+    def another_thread():
+        found.extend([lock.is_mine(), lock.acquire(0), lock.acquire(0.01)])
+        try:
+            lock.release()
+        except RuntimeError as error:
+            found.append(str(error))
+
+    in_thread(another_thread)
+    assert found == [False, 0, 0, "this thread does not own the lock"]
+    lock.release()
+    with pytest.raises(RuntimeError, match="does not own"):
+        lock.release()
+    assert_free(lock)
+
+
+def test_another_process_sees_the_owner_and_waits_for_it(made, peer):
+    lock, other = made.lock(), another(peer, made)
+    assert other.ask("lock.acquire(0)") == 1
+    assert lock.owner() == other.pid
+    assert lock.is_held()
+    assert not lock.is_held_here()
+    assert not lock.is_mine()
+    assert lock.acquire(0.01) == 0
+    other.send("run", "time.sleep(0.1); lock.release()")
+    assert lock.acquire(DEADLINE) == 1
+    assert lock.owner() == os.getpid()
+    lock.release()
+    other.answer()
+    assert_free(lock)
+
+
+def test_two_handles_of_a_process_are_one_lock(made):
+    lock = made.lock()
+    second = made.lock()
+    lock.acquire(None)
+    assert second.is_mine()
+    with pytest.raises(RuntimeError, match="already"):
+        second.acquire(0)
+    second.release()
+    assert_free(lock)
+
+
+@pytest.mark.parametrize("end", ["kill", "_exit", "thread of another process"])
+def test_an_owner_that_ends_lets_in_the_next_one_which_is_told(made, peer, end):
+    lock, other = made.lock(), another(peer, made)
+    thread = "import threading; t = threading.Thread(target=lock.acquire, args=(None,)); t.start(); t.join()"
+    other.run(thread if end.startswith("thread") else "lock.acquire(None)")
+    if end == "kill":
+        other.kill()
+    elif end == "_exit":
+        other.send("run", "os._exit(0)")
+        other.process.wait(DEADLINE)
+    assert_free(lock, abandoned=True)
+
+
+def test_a_thread_that_ends_is_an_owner_that_ends(made):
+    lock = made.lock()
+    in_thread(lambda: lock.acquire(None))
+    assert_free(lock, abandoned=True)
+
+
+def test_one_of_those_that_wait_is_told(made, peer):
+    lock, other = made.lock(), another(peer, made)
+    told = []
+    other.run("lock.acquire(None)")
+
+    def wait():
+        own = made.lock()
+        told.append(own.acquire(DEADLINE))
+        own.release()
+
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)  # most of them wait by then
+    other.kill()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [1, 1, 1, 2]
+    assert_free(lock)
+    made.lock()  # closes what was kept while another thread owned it
+
+
+def test_an_owner_that_was_told_and_ends_as_well_tells_the_next_one(made, peer):
+    lock, other = made.lock(), another(peer, made)
+    in_thread(lambda: lock.acquire(None))
+    assert other.ask("lock.acquire(5)") == 2
+    other.kill()
+    assert_free(lock, abandoned=True)
+
+
+def test_closing_releases_nothing(made, peer):
+    lock, other = made.lock(), another(peer, made)
+    before = descriptors()
+    second = made.lock()
+    second.acquire(None)
+    del second
+    assert lock.is_mine()
+    assert other.ask("lock.acquire(0)") == 0
+    lock.release()
+    assert other.ask("(lock.acquire(0), lock.release())") == (1, None)
+    made.lock()  # closes what was kept for it
+    assert descriptors() == before
+    assert not mutexes._still_owned
+
+
+def test_a_new_object_never_has_the_lock_of_an_old_one(name):
+    old = _objects["Object"](name, created=True)
+    held = old.lock()
+    held.acquire(None)
+    old.close()
+    new = _objects["Object"](name, created=True)
+    try:
+        assert_free(new.lock())
+    finally:
+        new.close()
+        held.release()
+
+
+def test_hostile_words_change_no_owner(made, peer):
+    """They are shown at most."""
+    lock, other = made.lock(), another(peer, made)
+    chance = random.Random(1)
+    for _ in range(20):
+        made.memory[72:84] = chance.randbytes(12)
+        assert not lock.is_held()
+        assert lock.owner() is None
+        assert lock.acquire(0) in {1, 2}
+        made.memory[72:84] = chance.randbytes(12)
+        assert lock.is_mine()
+        assert other.ask("lock.acquire(0)") == 0
+        lock.release()
+        assert not lock.is_held()
+
+
+@pytest.mark.parametrize("seconds", [None, DEADLINE])
+def test_ctrl_c_ends_a_wait_and_nothing_was_acquired(made, peer, seconds):
+    lock, other = made.lock(), another(peer, made)
+    other.run("lock.acquire(None)")
+    began = []
+
+    def interrupt():
+        time.sleep(0.15)
+        began.append(time.perf_counter())
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        lock.acquire(seconds)
+    assert time.perf_counter() - began[0] < 0.2
+    thread.join()
+    other.run("lock.release()")
+    assert_free(lock)
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+@campaign
+def test_interrupts_at_random_moments_acquire_nothing_and_release_once(made):
+    lock = made.lock()
+    chance = random.Random(5)
+    armed, got = [], []
+
+    def handle(*_):
+        if armed:
+            armed.clear()
+            raise Interrupted
+
+    before = signal.signal(signal.SIGINT, handle)
+    interrupts = 0
+    try:
+        for _ in range(rounds(200)):
+            go = threading.Event()
+
+            def trouble(go=go):
+                go.wait()
+                end = time.perf_counter() + chance.random() * 3e-4
+                while time.perf_counter() < end:
+                    pass
+                signal.raise_signal(signal.SIGINT)
+
+            thread = threading.Thread(target=trouble)
+            thread.start()
+            try:
+                armed.append(None)
+                go.set()
+                while armed:
+                    got.clear()
+                    got.extend(map(lock.acquire, (None,)))  # C writes down that it was acquired
+                    if got:
+                        got.extend(map(lock.release, ()))
+                        lock.release()
+                        got.clear()
+            except Interrupted:
+                interrupts += 1
+            armed.clear()
+            thread.join()
+            if lock.is_mine():
+                assert got  # or it was interrupted before the release
+                lock.release()
+            assert not lock.is_held()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert interrupts
+
+
+WORKER = """
+import random
+def work(seed, steps):
+    told = 0
+    for _ in range(steps):
+        told += lock.acquire(None) == 2
+        number = made.cells[0]
+        for _ in range(random.randrange(20)): pass
+        made.cells[0] = number + 1
+        made.cells[1] = number + 1
+        lock.release()
+    return told
+"""
+
+
+@campaign
+def test_never_two_inside_though_some_are_killed(made, peer):
+    """Each counts; whoever is killed while it owns the lock is told of, and the two numbers may differ only then."""
+    lock = made.lock()
+    exec(WORKER, scope := {"made": made, "lock": lock})
+    killed = told = 0
+    steady = another(peer, made)
+    steady.run(WORKER)
+    steady.send("ask", f"work(0, {rounds(2000)})")
+    for seed in range(rounds(8)):
+        victim = another(peer, made)
+        victim.run(WORKER)
+        victim.send("ask", f"work({seed}, 10**9)")
+        told += scope["work"](seed, rounds(200))
+        victim.kill()
+        killed += 1
+    told += steady.answer()
+    told += scope["work"](1, 1)
+    assert made.cells[0] == made.cells[1]
+    assert told <= killed
+    assert made.cells[0] >= rounds(2000) + rounds(200) * rounds(8) + 1
+    assert_free(lock)
