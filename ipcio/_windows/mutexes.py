@@ -57,7 +57,7 @@ class MutexLock:
         thread = get_native_id()
         words = self._words
         if words[_THREAD] == thread and self.is_mine():
-            raise RuntimeError("this thread owns the lock already")
+            raise RuntimeError("this thread holds the lock already")
         for code in calling(objects.wait_for, self._mutex, seconds):
             if code != _winapi.WAIT_TIMEOUT:  # no handler runs from here to the return
                 words[_PID] = _THIS_PROCESS
@@ -77,7 +77,7 @@ class MutexLock:
                 return
             if ctypes.get_last_error() != win32.ERROR_NOT_OWNER:
                 raise win32.failure()
-        raise RuntimeError("this thread does not own the lock")
+        raise RuntimeError("this thread does not hold the lock")
 
     def is_mine(self) -> bool:
         return objects.owned(self._mutex)[1]

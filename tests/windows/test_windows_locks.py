@@ -106,9 +106,9 @@ def test_its_owner_is_a_thread(made):
             found.append(str(error))
 
     in_thread(another_thread)
-    assert found == [False, 0, 0, "this thread does not own the lock"]
+    assert found == [False, 0, 0, "this thread does not hold the lock"]
     lock.release()
-    with pytest.raises(RuntimeError, match="does not own"):
+    with pytest.raises(RuntimeError, match="does not hold"):
         lock.release()
     assert_free(lock)
 
