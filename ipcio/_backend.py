@@ -327,6 +327,10 @@ class UncommittedSegment(Protocol):
         """
         ...
 
+    def check_room(self, size: int) -> None:
+        """Raise ``OSError(ENOSPC)`` if the file cannot have so many bytes, as far as that is known."""
+        ...
+
     def discard(self) -> None:
         """Close the file.  Without a `commit` before, there will be no segment."""
         ...

@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+from weakref import WeakSet
 
 from ipcio._bytes import raw_bytes
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform != "win32":
     from ipcio._posix import writer as _chosen
+    from ipcio._posix.exits import at_the_end
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ipcio._backend import UncommittedSegment, WriterBackend
+
+_PIECE = 1 << 24  # bytes, written in some ten milliseconds; signal handlers run in between
 
 
 def open_writer(name: str, perm: int = 0o600, *, replace: bool, size: int = 0, readable: bool = False) -> SegmentWriter:
@@ -51,8 +55,8 @@ class SegmentWriter(io.FileIO):
 
     `close` gives it its name: other processes can attach it then, complete and exactly as long as what was
     written.  It is discarded instead, and what had the name stays as it is, if the ``with`` block raises an exception,
-    if `discard` is called, if the writer is garbage-collected or still open when the process exits or is
-    killed, and if a `write` has failed.
+    if `discard` is called, if the writer, or a file of `io` that wraps it, is garbage-collected, if the writer is still
+    open when the process exits or is killed, and if a `write` has failed.
     """
 
     def __init__(self, segment: UncommittedSegment, mode: str) -> None:
@@ -62,6 +66,11 @@ class SegmentWriter(io.FileIO):
         self.is_wrapped = False  # another object, which has a finalizer, decides what becomes of the segment
         super().__init__(segment.fd, mode, closefd=False)
         self.name = segment.name
+        _open_writers.add(self)
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        return f"<ipcio.SegmentWriter name={self.name!r} mode={self.mode!r}{state}>"
 
     def write(self, b: Buffer, /) -> int:
         """Write all of a bytes-like object and return its size.
@@ -72,8 +81,10 @@ class SegmentWriter(io.FileIO):
         with raw_bytes(b) as view:
             done = 0
             try:
+                if len(view) > _PIECE:
+                    self._segment.check_room(self.tell() + len(view))
                 while done < len(view):
-                    with view[done:] as rest:
+                    with view[done : done + _PIECE] as rest:
                         done += super().write(rest)
             except BaseException as error:
                 self._is_incomplete = not self.closed
@@ -118,6 +129,23 @@ class SegmentWriter(io.FileIO):
     def __del__(self) -> None:
         if not self.closed and not self.is_wrapped:
             self.discard()
+
+    def _dealloc_warn(self, _: object) -> None:
+        """Be told by a file of `io` around this one that it is garbage-collected; it calls `close` next."""
+        self._is_incomplete = not self.is_wrapped
+
+
+_open_writers: WeakSet[SegmentWriter] = WeakSet()
+
+
+def _discard_all() -> None:
+    # Otherwise a file of `io` that wraps a writer would close it when the process exits.
+    for writer in list(_open_writers):
+        writer.discard()
+
+
+if sys.platform != "win32":
+    at_the_end(_discard_all)
 
 
 def _explain(error: FileExistsError) -> None:

@@ -229,10 +229,10 @@ def open(
     The file for ``"xb"`` and ``"wb"`` is an `io.RawIOBase` that grows.  A write to it is never short.  It can be
     sought and truncated, but not read, and it has a method ``discard()``, which closes it
     without making a segment.  The same happens, and what had the name before stays, if the
-    ``with`` block raises an exception, if a write has failed, and if the file is garbage-collected or still open
-    when the process exits or is killed.  The new segment is persistent: it stays until `unlink`.  (A wrapper such as
-    `io.TextIOWrapper` closes the file at the end of a ``with`` block of its own, even after an exception, and
-    so makes the segment: call its ``detach()`` instead.)
+    ``with`` block raises an exception, if a write has failed, if the file, or a wrapper of it, is garbage-collected,
+    and if the file is still open when the process exits or is killed.  The new segment is persistent: it stays until
+    `unlink`.  (A wrapper such as `io.TextIOWrapper` closes the file at the end of a ``with`` block of its own, even
+    after an exception, and so makes the segment: call its ``detach()`` instead.)
 
     If nothing was written, the segment is empty; on macOS, which has no empty segments, closing the file is
     an ``OSError(EINVAL)``.  On Windows, where nothing persists, ``"xb"`` and ``"wb"`` are a `NotImplementedError`.

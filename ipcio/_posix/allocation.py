@@ -25,8 +25,8 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
     if sys.platform == "darwin" or not hasattr(os, "posix_fallocate"):
         _write_zeros(fd, size)
         return
-    if size > _PIECE and size > _room(fd):  # or other processes would find the directory full meanwhile
-        raise _no_room(fd, size)
+    if size > _PIECE:
+        check_room(fd, size)
     try:
         for start in range(0, size, _PIECE):
             os.posix_fallocate(fd, start, min(_PIECE, size - start))
@@ -44,6 +44,12 @@ def _write_zeros(fd: int, size: int) -> None:
         piece = bytes(min(_PIECE, size - start))
         if os.pwrite(fd, piece, start) < len(piece):
             raise _no_room(fd, size)
+
+
+def check_room(fd: int, size: int) -> None:
+    """Raise ``OSError(ENOSPC)`` before other processes find the directory full, if that is where `size` bytes lead."""
+    if size > _room(fd):
+        raise _no_room(fd, size)
 
 
 def _room(fd: int) -> int:

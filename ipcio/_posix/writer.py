@@ -13,7 +13,7 @@ import stat
 from ipcio._forklock import fork_lock
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, objects, removal, shm
-from ipcio._posix.allocation import allocate
+from ipcio._posix.allocation import allocate, check_room
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
@@ -69,6 +69,10 @@ class _InPlace:
             new.finish(self._perm, persist=True)
             self._new = None
             new.close()
+
+    def check_room(self, size: int) -> None:
+        """Raise ``OSError(ENOSPC)`` if the file cannot have so many bytes."""
+        check_room(self.fd, size)
 
     def discard(self) -> None:
         """Close the file."""
@@ -142,6 +146,10 @@ class _ByCopy:
                 except FileExistsError:
                     if not self._replace:
                         raise
+
+    def check_room(self, size: int) -> None:
+        """Raise ``OSError(ENOSPC)`` if the file cannot have so many bytes."""
+        check_room(self.fd, size)
 
     def discard(self) -> None:
         """Close the file."""

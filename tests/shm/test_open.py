@@ -7,6 +7,7 @@ import gc
 import io
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 from abilities import lacks
 from children import Forked, leave_orphan
 
-from ipcio import MemoryFile, shm
+from ipcio import MemoryFile, mmap, shm
 
 pytestmark = pytest.mark.needs("persistence")
 
@@ -133,6 +134,14 @@ def drop_in_a_cycle(name, mode):
     gc.collect()
 
 
+def drop_wrapped(name, mode):
+    for wrap in io.BufferedWriter, io.TextIOWrapper:
+        wrapper = wrap(shm.open(name, mode))
+        wrapper.write("x" if wrap is io.TextIOWrapper else b"x")
+        del wrapper
+        gc.collect()
+
+
 def fail_to_write(name, mode):
     """What a file of Python's buffers and cannot write is lost, so the rest must not appear."""
     import resource
@@ -158,6 +167,12 @@ def exit_with_it_open(name, mode):
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env={**os.environ})
 
 
+def exit_with_it_wrapped(name, mode):
+    code = f"import io; from ipcio import shm; f = io.TextIOWrapper(shm.open({name!r}, {mode!r})); f.write('x')"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+    assert done.stderr == b""
+
+
 def die(name, mode):
     def write():
         f = shm.open(name, mode)
@@ -172,8 +187,10 @@ ENDS = [
     discard,
     drop,
     drop_in_a_cycle,
+    drop_wrapped,
     pytest.param(fail_to_write, marks=pytest.mark.needs("files", "fork")),
     exit_with_it_open,
+    exit_with_it_wrapped,
     pytest.param(die, marks=pytest.mark.needs("fork")),
 ]
 
@@ -185,6 +202,41 @@ def test_a_writer_that_is_not_closed_leaves_what_was_there(name, end):
     put(name, b"old")
     end(name, "wb")
     assert content(name) == b"old"
+
+
+@pytest.mark.needs("files")
+def test_a_write_of_more_than_there_is_room_for_is_refused_before_it_begins(name, tmp_path):
+    sparse = tmp_path / "sparse"
+    sparse.touch()
+    os.truncate(sparse, 1 << 42)
+    with shm.open(name, "wb") as f, mmap.open(sparse) as many:
+        with pytest.raises(OSError, match="asked for") as raised:
+            f.write(many.getbuffer())
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, name)
+        assert os.fstat(f.fileno()).st_size == 0
+    assert content(name) is None
+
+
+@pytest.mark.needs("files")
+def test_signal_handlers_run_while_much_is_written(name):
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(os.fstat(f.fileno()).st_size))
+    size = 1 << 26
+    try:
+        with shm.open(name, "wb") as f:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            assert f.write(bytes(size)) == size
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert any(0 < each < size for each in seen)
+
+
+def test_the_repr_tells_the_name_and_whether_it_is_open(name):
+    f = shm.open(name, "xb")
+    assert repr(f) == f"<ipcio.SegmentWriter name={name!r} mode='xb'>"
+    f.discard()
+    assert repr(f) == f"<ipcio.SegmentWriter name={name!r} mode='xb' closed>"
 
 
 @pytest.mark.needs("fork")
