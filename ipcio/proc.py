@@ -162,13 +162,18 @@ def spawn(
         raise ValueError(f"process_group must be 0 for a new group, or the number of one, not {process_group!r}")
     if umask != -1 and not 0 <= umask <= _ALL_BITS:
         raise ValueError(f"umask must be between 0 and 0o777, or -1 for that of the caller, not {umask!r}")
+    if isinstance(extra_groups, str):
+        raise ValueError(f"extra_groups must be several groups, such as [{extra_groups!r}], not one str")
+    pass_fds = tuple(pass_fds)
+    if any(fd < 0 for fd in pass_fds):
+        raise ValueError(f"pass_fds must be open descriptors, which are never negative, not {pass_fds!r}")
     posix = (
         ("process_group", process_group, None),
         ("user", user, None),
         ("group", group, None),
         ("extra_groups", None if extra_groups is None else list(extra_groups), None),
         ("umask", umask, -1),
-        ("pass_fds", tuple(pass_fds), ()),
+        ("pass_fds", pass_fds, ()),
     )
     form = OutputFormat(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 
@@ -88,10 +89,9 @@ def add_exit_code(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _exit_code(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= _LARGEST_STATUS:
-        raise argparse.ArgumentTypeError(f"must be an exit status, 0 to {_LARGEST_STATUS}, not {number}")
-    return number
+    if not re.fullmatch("[0-9]+", text) or int(text) > _LARGEST_STATUS:
+        raise argparse.ArgumentTypeError(f"must be an exit status, 0 to {_LARGEST_STATUS}, not {text!r}")
+    return int(text)
 
 
 def perm(text: str) -> int:
@@ -103,18 +103,18 @@ def perm(text: str) -> int:
 
 def count(text: str) -> int:
     """Check a number of things."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number, at least 1, not {text!r}")
+    return int(text)
 
 
 def seconds(text: str) -> float:
     """Check how long to wait."""
-    number = float(text)
-    if not number >= 0:  # also NaN
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text}")
-    return number
+    with contextlib.suppress(ValueError):
+        number = float(text)
+        if number >= 0:  # which NaN is not
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
 
 
 def print_error(error: Exception) -> None:

@@ -82,6 +82,7 @@ class Child(PipedChild[Pipe, Popen]):
             os.set_blocking(fd, False)
         if self._input is not None:
             os.set_blocking(self._input[0].our_end, False)
+        popen.has_handle = True
 
     @property
     def returncode(self) -> int | None:

@@ -174,6 +174,8 @@ class Popen(subprocess.Popen[bytes]):
         self._is_unreaped = False  # it has exited, and its number must stay that of its group
         self._has_killed_tree = False
         self._is_grace = False
+        self.has_handle = False
+        """Whether the caller of `ipcio.proc.spawn` decides what becomes of the descendants."""
         self._owner = os.getpid()
         _alive.add(self)
         inherited.add(self)
@@ -394,10 +396,13 @@ class Popen(subprocess.Popen[bytes]):
         """Kill it, reap it, and close all its descriptors.
 
         A child that still has the rights that this process has given up cannot be killed.  It sees
-        the end of its pipes.
+        the end of its pipes.  If an interrupt prevents that the caller gets a handle, the whole group is
+        killed, if it is the child's own.
         """
         if self.started_here():
             with contextlib.suppress(PermissionError):
+                if self._started and self._leads_group and not self.has_handle:
+                    self.send(signal.SIGKILL, tree=True)
                 self.kill_and_reap()
             for pipe in self._pipes:
                 pipe.close_copies()

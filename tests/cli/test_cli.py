@@ -70,6 +70,12 @@ def test_help_of_the_program_itself():
         ["demo", "-j", "two"],
         ["demo", "--top=-1"],
         ["gc", "prices"],
+        ["wait", "x", "-E", "one"],
+        ["wait", "x", "--timeout", "soon"],
+        ["sem", "inc", "x", "one"],
+        ["sem", "create", "x", "one"],
+        ["lock", "-E", "1.5", "file", "true"],
+        ["put", "x", "--perm", "rw"],
     ],
 )
 def test_usage_errors_are_status_2(arguments, capsys):
@@ -79,6 +85,8 @@ def test_usage_errors_are_status_2(arguments, capsys):
     assert (end.value.code, output) == (2, "")
     assert errors.startswith("usage: ipcio")
     assert errors.splitlines()[-1].startswith("ipcio")
+    assert " _" not in errors  # no name of a function
+    assert "invalid" not in errors
 
 
 def test_an_error_is_one_line_and_status_1(tmp_path):

@@ -250,8 +250,9 @@ def test_a_directory_that_is_not_there_is_still_what_is_wrong(tmp_path):
         ({"extra_groups": [None]}, TypeError),
         ({"group": "no such group"}, LookupError),
         ({"extra_groups": 5}, TypeError),
+        ({"extra_groups": "daemon"}, ValueError),
         ({"pass_fds": 5}, TypeError),
-        ({"pass_fds": [-1]}, OSError),
+        ({"pass_fds": [-1]}, ValueError),
         ({"pass_fds": ["0"]}, TypeError),
     ],
 )

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from programs import CAT, TRUE
@@ -86,18 +87,28 @@ def test_out_of_time_the_program_is_killed_and_what_it_wrote_is_kept():
 
 
 @pytest.mark.needs("trees")
-@pytest.mark.parametrize("end", ["time", "interrupt"])
-def test_its_descendants_are_killed_with_it(end, tmp_path):
+@pytest.mark.parametrize("end", ["time", "interrupt", "interrupt of the start"])
+def test_its_descendants_are_killed_with_it(end, tmp_path, monkeypatch):
     """A grandchild keeps a file locked until it is gone."""
     (tmp_path / "file").touch()
     lock = (
-        "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, 2); print(flush=True); time.sleep(1000)"
+        "import fcntl, os, sys, time; file = open(sys.argv[1]); fcntl.flock(file, 2);"
+        "print(flush=True); os.mkdir(sys.argv[1] + '.locked'); time.sleep(1000)"
     )
     wait = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def interrupt_the_start(*_):
+        while not (tmp_path / "file.locked").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    if end == "interrupt of the start":
+        from ipcio._posix.spawn import Popen
+
+        monkeypatch.setattr(Popen, "_identify", interrupt_the_start)
     options = {"timeout": 3} if end == "time" else {"callback": interrupt}
     with pytest.raises(TimeoutError if end == "time" else KeyboardInterrupt):
         run(python(wait, "-S", "-E", "-c", lock, str(tmp_path / "file")), **options)
