@@ -158,15 +158,8 @@ def spawn(
         raise TypeError(f"env must be a mapping, not {type(env).__name__!r}")
     if process_group is not None and start_new_session:
         raise ValueError("start_new_session=True makes a process group already: pass process_group= without it")
-    if process_group is not None and process_group < 0:
-        raise ValueError(f"process_group must be 0 for a new group, or the number of one, not {process_group!r}")
-    if umask != -1 and not 0 <= umask <= _ALL_BITS:
-        raise ValueError(f"umask must be between 0 and 0o777, or -1 for that of the caller, not {umask!r}")
-    if isinstance(extra_groups, str):
-        raise ValueError(f"extra_groups must be several groups, such as [{extra_groups!r}], not one str")
     pass_fds = tuple(pass_fds)
-    if any(fd < 0 for fd in pass_fds):
-        raise ValueError(f"pass_fds must be open descriptors, which are never negative, not {pass_fds!r}")
+    _check_changes(process_group, umask, extra_groups, pass_fds)
     posix = (
         ("process_group", process_group, None),
         ("user", user, None),
@@ -289,6 +282,18 @@ def run(
     Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input` with `stdin`.
     """
     return run_to_end(spawn, cmd, input, timeout, check, as_spawn)
+
+
+def _check_changes(process_group: int | None, umask: int, extra_groups: object, pass_fds: Sequence[int]) -> None:
+    """Check the values of what a child changes before the program starts."""
+    if process_group is not None and process_group < 0:
+        raise ValueError(f"process_group must be 0 for a new group, or the number of one, not {process_group!r}")
+    if umask != -1 and not 0 <= umask <= _ALL_BITS:
+        raise ValueError(f"umask must be between 0 and 0o777, or -1 for that of the caller, not {umask!r}")
+    if isinstance(extra_groups, str):  # as `subprocess`
+        raise ValueError(f"extra_groups must be a list, such as [{extra_groups!r}], not a str")  # noqa: TRY004
+    if any(fd < 0 for fd in pass_fds):
+        raise ValueError(f"pass_fds must be open descriptors, which are never negative, not {pass_fds!r}")
 
 
 def _backend() -> ProcBackend:
