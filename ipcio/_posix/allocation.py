@@ -40,7 +40,7 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
 
 
 def _write_zeros(fd: int, size: int) -> None:
-    for start in range(0, size, _PIECE):
+    for start in range(os.fstat(fd).st_size, size, _PIECE):  # not over what is there
         piece = bytes(min(_PIECE, size - start))
         if os.pwrite(fd, piece, start) < len(piece):
             raise _no_room(fd, size)

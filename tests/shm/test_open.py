@@ -290,3 +290,12 @@ def test_other_modes_are_refused(name, mode):
     with pytest.raises(ValueError, match="mode must be 'rb', 'r\\+b', 'xb' or 'wb'"):
         shm.open(name, mode)
     assert content(name) is None
+
+
+@pytest.mark.needs("files")
+def test_contents_stay_where_memory_cannot_be_set_aside_in_one_call(name, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    with shm.open(name, "wb") as f:
+        f.write(CONTENT)
+        f.truncate(len(CONTENT) + 5000)
+    assert content(name) == CONTENT + bytes(5000)
