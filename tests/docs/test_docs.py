@@ -169,3 +169,16 @@ def test_a_page_that_is_wrong_is_found(unique, programs, tmp_path, monkeypatch):
     ):
         with contextlib.closing(pages.Page("page.md", wrong, unique, programs)) as run, pytest.raises(AssertionError):
             run.run()
+
+
+def slug(heading):
+    """The anchor of a heading, as GitHub and MyST make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_links_of_the_readme_to_sections_lead_to_one():
+    """Sphinx checks those of its own pages."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        page = (ROOT / path).read_text(encoding="utf-8") if path else text
+        assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}, path
