@@ -1,4 +1,4 @@
-"""Locks whose owner is a thread, and which the kernel releases when the thread ends: the mutexes of Windows.
+"""Locks that belong to a thread, and that the kernel releases when it ends: the mutexes of Windows.
 
 A new lock gets a random number, and its mutex has that in its name.  So an object never meets the
 mutex of an earlier one that had the same name, which may still be owned.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ipcio._backend import OpenObject
 
 _NUMBER = 8  # bytes of the slot for the random number; the words for the owner come after it
-_PID, _THREAD, _ABANDONED = range(3)  # the words: who owns it, and whether the last owner ended without a release
+_PID, _THREAD, _ABANDONED = range(3)  # the words: the owner, and whether the last one ended without a release
 _THIS_PROCESS = os.getpid()
 
 _still_owned: dict[str, tuple[int, objects.Handles]] = {}

@@ -115,7 +115,7 @@ def owned(mutex: int) -> tuple[bool, bool]:
     information = win32.MUTANT_BASIC_INFORMATION()
     status = win32.NtQueryMutant(mutex, 0, ctypes.byref(information), ctypes.sizeof(information), None)
     if status:
-        raise OSError(errno.EINVAL, f"Windows does not say who owns a mutex (status {status & 0xFFFFFFFF:#x})")
+        raise OSError(errno.EINVAL, f"Windows does not say whether a mutex is owned (status {status & 0xFFFFFFFF:#x})")
     return information.CurrentCount < 1, bool(information.OwnedByCaller)
 
 

@@ -24,7 +24,7 @@ def is_trusted(_: int, /) -> bool:
 
 
 def process_namespace() -> int:
-    """Return 0: there are none."""
+    """Return 0: Windows does not have any."""
     return 0
 
 
@@ -34,5 +34,5 @@ def lock_layout() -> bytes:
 
 
 def new_lock(*, wide: bool) -> bytes:  # noqa: ARG001 -- all locks are alike
-    """Return what tells the mutex of a new lock from all others."""
+    """Return what distinguishes the mutex of a new lock from all others."""
     return first_contents()

@@ -1,4 +1,4 @@
-"""The locks of mutexes and queues on Windows: the kernel knows who owns one, and tells the next owner of a death."""
+"""The locks of mutexes and queues on Windows: the kernel knows the owner, and the next one learns that it has ended."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_two_handles_of_a_process_are_one_lock(made):
 
 
 @pytest.mark.parametrize("end", ["kill", "_exit", "thread of another process"])
-def test_an_owner_that_ends_lets_in_the_next_one_which_is_told(made, peer, end):
+def test_when_an_owner_ends_the_next_one_learns_of_it(made, peer, end):
     lock, other = made.lock(), another(peer, made)
     thread = "import threading; t = threading.Thread(target=lock.acquire, args=(None,)); t.start(); t.join()"
     other.run(thread if end.startswith("thread") else "lock.acquire(None)")
@@ -159,14 +159,14 @@ def test_a_thread_that_ends_is_an_owner_that_ends(made):
     assert_free(lock, abandoned=True)
 
 
-def test_one_of_those_that_wait_is_told(made, peer):
+def test_one_of_those_that_wait_learns_of_it(made, peer):
     lock, other = made.lock(), another(peer, made)
-    told = []
+    results = []
     other.run("lock.acquire(None)")
 
     def wait():
         own = made.lock()
-        told.append(own.acquire(DEADLINE))
+        results.append(own.acquire(DEADLINE))
         own.release()
 
     threads = [threading.Thread(target=wait) for _ in range(4)]
@@ -176,12 +176,12 @@ def test_one_of_those_that_wait_is_told(made, peer):
     other.kill()
     for thread in threads:
         thread.join()
-    assert sorted(told) == [1, 1, 1, 2]
+    assert sorted(results) == [1, 1, 1, 2]
     assert_free(lock)
     made.lock()  # closes what was kept while another thread owned it
 
 
-def test_an_owner_that_was_told_and_ends_as_well_tells_the_next_one(made, peer):
+def test_a_second_owner_that_ends_is_reported_as_well(made, peer):
     lock, other = made.lock(), another(peer, made)
     in_thread(lambda: lock.acquire(None))
     assert other.ask("lock.acquire(5)") == 2
@@ -310,24 +310,24 @@ def test_interrupts_at_random_moments_acquire_nothing_and_release_once(made):
 WORKER = """
 import random
 def work(seed, steps):
-    told = 0
+    abandoned = 0
     for _ in range(steps):
-        told += lock.acquire(None) == 2
+        abandoned += lock.acquire(None) == 2
         number = made.cells[0]
         for _ in range(random.randrange(20)): pass
         made.cells[0] = number + 1
         made.cells[1] = number + 1
         lock.release()
-    return told
+    return abandoned
 """
 
 
 @campaign
 def test_never_two_inside_though_some_are_killed(made, peer):
-    """Each counts; whoever is killed while it owns the lock is told of, and the two numbers may differ only then."""
+    """Each process counts in two numbers, which differ only while the lock is held or after a kill."""
     lock = made.lock()
     exec(WORKER, scope := {"made": made, "lock": lock})
-    killed = told = 0
+    killed = abandoned = 0
     steady = another(peer, made)
     steady.run(WORKER)
     steady.send("ask", f"work(0, {rounds(2000)})")
@@ -335,12 +335,12 @@ def test_never_two_inside_though_some_are_killed(made, peer):
         victim = another(peer, made)
         victim.run(WORKER)
         victim.send("ask", f"work({seed}, 10**9)")
-        told += scope["work"](seed, rounds(200))
+        abandoned += scope["work"](seed, rounds(200))
         victim.kill()
         killed += 1
-    told += steady.answer()
-    told += scope["work"](1, 1)
+    abandoned += steady.answer()
+    abandoned += scope["work"](1, 1)
     assert made.cells[0] == made.cells[1]
-    assert told <= killed
+    assert abandoned <= killed
     assert made.cells[0] >= rounds(2000) + rounds(200) * rounds(8) + 1
     assert_free(lock)

@@ -1,4 +1,4 @@
-"""Events, mutexes and queues where the kernel of Windows has their locks and wakes who waits."""
+"""Events, mutexes and queues where the kernel of Windows has their locks and wakes the threads that wait."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_all_kinds_have_names_of_their_own(name, kind):
 
 
 @every_kind
-def test_a_long_name_works_and_a_longer_one_is_told_the_limit(unique, kind):
+def test_a_long_name_works_and_the_error_of_a_longer_one_says_the_limit(unique, kind):
     name = unique().ljust(LONGEST, "x")
     with closing(make(kind, name)) as h, closing(KINDS[kind].attach(name)) as other:
         use(h, other)
@@ -94,7 +94,7 @@ def use(h, other) -> None:
 
 
 @every_kind
-def test_what_another_program_puts_in_the_way_is_an_error_that_has_the_users_name(name, kind, foreign):
+def test_the_error_of_an_object_in_the_way_has_the_name_that_the_caller_knows(name, kind, foreign):
     for path in f"ipcio.{kind}.{name}", f"ipcio.{kind}.{name}\x01":
         foreign.make(win32.CreateEvent, True, False, path)
         with pytest.raises(OSError) as caught:
@@ -140,7 +140,7 @@ def test_handles_leave_nothing_behind(name, kind):
 # -- waiting ---------------------------------------------------------------------
 
 
-def test_an_event_wakes_a_process_at_once_and_costs_no_time_until_then(name, peer):
+def test_an_event_wakes_a_process_at_once(name, peer):
     with closing(event.create(name)) as e, closing(event.create(f"{name}-2")) as waits:
         other = peer(f"from ipcio import event; e = event.attach({name!r}); w = event.attach({name + '-2'!r})")
         other.send("ask", "(w.set(), time.process_time(), e.wait(30), time.process_time(), time.time())")
@@ -154,7 +154,7 @@ def test_an_event_wakes_a_process_at_once_and_costs_no_time_until_then(name, pee
         assert woke - at < 0.09  # less than the time between two looks
 
 
-def test_a_setter_killed_before_it_could_wake_leaves_no_sleeper_behind(name, peer):
+def test_a_process_killed_before_it_could_wake_others_leaves_none_asleep(name, peer):
     with closing(event.create(name)) as e:
         other = peer(f"from ipcio import event; from ipcio._event import STATE; e = event.attach({name!r})")
         thread = meanwhile(lambda: (time.sleep(0.05), other.run("e._words.store(STATE, 3)"), other.kill()))
