@@ -69,16 +69,16 @@ class Event(NamedHandle):
         Each of them returns from its `wait`, also if the event is cleared again at once.  Setting an event that is
         set changes nothing.
         """
-        words = self._open_words()
+        words = self._words or self._open_words()
         words.set_and_wake(STATE, (words.load(STATE) + 2) & _NUMBERS | _SET)
 
     def clear(self) -> None:
         """Clear the event: from now on, `wait` waits until the next `set`."""
-        self._open_words().clear_bits(STATE, _SET)
+        (self._words or self._open_words()).clear_bits(STATE, _SET)
 
     def is_set(self) -> bool:
         """Whether the event is set."""
-        return bool(self._open_words().load(STATE) & _SET)
+        return bool((self._words or self._open_words()).load(STATE) & _SET)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the event is set, for `timeout` seconds at the most; return whether it was set.
@@ -90,7 +90,7 @@ class Event(NamedHandle):
         goes on.
         """
         seconds = check_timeout(timeout)
-        words = self._open_words()
+        words = self._words or self._open_words()
         state = words.load(STATE)
         return bool(state & _SET) or words.wait(STATE, state, seconds)
 

@@ -68,8 +68,10 @@ _NUMBERS = (
 )
 
 _long: Callable[[int], Any] = ctypes.c_long
-_ZERO = ctypes.c_long(0)
+_ZERO, _ONE, _ALL = map(ctypes.c_long, (0, 1, _MOST))
+_LONG_WAIT, _LONG_WAKE, _LONG_WAKE_OP = map(ctypes.c_long, (_WAIT, _WAKE, _WAKE_OP))  # made once: that costs time
 _nobody = ctypes.c_uint32()  # a word for which no process waits
+_NOBODY = ctypes.c_long(ctypes.addressof(_nobody))
 
 
 class _Timespec(ctypes.Structure):
@@ -107,6 +109,7 @@ def _futex() -> Callable[..., int] | None:
     return futex if works else None
 
 
+@functools.cache
 def _operation(kind: int, argument: int) -> ctypes.c_long:
     """Return the last argument of FUTEX_WAKE_OP; the one of the operation is 0 to 2047."""
     if not 0 <= argument <= _LARGEST:
@@ -166,7 +169,7 @@ def cut_short(name: str) -> OSError:
 class _Futexes:
     """Words of which the kernel knows the waiting processes; the methods are those of `ipcio._backend.Words`."""
 
-    __slots__ = ("_address", "_futex", "_load", "_memory", "_name", "_store")
+    __slots__ = ("_address", "_futex", "_load", "_longs", "_memory", "_name", "_store")
 
     _load: Callable[[int], int]
     _store: Callable[[int, int], None]
@@ -177,6 +180,10 @@ class _Futexes:
         self._address = ctypes.addressof(self._memory)
         self._name = opened.name
         self._futex = futex
+        self._longs: dict[int, ctypes.c_long] = {}  # the addresses of words
+
+    def _long(self, at: int) -> ctypes.c_long:
+        return self._longs.setdefault(at, ctypes.c_long(self._address + at))
 
     def load(self, at: int, /) -> int:
         """Return the word."""
@@ -195,27 +202,29 @@ class _Futexes:
         self._change(at, _operation(_ADD, number))
 
     def _change(self, at: int, operation: ctypes.c_long) -> None:
-        word = _long(self._address + at)
-        if self._futex(word, _long(_WAKE_OP), _long(_MOST), _ZERO, word, operation) < 0:
+        word = self._longs.get(at) or self._long(at)
+        if self._futex(word, _LONG_WAKE_OP, _ALL, _ZERO, word, operation) < 0:
             raise self._failure()
 
     def clear_bits(self, at: int, bits: int, /) -> None:
         """Clear bits of the word in one call."""
         # The kernel wakes at least one process.  So it is asked to wake those that wait for another word.
-        nobody, word = _long(ctypes.addressof(_nobody)), _long(self._address + at)
-        if self._futex(nobody, _long(_WAKE_OP), _long(1), _ZERO, word, _operation(_CLEAR, bits)) < 0:
+        word = self._longs.get(at) or self._long(at)
+        if self._futex(_NOBODY, _LONG_WAKE_OP, _ONE, _ZERO, word, _operation(_CLEAR, bits)) < 0:
             raise self._failure()
 
     def wake(self, at: int, /) -> None:
         """Wake all that wait for the word."""
-        if self._futex(_long(self._address + at), _long(_WAKE), _long(_MOST), _ZERO, _ZERO, _ZERO) < 0:
+        word = self._longs.get(at) or self._long(at)
+        if self._futex(word, _LONG_WAKE, _ALL, _ZERO, _ZERO, _ZERO) < 0:
             raise self._failure()
 
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait in slices, so that a signal handler can run in between."""
         futex = self._futex
         time = _Timespec(0, int(_SLICE * 1e9))
-        arguments = _long(self._address + at), _long(_WAIT), _long(expected), _long(ctypes.addressof(time))
+        word = self._longs.get(at) or self._long(at)
+        arguments = word, _LONG_WAIT, _long(expected), _long(ctypes.addressof(time))
         end = None if seconds is None else now() + seconds
         while True:
             if end is not None:
