@@ -87,12 +87,23 @@ def buffered(stack, peer, ours=PAIR, mode="r+b", **names):
     return pair(stack, peer, ours, **names)
 
 
+SHARED_LOCKF = "lockf(g, LOCK_SH); lockf(g, LOCK_UN)"
 LOCKF = {"lockf": fcntl.lockf, "LOCK_EX": fcntl.LOCK_EX, "LOCK_UN": fcntl.LOCK_UN}
 
 
 @row("filelock", "lock, unlock of a buffered file", "fcntl.lockf: lock, unlock", 2.5, floor=TWICE)
 def _(stack):
     return buffered(stack, "lockf(g, LOCK_EX); lockf(g, LOCK_UN)", "lock(g); unlock(g)", **LOCKF)
+
+
+@row("filelock", "shared lock, unlock of a buffered reader", "fcntl.lockf: lock, unlock", 2.5, floor=TWICE)
+def _(stack):
+    return buffered(stack, SHARED_LOCKF, "lock(g, 'r'); unlock(g)", "rb", LOCK_SH=fcntl.LOCK_SH, **LOCKF)
+
+
+@row("filelock", "shared lock, unlock of a text reader", "fcntl.lockf: lock, unlock", 4.0, floor=TWICE)
+def _(stack):
+    return buffered(stack, SHARED_LOCKF, "lock(g, 'r'); unlock(g)", "r", LOCK_SH=fcntl.LOCK_SH, **LOCKF)
 
 
 @row("filelock", "lock, unlock of a text file", "fcntl.lockf: lock, unlock", 4.0, floor=TWICE)

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-PLAIN: set[type] = {int, io.FileIO}
-"""Usual types that keep nothing between the caller and the descriptor; there are others."""
+NOTHING_READ: set[type] = {int, io.FileIO, io.BufferedWriter}
+"""Usual types that read nothing ahead."""
+
+NOTHING_UNWRITTEN: set[type] = {int, io.FileIO, io.BufferedReader}
+"""Usual types in which nothing waits to be written."""
 
 MEMORY: set[type] = set()
-"""The classes that a handle of memory can have.  They are plain, too; `ipcio.filelock` asks them for a descriptor."""
+"""The classes that a handle of memory can have; `ipcio.filelock` asks them for a descriptor."""
 
 _DEEPEST = 10  # wrappers around wrappers
 
 
 def add_memory(*types: type) -> None:
-    """Add these to `MEMORY` and `PLAIN`."""
-    MEMORY.update(types)
-    PLAIN.update(types)
+    """Add these to `MEMORY`.  They read nothing ahead, and nothing waits in them."""
+    for kinds in MEMORY, NOTHING_READ, NOTHING_UNWRITTEN:
+        kinds.update(types)
 
 
 def refresh(file: Any) -> None:
@@ -51,27 +54,37 @@ def refresh(file: Any) -> None:
         _forget_read_ahead(file)
 
 
-def _forget_read_ahead(file: Any) -> None:
+def _forget_read_ahead(file: Any) -> int | None:
+    """Return the position, or None if there is none."""
     try:
         at: int = file.tell()
     except OSError:
         if file.seekable():
             raise
-        return
+        return None
+    raw = file.raw
+    if type(raw) is io.FileIO and raw.tell() == at:  # which is faster than to move
+        return at
     # A BufferedReader keeps its buffer if the new position lies within it.  From the end of the
     # file it does not.  Both moves are one step (`ipcio._record`), so that Ctrl-C cannot leave it at the end.
     seek: Callable[[int, int], int] = file.seek
     list(map(seek, (0, at), _END_AND_BACK))
+    return at
 
 
 def _forget_decoded(file: io.TextIOWrapper) -> None:
-    buffer = file.buffer
-    if type(buffer) is not io.BufferedRandom:
+    buffer: Any = file.buffer
+    kind: type = type(buffer)
+    if kind is io.BufferedReader and file.seekable():
+        at = file.tell()
+        if at != _forget_read_ahead(buffer):
+            file.seek(at)
+    elif kind is io.BufferedRandom:
+        at = file.tell()  # also flushes the buffer, which then has nothing read ahead
+        if at != buffer.tell():
+            file.seek(at)
+    else:
         refresh(file)
-        return
-    at = file.tell()  # also flushes the buffer, which then has nothing read ahead
-    if at != buffer.tell():
-        file.seek(at)
 
 
 _END_AND_BACK = os.SEEK_END, os.SEEK_SET
@@ -103,16 +116,17 @@ def _write_encoded(file: Any) -> None:
 
 
 def _write_text(file: io.TextIOWrapper) -> None:
-    if type(file.buffer) in FORGET:  # so it can be read
-        file.read(0)
-        file.buffer.flush()
-    else:
+    buffer: Any = file.buffer
+    kind: type = type(buffer)
+    if kind is io.BufferedRandom:
+        file.read(0)  # as in `_write_encoded`
+        buffer.flush()
+    elif kind is not io.BufferedReader:
         flush(file)
 
 
 WRITE_OUT: dict[type, Callable[[Any], object]] = {
     io.BufferedRandom: io.BufferedRandom.flush,
-    io.BufferedReader: io.BufferedReader.flush,
     io.BufferedWriter: io.BufferedWriter.flush,
     io.TextIOWrapper: _write_text,
 }

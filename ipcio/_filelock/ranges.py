@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 
-from ipcio._buffering import FORGET, MEMORY, PLAIN, WRITE_OUT, flush, lent, refresh
+from ipcio._buffering import FORGET, MEMORY, NOTHING_READ, NOTHING_UNWRITTEN, WRITE_OUT, flush, lent, refresh
 from ipcio._filelock import KINDS, backend, holders
 from ipcio._filelock.errors import descriptor, explain, is_foreign
 from ipcio._timeouts import check_timeout, now
@@ -78,7 +78,7 @@ def trylock(file: Any, mode: Mode = "rw", offset: int = 0, nbytes: int = 0) -> b
 def _acquire(file: Any, mode: Mode, offset: int, nbytes: int, wait: bool, seconds: float | None) -> bool:
     locked = False
     kind = _type(file)
-    if mode == "r" and kind not in PLAIN:
+    if mode == "r" and kind not in NOTHING_UNWRITTEN:
         WRITE_OUT.get(kind, flush)(file)  # if the range was exclusive, other processes may read it from now on
     try:
         try:
@@ -98,7 +98,7 @@ def _acquire(file: Any, mode: Mode, offset: int, nbytes: int, wait: bool, second
                 return False
             _wait(fd, request, seconds, offset, nbytes)
         locked = True
-        if kind not in PLAIN:
+        if kind not in NOTHING_READ:
             FORGET.get(kind, refresh)(file)
     except BaseException as error:
         if locked or is_foreign(error):
@@ -115,7 +115,7 @@ def unlock(file: Any, offset: int = 0, nbytes: int = 0) -> Literal[True]:
     is raised and the range stays locked.
     """
     kind = _type(file)
-    if kind not in PLAIN:
+    if kind not in NOTHING_UNWRITTEN:
         WRITE_OUT.get(kind, flush)(file)
     try:
         try:
