@@ -74,7 +74,7 @@ def _forget_read_ahead(file: Any) -> int | None:
 
 def _forget_decoded(file: io.TextIOWrapper) -> None:
     buffer: Any = file.buffer
-    kind: type = type(buffer)
+    kind: Any = type(buffer)
     if kind is io.BufferedReader and file.seekable():
         at = file.tell()
         if at != _forget_read_ahead(buffer):
@@ -117,7 +117,7 @@ def _write_encoded(file: Any) -> None:
 
 def _write_text(file: io.TextIOWrapper) -> None:
     buffer: Any = file.buffer
-    kind: type = type(buffer)
+    kind: Any = type(buffer)
     if kind is io.BufferedRandom:
         file.read(0)  # as in `_write_encoded`
         buffer.flush()
