@@ -100,12 +100,13 @@ class NamedHandle:
     @classmethod
     def _over(cls, mapped: Mapped, name: str, again: Callable[[str], Any], *, created: bool) -> Self:
         self = cls.__new__(cls)
-        self._opened = None
-        self._memory, self._fd, self._share = mapped
-        self._info = os.fstat(self._fd) if self._share is None and self._fd >= 0 else None
+        self._opened = self._info = None
+        self._memory, self._fd, self._share = mapped  # from here on `__del__` gives them back, whatever is raised
         self._name = name
         self._again = again
         self._created = created
+        if self._share is None and self._fd >= 0:
+            self._info = os.fstat(self._fd)
         return self
 
     # -- its parts, each overridden by a kind that has more ----------------
@@ -262,9 +263,8 @@ def create(
             kind=kind,
         )
         try:
-            made._check()
+            _check(made)
         except BaseException:  # an interrupt as well
-            made.close()
             if persist:
                 with contextlib.suppress(OSError):
                     segments.unlink(wanted, kind=kind)
@@ -306,12 +306,19 @@ def _join(handle: type[Handle], attach: Callable[..., Handle], name: str, owner:
         into=lambda mapped: handle._over(mapped, name, again, created=False),
         kind=handle.KIND,
     )
-    try:
-        found._check()
-    except BaseException:
-        found.close()
-        raise
+    _check(found)
     return found
+
+
+def _check(handle: NamedHandle) -> None:
+    """Check what was opened; close it, and say which object it was, if that fails."""
+    try:
+        handle._check()
+    except BaseException as error:  # an interrupt as well
+        handle.close()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = handle.name
+        raise
 
 
 def _again(attach: Callable[..., Handle], owner: int | None) -> Callable[[str], Handle]:
