@@ -2,7 +2,7 @@
 
 The module ``campaign.NAME`` has one function for the part of that name::
 
-    @part("death")
+    @part("kills")
     def setup(place):
         ...                    # once; `place` is an empty directory, gone afterwards
         def one_round(rng):    # one attack; all chance is taken from `rng`
@@ -59,7 +59,7 @@ class Part:
         return self.setup(place)
 
 
-PARTS = {name: Part(name) for name in ("death", "failure", "interleaving", "limits", "input", "soak")}
+PARTS = {name: Part(name) for name in ("kills", "failure", "interleaving", "limits", "input", "soak")}
 
 
 def part(name: str) -> Callable[[Callable[[Path], Iterator[Round]]], Callable[[Path], AbstractContextManager[Round]]]:

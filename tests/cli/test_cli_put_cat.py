@@ -485,7 +485,7 @@ def test_progress_tells_how_much_of_what_and_how_fast(terminal):
     assert told[2].startswith(" 50%  [############------------]")
 
 
-def test_progress_of_what_nobody_knows_the_size_of(terminal):
+def test_progress_of_an_unknown_size(terminal):
     with progress.Progress(0, -1) as counted:
         counted.add(3 << 20)
     assert re.fullmatch(r"3.0 MiB  [0-9.]+ [KMG]iB/s *", terminal.getvalue().split("\r")[1])

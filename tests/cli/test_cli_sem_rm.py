@@ -319,7 +319,7 @@ def test_rm_removes_each_name_that_it_can(unique, call):
 
 
 @pytest.mark.needs("unlinking")
-def test_rm_removes_what_somebody_holds(name, call):
+def test_rm_removes_an_object_in_use(name, call):
     with shm.create(name, 3) as h:
         assert call("rm", name) == DONE
         with pytest.raises(FileNotFoundError):

@@ -379,7 +379,7 @@ def test_no_semaphore_to_be_had_is_one_line(files, number, complaint):
 
 
 @pytest.mark.needs("posix", "proc", "files", "undo")
-def test_nobody_writes_into_the_report_while_somebody_else_does(hold, files):
+def test_only_one_worker_at_a_time_writes_into_the_report(hold, files):
     with hold(3, *files) as held, shm.attach(f"{held.name}-report") as report, filelock.locked(report):
         go_on(held.pids)
         wait_until(lambda: waiters(report) == 3, "not all workers come to wait")

@@ -832,7 +832,7 @@ class ReadContract(FileContract):
         h.seek(0)
         assert b"".join(h) == LINES
 
-    def test_a_handle_nobody_keeps_reads(self, make):
+    def test_a_handle_without_a_variable_reads(self, make):
         """`opener().read()` and `for line in opener():` do not lose the memory under way."""
         assert make(LINES).read() == LINES
         assert make(LINES).readall() == LINES

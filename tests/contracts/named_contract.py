@@ -278,7 +278,7 @@ class NameContract(Named):
             with closing(self.module.attach(name)) as other:
                 assert self.same(h, other)  # and has not touched it
 
-    def test_attach_and_unlink_of_a_name_that_nobody_made_say_so(self, name):
+    def test_attach_and_unlink_of_a_name_that_was_never_created_say_so(self, name):
         for call in (self.module.attach, self.module.unlink):
             with pytest.raises(FileNotFoundError) as caught:
                 call(name)

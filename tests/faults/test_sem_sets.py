@@ -91,7 +91,7 @@ def is_gone(caught, name):
 
 
 @pytest.mark.parametrize("timeout", [None, 60])
-def test_who_waits_while_the_set_is_removed_is_told(left, timeout):
+def test_removal_of_the_set_ends_a_wait_with_an_error(left, timeout):
     """As `ipcrm` does.  No wait hangs, and the name is free once it is closed."""
     name = left.tag
     with closing(sem.create(name, 0, undo=True)) as s:
@@ -135,7 +135,7 @@ def test_a_permit_that_was_held_while_the_set_was_removed_is_no_trouble_later(le
         assert again.value == 4
 
 
-def test_a_set_of_somebody_else_under_the_same_key_is_left_alone(left):
+def test_a_set_of_another_program_under_the_same_key_is_left_alone(left):
     """After `ipcrm`, any process may make one of that key."""
     name = left.tag
     with closing(crash_safe(name)) as s:

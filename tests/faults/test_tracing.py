@@ -1,6 +1,6 @@
 """The tracer itself; and every operation of ipcio killed before, and failing at, each of its system calls.
 
-`python -m tests.campaign death failure` does so at more length: after each call, too, with every errno,
+`python -m tests.campaign kills failure` does so at more length: after each call, too, with every errno,
 and at random moments.
 """
 
@@ -99,7 +99,7 @@ FEW = (
 
 @pytest.mark.parametrize("operation", FEW)
 def test_a_process_killed_before_any_call_leaves_no_other_waiting(operation, unique, tmp_path):
-    from campaign.death import kill_at
+    from campaign.kills import kill_at
     from campaign.operations import warm_up
 
     path = f"{tmp_path}/file"

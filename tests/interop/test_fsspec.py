@@ -186,7 +186,7 @@ def test_the_root_is_one(fs):
         fs.open("shm://")
 
 
-def test_nobody_removes_everything_at_once(fs, name):
+def test_everything_cannot_be_removed_at_once(fs, name):
     with shm.create(name, 1):
         for path in ("", "shm://", "/", ["shm://"], [name, ""]):
             with pytest.raises(PermissionError):

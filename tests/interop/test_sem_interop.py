@@ -228,7 +228,7 @@ def test_others_time_out_and_do_not(name, others):
 
 @pytest.mark.parametrize("ours", [True, False], ids=["made here", "made there"])
 @pytest.mark.parametrize("how", ["wait", "timed 30000"])
-def test_whoever_waits_is_woken_by_the_other_side(name, others, ours, how):
+def test_a_waiting_process_is_woken_by_the_other_side(name, others, ours, how):
     """One of theirs sleeps in its wait until we give a permit, one of ours until they do."""
     maker = None
     if ours:

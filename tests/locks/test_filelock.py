@@ -188,7 +188,7 @@ def lock_in_parts(file, *parts):
 
 
 @pytest.mark.parametrize("mode", ["w", "rw"])
-def test_who_excludes_is_alone(one, other, mode):
+def test_an_exclusive_lock_excludes_all_others(one, other, mode):
     lock(one, mode, 0, 4)
     for theirs in "r", "w", "rw":
         assert not trylock(other, theirs, 3, 1)
@@ -198,7 +198,7 @@ def test_who_excludes_is_alone(one, other, mode):
     assert trylock(other, mode, 4, 1)
 
 
-def test_who_shares_lets_others_share(one, other, opened):
+def test_shared_locks_do_not_exclude_each_other(one, other, opened):
     third = opened()
     assert trylock(one, "r", 0, 4)
     assert trylock(other, "r", 2, 4)

@@ -116,7 +116,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, mode):
 
 @pytest.mark.root
 @posix
-def test_who_may_only_read_shares(tmp_path, path):
+def test_a_user_with_permission_to_read_gets_shared_locks(tmp_path, path):
     """Neither the file nor the directory can be written."""
     with open(path, "wb"):
         pass

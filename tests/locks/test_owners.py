@@ -89,7 +89,7 @@ def test_another_open_file_of_this_process(path, asking, mode):
 
 @compares
 @pytest.mark.parametrize(("offset", "nbytes"), [(5, 10), (0, 0)])
-def test_an_equal_lock_of_ours_hides_nobody_in_this_process(path, asking, offset, nbytes):
+def test_an_equal_lock_of_ours_hides_no_other_open_file(path, asking, offset, nbytes):
     filelock.lock(asking, "r", offset, nbytes)
     with opened(path) as holder:
         filelock.lock(holder, "r", offset, nbytes)
@@ -132,7 +132,7 @@ def test_each_of_several_is_named_for_its_own_range(peer, path, asking):
 
 
 @compares
-def test_an_equal_lock_of_ours_hides_nobody(peer, path, asking):
+def test_an_equal_lock_of_ours_hides_no_process(peer, path, asking):
     filelock.lock(asking, "r", 5, 10)
     holder = holding(peer, path, ", 'r', 5, 10")
     assert named(asking, "rw", 5, 10) == holder.pid
@@ -278,7 +278,7 @@ lacks = pytest.mark.parametrize("lack", [unknown_machine, refused, no_ctypes])
 
 
 @lacks
-def test_where_open_files_cannot_be_compared_nobody_is_named_falsely(monkeypatch, peer, path, asking, lack):
+def test_where_open_files_cannot_be_compared_no_process_is_named_falsely(monkeypatch, peer, path, asking, lack):
     """With an equal lock of ours, everybody who has it may have it from us."""
     filelock.lock(asking, "r")
     holding(peer, path, ", 'r'")
@@ -349,7 +349,7 @@ def test_a_holder_that_unlocks_during_the_search_is_not_named(monkeypatch, peer,
     assert filelock.query(asking) is None
 
 
-def test_without_a_proc_nobody_is_named(monkeypatch, peer, path, asking):
+def test_without_a_proc_no_process_is_named(monkeypatch, peer, path, asking):
     def scandir(directory):
         raise FileNotFoundError(directory)
 

@@ -101,7 +101,7 @@ def test_an_answer_is_the_struct_of_macos(elsewhere, monkeypatch, pid, kind):
     assert asked == [(3, request)]
 
 
-def test_nobody_in_the_way_is_the_struct_of_macos(elsewhere, monkeypatch):
+def test_no_conflict_is_the_struct_of_macos(elsewhere, monkeypatch):
     monkeypatch.setattr(elsewhere, "ask", lambda *_: bytes(Flock(0, 0, 0, elsewhere.UNLOCK, 0)))
     assert elsewhere.conflict(3, elsewhere.request(elsewhere.SHARE, 0, 0)) is None
 

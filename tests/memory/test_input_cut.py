@@ -152,7 +152,7 @@ def test_a_lock_keeps_a_file_whole_among_those_who_ask_for_it(tmp_path):
 
 
 @pytest.mark.needs("files")
-def test_a_segment_cannot_be_cut_by_who_may_only_read_it(name):
+def test_a_segment_cannot_be_truncated_with_permission_to_read_only(name):
     with shm.create(name, SIZE, perm=0o644) as h, shm.attach(name, "r") as reader:
         with pytest.raises(OSError) as caught:
             os.ftruncate(reader.fileno(), 0)

@@ -91,7 +91,7 @@ def test_a_name_in_a_record_leads_nowhere_but_into_the_directory(unique, peer, a
 @pytest.mark.root
 @pytest.mark.needs("users", "objects for others", "undo")
 @pytest.mark.parametrize("later", [None, 0o1644])
-def test_who_may_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, peer, later):
+def test_a_user_with_permission_to_write_to_a_segment_cannot_have_its_owner_remove_a_set(name, peer, later):
     """The segment then looks like a record, in all that its writer can do, also if it is closed to others later."""
     path = f"{SHM}/{name}"
     with another_set() as (key, _):

@@ -205,7 +205,7 @@ def test_what_a_foreign_program_has_mapped(name):
 
 
 @pytest.mark.needs("files", "value")
-def test_who_has_but_mapped_it_is_a_holder(name):
+def test_a_process_that_has_only_mapped_it_is_a_holder(name):
     """As ``sem_open`` does."""
     sem.create(name, 2, persist=True).close()
     try:
@@ -361,7 +361,7 @@ def test_what_comes_to_persist_meanwhile_is_no_orphan(name, monkeypatch):
 
 
 @pytest.mark.needs("files")
-def test_surveys_are_in_nobodys_way(name):
+def test_surveys_disturb_no_process(name):
     """Others create, attach and close as if no process looked; a look sees no orphans."""
     wrong, done = [], threading.Event()
 

@@ -248,7 +248,7 @@ def test_the_exit_status():
 
 
 @pytest.mark.needs("sh")
-def test_a_signal_that_somebody_else_has_sent():
+def test_a_signal_of_another_sender():
     with spawn("kill -9 $$") as h:
         assert h.wait() == (False, "signal", 9)
         assert not h.wait()
@@ -726,7 +726,7 @@ def test_a_callback_may_close():
     assert got == [b"1\n"]
 
 
-def test_nobody_takes_the_output():
+def test_output_that_nothing_reads():
     with spawn(shell("echo a; echo b >&2"), stdout=True, stderr=True) as h:
         for _ in range(3):
             with pytest.raises(ValueError, match=r"stdout|stderr"):
@@ -933,7 +933,7 @@ def test_callback_and_iteration_exclude_each_other():
         h.wait()
 
 
-def test_the_output_that_nobody_piped_is_not_iterated_over():
+def test_output_without_a_pipe_is_not_iterated_over():
     sink = io.BytesIO()
     with spawn(shell("echo a; echo b >&2"), stdout=sink, stderr=True) as h:
         assert list(h) == [("stderr", b"b\n")]
@@ -1301,7 +1301,7 @@ def test_signals_and_other_children_are_let_be():
 
 
 @pytest.mark.needs("posix")
-def test_an_exit_status_that_somebody_else_has_taken():
+def test_an_exit_status_that_other_code_has_taken():
     h = spawn("exit 3", stdout=True)
     os.waitpid(h.pid, 0)
     with pytest.raises(ChildProcessError) as raised:

@@ -361,7 +361,7 @@ LEAVE_A_FLOOD = "cat /dev/zero >&2 & echo $!; exit 3"
 
 @takers
 @pytest.mark.parametrize("command", [LEAVE_A_SLEEPER, LEAVE_A_FLOOD], ids=["sleeps", "floods"])
-def test_a_grandchild_that_keeps_the_pipe_holds_nobody(take, command, kernel):
+def test_a_grandchild_that_keeps_the_pipe_delays_nothing(take, command, kernel):
     pairs, status = take(command, stdout=True, stderr=True)
     grandchild = int(joined(pairs, "stdout"))
     try:
@@ -562,7 +562,7 @@ def without_status(prepare, options):
 @pytest.mark.parametrize(
     "options", [{"stdout": subprocess.DEVNULL}, {"stdout": True, "stdin": True}], ids=["", "pipes"]
 )
-def test_a_status_that_somebody_else_takes_is_an_error_that_says_so(prepare, options, kernel):
+def test_a_status_that_other_code_takes_is_an_error_that_says_so(prepare, options, kernel):
     errors, output, left = apart(without_status, prepare, options)
     assert not left, kernel
     assert len(errors) == 3
@@ -680,7 +680,7 @@ def test_a_descriptor_of_another_process_is_not_taken_for_the_childs(monkeypatch
 # -- threads ---------------------------------------------------------------------
 
 
-def test_a_status_that_is_taken_while_somebody_waits_is_told(kernel):
+def test_a_status_that_is_taken_during_a_wait_is_an_error(kernel):
     h = proc.spawn(["cat"], stdin=True)
     for _ in range(3):
         assert h.wait(0.001) is None, kernel

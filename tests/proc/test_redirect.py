@@ -233,7 +233,7 @@ def test_a_line_of_text_was_read_and_the_child_goes_on_with_the_next(tmp_path):
         assert run("cat", stdin=file, stdout=True)[0] == "é2\né3\n".encode()
 
 
-def test_in_the_middle_of_a_loop_over_text_nobody_knows_the_position(path):
+def test_in_the_middle_of_a_loop_over_text_the_position_is_unknown(path):
     with open(path) as file:
         for _ in file:
             with pytest.raises(OSError, match="telling position"):

@@ -272,7 +272,7 @@ def test_unknown_codecs_are_told_at_once(encoding, errors):
 # -- output: consumers who come and go -------------------------------------------
 
 
-def test_who_stops_in_the_middle_goes_on_there():
+def test_a_loop_that_stops_in_the_middle_goes_on_there():
     output = Output("stdout", OutputFormat(lines=True))
     output.raw.append(b"1\n2\n3\n4")
     assert next(output.pieces()) == b"1\n"

@@ -1356,7 +1356,7 @@ OF_ITS_SIZE = {
 
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("content", OF_ITS_SIZE.values(), ids=OF_ITS_SIZE)
-def test_a_file_of_a_semaphores_size_kills_nobody(name, content):
+def test_a_file_of_a_semaphores_size_kills_no_process(name, content):
     """It cannot always be distinguished; but the C library ends the process over some."""
 
     def child():

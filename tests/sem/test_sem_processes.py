@@ -230,7 +230,7 @@ def test_ping_pong(name, unique, undo, peer, tmp_path, where):
 @KINDS
 @HOWS
 @pytest.mark.parametrize("giving", ["inc", "release", "exit of a with block"])
-def test_who_waits_is_woken_by_another_process(make, how, giving):
+def test_a_waiting_thread_is_woken_by_another_process(make, how, giving):
     s = make(0)
     with Event() as ready:
 
@@ -283,7 +283,7 @@ GRAIN = 0.002  # between the system's clock, which sem_timedwait goes by, and th
 @KINDS
 @pytest.mark.parametrize("taken_by", ["nobody", "us", pytest.param("another process", marks=needs_fork)])
 @pytest.mark.parametrize("call", ["dec", "acquire"])
-def test_a_wait_that_nobody_ends_takes_its_time(make, taken_by, call):
+def test_a_wait_without_a_set_lasts_until_its_timeout(make, taken_by, call):
     s = make(0 if taken_by == "nobody" else 1)
     with ExitStack() as stack:
         if taken_by == "us":
@@ -480,7 +480,7 @@ def test_a_process_killed_while_it_waits_acquires_no_permit(make, how):
 
 @needs_fork
 @KINDS
-def test_those_who_wait_hold_the_name(make, name):
+def test_waiting_processes_keep_the_name(make, name):
     s = make(0)
     reader, writer = os.pipe()
     with ExitStack() as stack:
@@ -790,7 +790,7 @@ def keep_taking(s, how, requests, answers):
 
 @needs_fork
 @pytest.mark.parametrize(("undo", "how"), [(undo, how) for undo in (False, True) for how in INTERRUPTED], ids=str)
-def test_nor_do_they_where_nobody_has_to_wait(make, undo, how):
+def test_nor_do_they_where_no_thread_has_to_wait(make, undo, how):
     permits = 32000
     s = make(permits)
     chance = random.Random(how)

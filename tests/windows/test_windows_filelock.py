@@ -104,7 +104,7 @@ def test_exclusive_locks_that_were_had_apart_are_let_go_apart_or_together(one, o
 
 
 @windows
-def test_nobody_comes_in_while_exclusive_becomes_shared(path, one):
+def test_no_lock_is_granted_while_exclusive_becomes_shared(path, one):
     """Another process tries without a pause to lock the bytes."""
     got = []
     records = [0]  # those that are locked

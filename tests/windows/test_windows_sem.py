@@ -231,7 +231,7 @@ def test_ipcio_attaches_what_others_made(name, kept):
         assert caught.value.filename == name
 
 
-def test_whoever_waits_is_woken_by_the_other_side(name, unique, peer):
+def test_a_waiting_process_is_woken_by_the_other_side(name, unique, peer):
     """In another process, and there by Windows alone."""
     back = unique()
     with closing(sem.create(name, 0)) as to, closing(sem.create(back, 0)) as fro:
@@ -365,7 +365,7 @@ def test_a_process_killed_while_it_waits_acquires_no_permit(name, peer):
         assert not s.dec(0)
 
 
-def test_of_those_who_create_or_attach_at_once_one_creates(name, peer):
+def test_of_many_creates_or_attaches_at_once_one_creates(name, peer):
     peers = [peer() for _ in range(4)]
     for turn in range(40):
         for number, other in enumerate(peers):

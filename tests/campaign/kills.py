@@ -1,7 +1,7 @@
-"""SIGKILL of whoever uses ipcio: before and after each system call of every operation, and at random moments.
+"""SIGKILL of processes that use ipcio: before and after each system call of every operation, and at random moments.
 
 Half of the rounds take the operations one after the other, and in each every call; the others kill processes
-that do a bit of everything, whatever they are just at.
+that do a bit of everything, at any moment.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from campaign.parts import Unable, new_name, part
 from ipcio import filelock, mmap, proc, sem, shm
 from ipcio._posix import libc
 
-ENOUGH = 60  # calls; who waits makes as many as there is time for
+ENOUGH = 60  # calls; a waiting process makes as many as there is time for
 
 
 def kill_at(operation: Operation, name: str, path: str, number: int, *, after: bool, gc_first: bool) -> bool:
-    """Kill whoever does it at the call of this number, and look at what is left; False: it has fewer calls."""
+    """Kill a process that does it, at the call of this number; check what is left; False: it has fewer calls."""
     scene = Scene(name, path)
     try:
         scene.held = operation.before(scene)
@@ -107,7 +107,7 @@ def _kill_at_random(rng: random.Random, path: str, adoption: Adoption) -> dict[s
     names = [new_name(), new_name()]
     with open(path, "wb") as file:
         file.write(b"old")
-    # One semaphore of a name that nobody creates or unlinks: its permits are counted exactly.
+    # One semaphore of a name that no process creates or unlinks: its permits are counted exactly.
     counted = sem.create(new_name(), VALUE, undo=True)
     reader, writer = os.pipe()
     workers = []
@@ -130,7 +130,7 @@ def _kill_at_random(rng: random.Random, path: str, adoption: Adoption) -> dict[s
         orphans = adoption.wait()
         os.close(writer)
         writer = -1
-        assert os.read(reader, 1) == b"", "somebody wrote more than once"
+        assert os.read(reader, 1) == b"", "a worker wrote more than once"
         assert counted.value == VALUE, f"{counted.value} permits where {VALUE} were"
         for name in names:
             _is_free(name)
@@ -154,7 +154,7 @@ def _bustle_and_count(seed, names, path, went, counted):
 
 
 def _is_free(name):
-    """Nobody holds it: whichever user comes next succeeds, and gc leaves nothing."""
+    """No process holds it: the next call succeeds, and gc leaves nothing."""
     hidden = [entry for entry in entries(name) if entry.startswith(".ipcio-undo-")]
     keys = [int(entry.rpartition("-")[2], 16) for entry in hidden]
     for attach, create in ((shm.attach, shm.create), (sem.attach, sem.create)):
@@ -170,7 +170,7 @@ def _is_free(name):
     assert not [key for key in keys if libc.semget(key, 0, 0) >= 0], "System V sets that nothing stands for"
 
 
-@part("death")
+@part("kills")
 def setup(place):
     """Every call of an operation, each time the next one; and every other round, random moments."""
     if lacks_tracing():
