@@ -308,26 +308,24 @@ def test_interrupts_at_random_moments_acquire_nothing_and_release_once(made):
 
 
 WORKER = """
-import random
+import os, random
 def work(seed, steps):
     abandoned = 0
     for _ in range(steps):
         abandoned += lock.acquire(None) == 2
-        number = made.cells[0]
-        for _ in range(random.randrange(20)): pass
-        made.cells[0] = number + 1
-        made.cells[1] = number + 1
+        made.cells[0] = os.getpid()
+        for _ in range(random.randrange(50)): pass
+        assert made.cells[0] == os.getpid(), "two owners"
         lock.release()
     return abandoned
 """
 
 
 @campaign
-def test_never_two_inside_though_some_are_killed(made, peer):
-    """Each process counts in two numbers, which differ only while the lock is held or after a kill."""
+def test_two_processes_never_own_it_even_if_some_are_killed(made, peer):
     lock = made.lock()
     exec(WORKER, scope := {"made": made, "lock": lock})
-    killed = abandoned = 0
+    reported = 0
     steady = another(peer, made)
     steady.run(WORKER)
     steady.send("ask", f"work(0, {rounds(2000)})")
@@ -335,12 +333,9 @@ def test_never_two_inside_though_some_are_killed(made, peer):
         victim = another(peer, made)
         victim.run(WORKER)
         victim.send("ask", f"work({seed}, 10**9)")
-        abandoned += scope["work"](seed, rounds(200))
+        reported += scope["work"](seed, rounds(200))
         victim.kill()
-        killed += 1
-    abandoned += steady.answer()
-    abandoned += scope["work"](1, 1)
-    assert made.cells[0] == made.cells[1]
-    assert abandoned <= killed
-    assert made.cells[0] >= rounds(2000) + rounds(200) * rounds(8) + 1
+    reported += steady.answer()
+    reported += scope["work"](1, 1)
+    assert reported <= rounds(8)
     assert_free(lock)
