@@ -14,6 +14,7 @@ import _winapi
 import ctypes
 import os
 from _thread import get_native_id
+from itertools import repeat
 
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
@@ -43,6 +44,9 @@ class MutexLock:
 
     __slots__ = ("_handles", "_mutex", "_name", "_words")
 
+    trying = releasing = repeat(1)
+    notes = (1,)
+
     def __init__(self, opened: OpenObject, at: int) -> None:
         slot = memoryview(opened.memory)[at : at + _NUMBER + 12]
         self._words = slot[_NUMBER:].cast("I")
@@ -66,18 +70,26 @@ class MutexLock:
                 return 1 + (words[_ABANDONED] & 1)
         return 0
 
-    def acquire_after(self, _: int, seconds: float | None) -> int:
+    def acquire_after(self, _: int, seconds: float | None, /) -> int:
         return self.acquire(seconds)
+
+    def undo(self, _: int, /) -> None:
+        pass
 
     def release(self) -> None:
         words = self._words
         if words[_THREAD] == get_native_id() or self.is_mine():
-            words[_THREAD] = words[_ABANDONED] = 0
-            if win32.ReleaseMutex(self._mutex):
-                return
-            if ctypes.get_last_error() != win32.ERROR_NOT_OWNER:
-                raise win32.failure()
-        raise RuntimeError("this thread does not hold the lock")
+            words[_ABANDONED] = 0
+            self.give_back()
+        else:
+            raise RuntimeError("this thread does not hold the lock")
+
+    def give_back(self) -> None:
+        self._words[_THREAD] = 0
+        if not win32.ReleaseMutex(self._mutex):
+            if ctypes.get_last_error() == win32.ERROR_NOT_OWNER:
+                raise RuntimeError("this thread does not hold the lock")
+            raise win32.failure()
 
     def is_mine(self) -> bool:
         return objects.owned(self._mutex)[1]
@@ -93,6 +105,12 @@ class MutexLock:
 
     def owner(self) -> int | None:
         return self._words[_PID] or None if self.is_held() else None
+
+    def lend(self) -> None:
+        raise NotImplementedError("on Windows no process becomes another program")
+
+    def take_back(self) -> None:
+        pass
 
     def __del__(self) -> None:
         try:
