@@ -138,7 +138,11 @@ class _WordsInFile:
         """Return the word."""
         with fork_lock:
             self._check(at)
-            data = os.pread(self._fd, _SIZE, at)
+            try:
+                data = os.pread(self._fd, _SIZE, at)
+            except OSError as error:
+                error.filename = self._name
+                raise
         if len(data) < _SIZE:
             raise cut_short(self._name)
         return int.from_bytes(data, sys.byteorder)
@@ -153,7 +157,10 @@ class _WordsInFile:
         """Raise an error unless the descriptor is that of the object, and the word is there."""
         try:
             info = os.fstat(self._fd)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                error.filename = self._name
+                raise
             info = None
         if info is None or not os.path.samestat(info, self._info):
             raise ValueError(f"I/O operation on closed file: {self._name!r}")

@@ -16,8 +16,9 @@ from children import fork_quietly, leave_orphan
 from leftovers_linux import SHM, semaphore_name
 
 from campaign.parts import new_name
-from ipcio import filelock, mmap, proc, sem, shm
+from ipcio import event, filelock, mmap, proc, sem, shm
 from ipcio._inventory import remove_orphans
+from ipcio._names import SEGMENTS
 from ipcio._posix import inventory, libc
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Scene:
 
 def entries(name: str) -> list[str]:
     """What there is in /dev/shm for a name, public and hidden."""
-    return [entry for entry in os.listdir(SHM) if semaphore_name(entry) in {name, f"sem.{name}"}]
+    known = {name, f"sem.{name}", *(prefix + name for prefix in SEGMENTS.values())}
+    return [entry for entry in os.listdir(SHM) if semaphore_name(entry) in known]
 
 
 def gc_of(name: str, found: list[str] | None = None) -> None:
@@ -255,6 +257,56 @@ def _sem(undo):
     yield "gc", gc, {"before": orphan, "ready": lambda scene: entries(scene.name)}
 
 
+def _named(module, *arguments):
+    """What is true of mutexes, events and queues alike; `arguments` are those of `create` after the name."""
+
+    def make(scene, **options):
+        return module.create(scene.name, *arguments, **options)
+
+    def create(**options):
+        return lambda _, scene: make(scene, **options)
+
+    def orphan(scene):
+        leave_orphan(lambda: make(scene))
+
+    def persistent(scene):
+        make(scene, persist=True).close()
+
+    def join(_, scene):
+        return module.attach(scene.name)
+
+    def unlink(_, scene):
+        module.unlink(scene.name)
+
+    def gc(found, scene):
+        gc_of(scene.name, found)
+
+    held = {"before": make}
+    absent = {"before": orphan, "says": (FileNotFoundError,)}
+    yield "create", create(), {"makes": True}
+    yield "create over an orphan", create(perm=0o666), {"before": orphan, "makes": True}
+    yield "create persistent", create(persist=True), {"persists": True, "makes": True}
+    yield "create or attach, held", create(exist_ok=True), {**held, "makes": True}
+    yield "attach", join, {**held, "makes": True}
+    yield "attach an orphan", join, {**absent, "makes": True}
+    yield "close, the only one", _close, {"ready": make}
+    yield "close, one of two", _close, {**held, "ready": lambda scene: join(None, scene)}
+    yield "unlink", unlink, {**held, "unlinks": True}
+    yield "unlink persistent", unlink, {"before": persistent, "unlinks": True, "persists": True}
+    yield "gc", gc, {"before": orphan, "ready": lambda scene: entries(scene.name)}
+
+
+def _events():
+    yield from _named(event)
+    # With other permissions there is no call but futex(2), which is not traced, because Python makes it as well.
+    used = {
+        "before": lambda scene: event.create(scene.name, perm=0o666),
+        "ready": lambda scene: event.attach(scene.name),
+    }
+    yield "set and clear", lambda e, _: (e.set(), e.clear())[0], used
+    yield "wait", lambda e, _: bool(e.wait(0.001)), used
+
+
 def _locks():
     def opened(scene):
         return open(scene.path, "r+b")
@@ -324,7 +376,7 @@ def _all():
     for kind, every in [("shm", _shm), ("sem", lambda: _sem(undo=False)), undo, ("lock", _locks)]:
         for name, act, options in every():
             yield Operation(f"{kind}: {name}", kind, act, **options)
-    for kind, every in [("mmap", _files), ("proc", _children)]:
+    for kind, every in [("event", _events), ("mmap", _files), ("proc", _children)]:
         for name, act, options in every():
             yield Operation(f"{kind}: {name}", kind, act, **options)
 
@@ -358,7 +410,7 @@ def warm_up(operation: Operation, name: str, path: str) -> None:
     finally:
         scene.end()
         gc_of(name)  # which is to be warm, too
-    for unlink in (shm.unlink, sem.unlink):
+    for unlink in (shm.unlink, sem.unlink, event.unlink):
         with contextlib.suppress(FileNotFoundError):
             unlink(name)
 
@@ -372,6 +424,8 @@ def check(operation: Operation, scene: Scene, *, gc_first: bool) -> None:
         _check_shm(operation, scene, gc_first=gc_first)
     elif operation.kind in {"sem", "undo"}:
         _check_sem(operation, scene, gc_first=gc_first)
+    elif operation.kind == "event":
+        _check_event(operation, scene, gc_first=gc_first)
     elif operation.kind == "lock":
         _check_lock(scene)
     with open(scene.path, "rb") as file:
@@ -417,6 +471,29 @@ def _check_sem(operation, scene, *, gc_first):
         scene.held = None
     undo = operation.kind == "undo"
     _next_user(operation, scene, sem.attach, sem.unlink, lambda: sem.create(name, 1, undo=undo), gc_first=gc_first)
+
+
+def _check_event(operation, scene, *, gc_first):
+    name, held = scene.name, scene.held
+    if gc_first:
+        gc_of(name)
+    if held is not None:
+        for _ in range(2):
+            held.set()
+            assert held.wait(0)
+            held.clear()
+            assert not held.wait(0)
+        try:
+            with contextlib.closing(event.attach(name)) as again:
+                again.set()
+                assert held.is_set(), "the name means another event than the survivor's"
+        except FileNotFoundError:
+            assert operation.unlinks, "a survivor's name is gone"
+        else:
+            assert _raises(FileExistsError, event.create, name), "a survivor's name was given to another"
+        held.close()
+        scene.held = None
+    _next_user(operation, scene, event.attach, event.unlink, lambda: event.create(name), gc_first=gc_first)
 
 
 def _next_user(operation, scene, attach, unlink, create, *, gc_first):
