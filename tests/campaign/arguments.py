@@ -20,7 +20,7 @@ from children import fork_quietly
 from leftovers_linux import children, descriptors, names_of, paths
 
 from campaign import strange
-from ipcio import MemoryFile, filelock, mmap, proc, sem, shm, strfile
+from ipcio import MemoryFile, event, filelock, mmap, proc, sem, shm, strfile
 
 # `io.UnsupportedOperation` is an OSError, `UnicodeError` a ValueError.
 DOCUMENTED = (TypeError, ValueError, OSError, OverflowError, NotImplementedError, BufferError, MemoryError)
@@ -30,7 +30,8 @@ DOCUMENTED += (InvalidOperation,)  # a Decimal's own, which is not a number
 PERMITS = 30000  # so many that nobody waits for one, and that a crash-safe semaphore can have
 NOTHING = object()
 # What opens descriptors.  (A handle of memory opens one when it is asked for it, and keeps it until its end.)
-OPENERS = [shm.create, shm.attach, sem.create, sem.open, sem.attach, mmap.open, strfile.open, proc.spawn]
+OPENERS = [shm.create, shm.attach, sem.create, sem.open, sem.attach, event.create, event.attach]
+OPENERS += [mmap.open, strfile.open, proc.spawn]
 
 
 class Attack:
@@ -205,6 +206,34 @@ def use_semaphore(attack, s, times):
             ]
         )
         attack.call(*action)
+
+
+def use_event(attack, times):
+    with contextlib.closing(event.create(attack.name)):
+        for _ in range(times):
+            kind = attack.rng.randrange(4)
+            if kind == 0:
+                options = attack.maybe(
+                    perm=lambda: attack.any(0o600, 0, 0o666),
+                    persist=lambda: attack.any(True),
+                    exist_ok=lambda: attack.any(True),
+                    is_set=lambda: attack.any(True),
+                    owner=lambda: attack.any(0),
+                )
+                made(event.unlink, attack.call(event.create, name_of(attack), **options))
+            elif kind == 1:
+                attack.call(event.unlink, not_the(attack.name, name_of(attack)))
+            else:
+                with attack.opened(event.attach, name_of(attack) if kind == 2 else attack.name) as e:
+                    use_one_event(attack, e, 6)
+
+
+def use_one_event(attack, e, times):
+    for _ in range(times if e is not NOTHING else 0):
+        e.closed or e.set()  # so that no wait has no end
+        number = strange.value(attack.rng, around=e)
+        calls = [(e.set,), (e.is_set,), (e.wait,), (e.wait, number), (e.wait, number, number), (e.set, number)]
+        attack.call(*attack.rng.choice([*calls, (repr, e), (pickle_copy, e), (e.close,)]))
 
 
 def pickle_copy(handle):
@@ -497,6 +526,7 @@ def use_url(attack, files, url, other):
 USES = {
     "shm": (use_shm, 40),
     "sem": (use_sem, 60),
+    "event": (use_event, 60),
     "mmap": (use_mmap, 40),
     "strfile": (use_strfile, 40),
     "filelock": (use_filelock, 60),

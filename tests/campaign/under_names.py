@@ -9,7 +9,7 @@ import socket
 import stat
 import types
 
-from ipcio import sem, shm
+from ipcio import event, sem, shm
 from ipcio._inventory import list_objects, remove_orphans
 from ipcio._posix import inventory, lifetime, sysv, undo_record
 
@@ -31,7 +31,7 @@ class Scene:
         self.rng = rng
         self.place = place
         self.name = name
-        self.paths = [f"{SHM}/{name}", f"{SHM}/sem.{name}"]
+        self.paths = [f"{SHM}/{name}", f"{SHM}/sem.{name}", f"{SHM}/ipcio.event.{name}"]  # as in KINDS_OF_CALLS
         self.exit = contextlib.ExitStack()
         self.told = []  # what was put there, for who reads of a loss
         self.keys = set()  # of System V sets
@@ -203,6 +203,8 @@ def damaged(scene, path):
     rng = scene.rng
     if path == scene.paths[0]:
         handle = shm.create(scene.name, rng.choice(SIZES) or 1, persist=rng.random() < 0.3)
+    elif path == scene.paths[2]:
+        handle = event.create(scene.name, perm=rng.choice([0o600, 0o666]), persist=rng.random() < 0.3)
     else:
         crash_safe = rng.random() < 0.8
         handle = sem.create(scene.name, 3, undo=crash_safe, persist=rng.random() < 0.3)
@@ -232,7 +234,7 @@ def damaged(scene, path):
     if rng.random() < 0.3:
         handle.close()
         told.append("closed")
-    return f"{handle!r}: {told}"
+    return f"{type(handle).__name__}: {told}"  # to show its state would touch what was truncated
 
 
 def close_anyhow(handle):
@@ -255,6 +257,7 @@ def forgery(scene, path):
     return f"key {key}, number {number}"
 
 
+KINDS_OF_CALLS = "shm", "sem", "event"
 KINDS = plain_file, plain_file, plain_file, fifo, unix_socket, directory, device, link, link, hard_link
 KINDS += damaged, damaged, damaged, forgery
 
@@ -274,6 +277,14 @@ def touch_semaphore(s):
             s.inc()
 
 
+def touch_event(e):
+    e.set()
+    e.wait(0)
+    e.clear()
+    e.wait(0.0001)
+    repr(e)
+
+
 def collect(scene):
     """What ``ipcio gc`` does, with these names alone, for others are at work on this machine."""
 
@@ -284,7 +295,7 @@ def collect(scene):
     real, inventory.os = inventory.os, types.SimpleNamespace(**{**vars(os), "listdir": listdir})
     try:
         for each in remove_orphans():
-            assert each.kind in {"shm", "sem"}
+            assert each.kind in KINDS_OF_CALLS
             assert isinstance(each.name, str)
             assert each.size is None or each.size >= 0
     finally:
@@ -293,7 +304,7 @@ def collect(scene):
 
 def look(_):
     for entry in list_objects():
-        assert entry.kind in {"shm", "sem"}
+        assert entry.kind in {*KINDS_OF_CALLS, "mutex", "queue"}
         assert entry.state in {"live", "orphan", "persistent", "foreign"}
         assert isinstance(entry.name, str)
 
@@ -320,6 +331,10 @@ CALLS = {
     "sem.create undo": opened(touch_semaphore, lambda name: sem.create(name, 2, undo=True)),
     "sem.create or attach": opened(touch_semaphore, lambda name: sem.create(name, 2, exist_ok=True)),
     "sem.unlink": lambda scene: sem.unlink(scene.name),
+    "event.attach": opened(touch_event, event.attach),
+    "event.create": opened(touch_event, event.create),
+    "event.create or attach": opened(touch_event, lambda name: event.create(name, exist_ok=True)),
+    "event.unlink": lambda scene: event.unlink(scene.name),
     "gc": collect,
     "ls": look,
 }
@@ -335,7 +350,7 @@ def attack_names(rng, place, name):
         scene.victim = sem.create(None, 5, undo=True)
         last.callback(scene.victim.close)
         scene.victim.dec()
-        for path in rng.choice([scene.paths[:1], scene.paths[1:], scene.paths]):
+        for path in rng.choice([*([path] for path in scene.paths), scene.paths]):
             kind = rng.choice(KINDS)
             scene.told.append((kind.__name__, path, kind(scene, path)))
         for call in rng.sample(list(CALLS), len(CALLS)):
@@ -357,7 +372,7 @@ def use(scene, call):
     except BaseException as error:
         raise AssertionError(f"{type(error).__name__}: {error}: {scene.told}") from error
     if call.endswith("unlink"):
-        path = scene.paths[call.startswith("sem")]
+        path = scene.paths[KINDS_OF_CALLS.index(call.partition(".")[0])]
         if path in scene.loose and not os.path.lexists(path):
             del scene.safe[path]
             scene.loose.discard(path)
