@@ -11,7 +11,7 @@ import mmap
 import time
 from _thread import get_native_id, start_new_thread
 
-from ipcio._posix import libc
+from ipcio._posix import libc, thread_ids
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SIZE = 64  # bytes of an object for a mutex; its first word is the id of the thread that holds it
+SIZE = 64  # bytes of an object for a mutex; its first word has the id of the thread that holds it
+TID = 0x3FFFFFFF  # the bits of that word
 LARGEST = 48  # bytes of a mutex: 40 on x86-64, 48 on 64-bit ARM
 
 _PROCESS_SHARED, _ROBUST, _ERROR_CHECK = 1, 1, 2  # <pthread.h> of glibc
@@ -33,6 +34,50 @@ unlock: Any = getattr(_at_once, "pthread_mutex_unlock", None)
 consistent: Any = getattr(_at_once, "pthread_mutex_consistent", None)
 _clocklock: Any = getattr(_library, "pthread_mutex_clocklock", None)  # glibc 2.30
 _timedlock: Any = getattr(_library, "pthread_mutex_timedlock", None)
+
+
+_mmap: Any = _library.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t)
+_munmap: Any = _library.munmap
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class Address(ctypes.c_void_p):
+    """The address of a mutex.  It keeps the memory mapped, and a call that is under way has a reference to it."""
+
+    _memory: Memory
+
+
+class Memory:
+    """A map of the page in which a mutex is; it stays mapped for good if a thread of this process holds the mutex.
+
+    A `mmap.mmap` would be unmapped when the interpreter exits, before the kernel looks for the mutexes that are
+    held.
+    """
+
+    __slots__ = ("_size", "_start", "words")
+
+    def __init__(self, fd: int, offset: int) -> None:
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        self._size = offset - start + SIZE
+        found = _mmap(None, self._size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, start)
+        if found in {None, _FAILED}:
+            raise libc.failure()
+        self._start: int = found
+        self.words: Any = (ctypes.c_uint32 * (SIZE // 4)).from_address(self._start + offset - start)
+
+    def address(self) -> Address:
+        made = Address(ctypes.addressof(self.words))
+        made._memory = self
+        return made
+
+    def __del__(self) -> None:
+        try:
+            if not thread_ids.may_be_of_this_process(self.words[0] & TID):
+                _munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
+        except (AttributeError, TypeError):  # it was never mapped, or the interpreter exits
+            pass
 
 
 def wait(address: ctypes.c_void_p, seconds: float) -> int:

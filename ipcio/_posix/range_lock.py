@@ -28,7 +28,8 @@ from itertools import repeat
 from weakref import WeakValueDictionary
 
 from ipcio._forklock import fork_lock
-from ipcio._posix import filelock, forks, own_file
+from ipcio._posix import filelock, forks, lending, own_file
+from ipcio._posix.lending import LENT
 from ipcio._record import calling, exhaust, in_turn
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ipcio._backend import Conflict
     from ipcio._posix.own_file import OwnFile
 
 SLOT = 64  # bytes of the object for one lock
 _OWNER = struct.Struct("=II")  # process id and number of its pid namespace
+_NOTES = struct.Struct("=40xI")  # after that: `LENT` while it is lent
 _NO_OWNER = bytes(_OWNER.size)
 _LARGEST_PID = 1 << 31
 
@@ -105,7 +108,14 @@ class RangeLock:
             fd = file.descriptor()
             left = seconds if end is None or not seconds else max(end - now(), 0)
             if filelock.wait(fd, self._request(filelock.EXCLUDE), left):
-                abandoned = file.read(fd, self._offset, _OWNER.size) != _NO_OWNER
+                found = file.read(fd, self._offset, _OWNER.size + _NOTES.size)
+                abandoned = found[: _OWNER.size] != _NO_OWNER
+                if _NOTES.unpack_from(found, _OWNER.size)[0] & LENT:
+                    if not lending.wait(fd, file.first + self._offset + 1, end):
+                        self._let_go(gate, set(), is_done=False)
+                        return 0
+                    os.pwrite(file.data(fd), bytes(_OWNER.size + _NOTES.size), self._offset)
+                    abandoned = False
                 owner = _OWNER.pack(os.getpid(), self._namespace() & 0xFFFFFFFF)
                 for written in calling(os.pwrite, file.data(fd), owner, self._offset):  # noqa: B007
                     pass
@@ -128,6 +138,9 @@ class RangeLock:
     def undo(self, code: int) -> None:
         pass
 
+    def give_back(self) -> None:
+        self._let_go(self._gate, _held_by_this_thread(), is_done=not self._is_abandoned)
+
     def release(self) -> None:
         if not self.is_mine():
             raise RuntimeError("this thread does not hold the lock")
@@ -142,7 +155,7 @@ class RangeLock:
 
     def is_held(self) -> bool:
         forks.this_process()
-        return self._is_held or self._conflict() is not None
+        return self._is_held or self._conflict() is not None or self._borrower() is not None
 
     def is_held_here(self) -> bool:
         """Whether a thread of this process holds it."""
@@ -152,6 +165,9 @@ class RangeLock:
         forks.this_process()
         if self._is_held:
             return os.getpid()
+        borrower = self._borrower()
+        if borrower is not None:
+            return borrower.pid
         if self._conflict() is None:
             return None
         pid, space = _OWNER.unpack(self._file.read(self._file.descriptor(), self._offset, _OWNER.size))
@@ -186,6 +202,25 @@ class RangeLock:
         """Release the lock as the kernel would: the next owner finds that this one has not released it."""
         if self._owner == thread and self._is_held:
             self._let_go(self._gate, set(), is_done=False)
+
+    # -- programs that hold it ---------------------------------------------
+
+    def lend(self) -> None:
+        fd = self._file.descriptor()
+        os.pwrite(self._file.data(fd), _NOTES.pack(LENT), self._offset + _OWNER.size)
+        lending.lend(fd, self._file.first + self._offset + 1)
+
+    def take_back(self) -> None:
+        fd = self._file.descriptor()
+        os.pwrite(self._file.data(fd), _NOTES.pack(0), self._offset + _OWNER.size)
+
+    def _borrower(self) -> Conflict | None:
+        """Return the lock of the program to which it is lent, if there is one."""
+        fd = self._file.descriptor()
+        (notes,) = _NOTES.unpack(self._file.read(fd, self._offset + _OWNER.size, _NOTES.size))
+        return lending.borrower(fd, self._file.first + self._offset + 1) if notes & LENT else None
+
+    # -- the kernel's lock -------------------------------------------------
 
     def _conflict(self) -> object:
         return filelock.conflict(self._file.descriptor(), self._request(filelock.EXCLUDE))

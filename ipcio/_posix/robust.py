@@ -21,37 +21,35 @@ Importing this imports `ctypes`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
-import mmap
 import os
 from _thread import get_native_id
 from itertools import repeat, starmap
 from weakref import WeakSet
 
-from ipcio._posix import filelock, forks, libc, pthread_mutex
+from ipcio._posix import filelock, forks, lending, libc, pthread_mutex, thread_ids
+from ipcio._posix.lending import LENT
 from ipcio._posix.own_file import open_again
+from ipcio._posix.pthread_mutex import TID
 from ipcio._record import calling
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, NoReturn
+    from collections.abc import Callable, Generator, Iterator
+    from typing import Any
+
+    from ipcio._backend import Conflict
 
 _NOTES = 12  # index of a word after the mutex, which only the owner changes; see `RobustLock.notes`
 _SLICE = 0.1  # seconds of one wait: C restarts it after a signal, and Python runs the handler when it is over
 
-_TID, _OWNER_DIED = 0x3FFFFFFF, 0x40000000  # of the first word; <linux/futex.h>
+_OWNER_DIED = 0x40000000  # in the first word; <linux/futex.h>
 _ACQUIRED, _BUSY = {0, errno.EOWNERDEAD}, {errno.EBUSY, errno.ETIMEDOUT}
 
 ABANDONED = 1  # in `RobustLock.notes`
-
-_mmap: Any = ctypes.CDLL(None, use_errno=True).mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t)
-_munmap: Any = ctypes.CDLL(None).munmap
-_FAILED = ctypes.c_void_p(-1).value
 
 # futex(2) has no function in the C library, and a number of its own on each architecture of Linux.
 _FUTEX = {"x86_64": 202, "i686": 240, "aarch64": 98, "riscv64": 98, "armv7l": 240, "ppc64le": 221, "s390x": 238}
@@ -60,51 +58,16 @@ _WAKE_OP = 5
 _SET_OWNER_DIED = ctypes.c_uint32((8 | 1) << 28 | 30 << 12)  # or with 1 << 30; and the comparison is never true
 
 
-class _Address(ctypes.c_void_p):
-    """The address of a mutex.  It keeps the memory mapped, and a call that is under way has a reference to it."""
-
-    _memory: _Memory
-
-
-class _Memory:
-    """A map of the page in which a mutex is; it stays mapped for good if a thread of this process holds the mutex.
-
-    A `mmap.mmap` would be unmapped when the interpreter exits, before the kernel looks for the mutexes that are
-    held.
-    """
-
-    __slots__ = ("_size", "_start", "words")
-
-    def __init__(self, fd: int, offset: int) -> None:
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        self._size = offset - start + pthread_mutex.SIZE
-        found = _mmap(None, self._size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, start)
-        if found in {None, _FAILED}:
-            raise libc.failure()
-        self._start: int = found
-        self.words: Any = (ctypes.c_uint32 * (pthread_mutex.SIZE // 4)).from_address(self._start + offset - start)
-
-    def address(self) -> _Address:
-        made = _Address(ctypes.addressof(self.words))
-        made._memory = self
-        return made
-
-    def __del__(self) -> None:
-        try:
-            if not _may_be_of_this_process(self.words[0] & _TID):
-                _munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
-        except (AttributeError, TypeError):  # it was never mapped, or the interpreter exits
-            pass
-
-
 class RobustLock:
     """A mutex in the memory of an object; see `ipcio._backend.Lock`."""
 
     __slots__ = (
         "__weakref__",
         "_address",
+        "_borrowed",
         "_fd",
         "_info",
+        "_lent",
         "_namespace",
         "_path",
         "_pid_namespace",
@@ -115,15 +78,8 @@ class RobustLock:
     )
 
     trying: Iterator[int]
-    """Each step tries to acquire it: 0 if that was done and `notes` are 0, then that is all.
-    Otherwise call `acquire_after` with the result, and `undo` if that raises."""
-
     releasing: Iterator[int]
-    """Each step releases it, if `notes` are 0; otherwise call `release`."""
-
-    notes: Any
-    """One word, which only the owner changes: whether the last owner ended before it released the mutex, from
-    the next acquire to the next release (`ABANDONED`).  Other bits are the caller's."""
+    notes: Any  # the owner changes them: `ABANDONED` from an acquire to the next release, `LENT` while it is lent
 
     def __init__(self, fd: int, path: str, offset: int, pid_namespace: Callable[[], int]) -> None:
         """Use the mutex at this offset of the object that is open, to read and write, as `fd`.
@@ -131,13 +87,15 @@ class RobustLock:
         Its first contents are those of `ipcio._posix.pthread_mutex.blank`.  The descriptor, or else the `path` of
         the object, is needed later only after an ``exec`` by a thread that holds the mutex.
         """
-        memory = _Memory(fd, offset)
+        memory = pthread_mutex.Memory(fd, offset)
         self._address = memory.address()
         self._words = memory.words
         self._fd, self._path, self._info = fd, path, os.fstat(fd)
         self._pid_namespace, self._namespace = pid_namespace, pid_namespace()
         self.notes = memoryview(memory.words).cast("B").cast("I")[_NOTES : _NOTES + 1]
         arguments = repeat((self._address,))
+        self._borrowed = offset + 1
+        self._lent = -1
         self.trying = starmap(pthread_mutex.trylock, arguments)
         self.releasing = starmap(pthread_mutex.unlock, arguments)
         _locks.add(self)
@@ -145,7 +103,8 @@ class RobustLock:
     def check_namespace(self) -> None:
         """In a forked process: refuse if it is in another pid namespace, where threads have other ids."""
         if self._pid_namespace() != self._namespace:
-            self.trying = self.releasing = starmap(_refuse_namespace, repeat(()))
+            self._address.value = ctypes.addressof(_no_mutex)  # each call of C fails then
+            self._words = _no_mutex
 
     # -- the protocol ------------------------------------------------------
 
@@ -154,7 +113,8 @@ class RobustLock:
             if not code and not self.notes[0]:
                 return 1
             try:  # a signal handler may run as that function begins
-                return self.acquire_after(code, seconds)
+                for got in calling(self.acquire_after, code, seconds):
+                    return got
             except BaseException:
                 self.undo(code)
                 raise
@@ -167,7 +127,7 @@ class RobustLock:
         try:
             while code not in _ACQUIRED:
                 if code not in _BUSY:
-                    raise OSError(code, _REASONS.get(code) or os.strerror(code))
+                    raise self._failure(code)
                 is_new = self._mark_if_owner_is_gone()
                 left = _SLICE if end is None else end - now()
                 if left <= 0 and not is_new:
@@ -177,18 +137,26 @@ class RobustLock:
             if code:
                 self.notes[0] |= ABANDONED  # before the next line: it stays so if a kill comes in between
                 pthread_mutex.consistent(self._address)
+            if self.notes[0] & LENT:
+                with self._file() as fd:
+                    if not lending.wait(fd, self._borrowed, end):
+                        self.give_back()
+                        return 0
+                self.notes[0] = 0
             return 2 if self.notes[0] & ABANDONED else 1
         except BaseException:
             self.undo(code)
             raise
 
     def undo(self, code: int) -> None:
-        """Release it if `code` says that it was acquired; the next owner learns what this one would have learnt."""
         if code in _ACQUIRED and self.is_mine():
             if code:
                 self.notes[0] |= ABANDONED
                 pthread_mutex.consistent(self._address)
-            pthread_mutex.unlock(self._address)
+            self.give_back()
+
+    def give_back(self) -> None:
+        pthread_mutex.unlock(self._address)
 
     def release(self) -> None:
         if not self.is_mine():
@@ -199,34 +167,65 @@ class RobustLock:
             return
 
     def is_mine(self) -> bool:
-        return bool(self._words[0] & _TID == get_native_id())
+        return bool(self._words[0] & TID == get_native_id())
 
     def is_abandoned(self) -> bool:
         return bool(self.notes[0] & ABANDONED) and self.is_mine()
 
     def is_held(self) -> bool:
-        return self._owner() != 0
+        return self._borrower() is not None or self._owner() != 0
 
     def is_held_here(self) -> bool:
-        return _may_be_of_this_process(self._words[0] & _TID)
+        return thread_ids.may_be_of_this_process(self._words[0] & TID)
 
     def owner(self) -> int | None:
+        lock = self._borrower()
+        if lock is not None:
+            return lock.pid
         for _ in range(100):
             tid = self._owner()
             if not tid:
                 return None
-            pid = _process_of(tid)
+            pid = thread_ids.process_of(tid)
             if self._owner() == tid:
                 return pid
         return None
+
+    # -- programs that hold it ---------------------------------------------
+
+    def lend(self) -> None:
+        self.notes[0] |= LENT
+        with self._file() as fd:
+            self._lent = os.dup(fd)
+        lending.lend(self._lent, self._borrowed)
+
+    def take_back(self) -> None:
+        self.notes[0] &= ~LENT
+        os.close(self._lent)
+
+    def _borrower(self) -> Conflict | None:
+        """Return the lock of the program to which it is lent, if there is one."""
+        if not self.notes[0] & LENT:
+            return None
+        with self._file() as fd:
+            return lending.borrower(fd, self._borrowed)
+
+    @contextlib.contextmanager
+    def _file(self) -> Generator[int, None, None]:
+        """Open the object once more."""
+        fd = open_again(self._fd, self._path, self._info)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     # -- its owner ---------------------------------------------------------
 
     def _owner(self) -> int:
         """Return the id of the thread that holds it, or 0."""
         word = self._words[0]
-        tid: int = word & _TID
-        return 0 if word & _OWNER_DIED or not tid or not _exists(tid) else tid
+        tid: int = word & TID
+        return 0 if word & _OWNER_DIED or not tid or not thread_ids.exists(tid) else tid
 
     def _mark_if_owner_is_gone(self) -> bool:
         """Do what the kernel does when the owner ends, if the owner does not exist; return whether that was done.
@@ -235,30 +234,28 @@ class RobustLock:
         changes this id.
         """
         word = self._words[0]
-        if not word & _TID or word & _OWNER_DIED or _exists(word & _TID) or _futex is None:
+        if not word & TID or word & _OWNER_DIED or thread_ids.exists(word & TID) or _futex is None:
             return False
         try:
-            alone = open_again(self._fd, self._path, self._info)
+            with self._file() as alone:
+                filelock.wait(alone, filelock.request(filelock.EXCLUDE, 0, 1), 1)
+                again = self._words[0]
+                if again & TID != word & TID or again & _OWNER_DIED or thread_ids.exists(word & TID):
+                    return False
+                libc.syscall(_futex, self._address, _WAKE_OP, 1, ctypes.c_long(0), self._address, _SET_OWNER_DIED)
+                return True
         except OSError:
             return False
-        try:
-            filelock.wait(alone, filelock.request(filelock.EXCLUDE, 0, 1), 1)
-            again = self._words[0]
-            if again & _TID != word & _TID or again & _OWNER_DIED or _exists(word & _TID):
-                return False
-            libc.syscall(_futex, self._address, _WAKE_OP, 1, ctypes.c_long(0), self._address, _SET_OWNER_DIED)
-            return True
-        except OSError:
-            return False
-        finally:
-            os.close(alone)
+
+    def _failure(self, code: int) -> OSError:
+        if self._words is _no_mutex:
+            return OSError(errno.EPERM, "this process is in another PID namespace than when the object was opened")
+        return OSError(code, _REASONS.get(code) or os.strerror(code))
 
 
 _locks: WeakSet[RobustLock] = WeakSet()
-
-
-def _refuse_namespace() -> NoReturn:
-    raise OSError(errno.EPERM, "this process is in another PID namespace than when the object was opened")
+_no_mutex: Any = (ctypes.c_uint32 * (pthread_mutex.SIZE // 4))(*[0xFFFFFFFF] * (pthread_mutex.SIZE // 4))
+"""What is no mutex: calls of C return an error, and write nothing."""
 
 
 def _after_fork() -> None:
@@ -272,35 +269,3 @@ _REASONS = {
     errno.ENOTRECOVERABLE: "the mutex was damaged by another program: remove it and create it again",
     errno.EINVAL: "the mutex is damaged, or not one: remove it and create it again",
 }
-
-
-def _exists(tid: int) -> bool:
-    """Whether there is such a thread, in this pid namespace."""
-    try:
-        os.kill(tid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def _may_be_of_this_process(tid: int) -> bool:
-    """Whether it is the id of a thread of this process; True if that cannot be known."""
-    if not tid or not _exists(tid):
-        return False
-    return os.path.exists(f"/proc/self/task/{tid}") or not os.path.exists("/proc/self/task")
-
-
-def _process_of(tid: int) -> int | None:
-    """Return the process of a thread; None if that cannot be known."""
-    if tid == get_native_id():
-        return os.getpid()
-    try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Tgid:"):
-                    return int(line[5:])
-    except (OSError, ValueError):
-        pass
-    return None

@@ -403,7 +403,7 @@ def test_a_range_lock_on_a_file_that_was_cut_short_is_an_error_and_no_sigbus(fil
     os.truncate(file.path, 0)
     with pytest.raises(OSError, match="cut"):
         lock.acquire(1)
-    assert not lock.is_held()
+    assert not lock.is_mine()
 
 
 @robust_only
