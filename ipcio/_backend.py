@@ -156,8 +156,60 @@ class Lock(Protocol):
         """Release it; `RuntimeError` if this thread does not own it."""
         ...
 
+    def give_back(self) -> None:
+        """Release what this thread has acquired and does not want: the next owner is told what this one was told."""
+        ...
+
+    def is_mine(self) -> bool:
+        """Whether this thread owns it."""
+        ...
+
+    def is_abandoned(self) -> bool:
+        """Whether this thread owns it, and its last owner ended without having released it."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether a thread of any process owns it."""
+        ...
+
     def owner(self) -> int | None:
         """Return the process that owns it; None if no process does, or that is unknown."""
+        ...
+
+    # -- with fewer steps ------------------------------------------------
+    #
+    # `acquire` and `release` by one call of C each, where that is possible; otherwise the steps
+    # return 1, and the notes are (1,).
+
+    trying: Iterator[int]
+    """Each step tries to acquire it.  If it returns 0 and `notes` are 0, it was acquired, and that is all.
+    Otherwise `acquire_after` must follow, and `undo` if that raises."""
+
+    releasing: Iterator[int]
+    """If `notes` are 0, each step releases it and returns 0, or returns another number if this thread does not own it."""
+
+    notes: Sequence[int]
+    """Whether there is more to do than these steps do."""
+
+    def acquire_after(self, code: int, seconds: float | None, /) -> int:
+        """Do the rest of `acquire` after a step of `trying` has returned `code`."""
+        ...
+
+    def undo(self, code: int, /) -> None:
+        """Do as `give_back` if `code` means that it was acquired, and this thread still owns it."""
+        ...
+
+    # -- programs that own it -------------------------------------------
+
+    def lend(self) -> None:
+        """Stay locked, from an ``exec`` that follows until the program has exited that this process becomes.
+
+        Only for a process that does nothing else (`ipcio mutex run`).  `NotImplementedError` where there is no ``exec``.
+        """
+        ...
+
+    def take_back(self) -> None:
+        """Undo `lend`, if ``exec`` has failed."""
         ...
 
 
