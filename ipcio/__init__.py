@@ -15,15 +15,17 @@ Six public modules mirror LuaIPC's, one by one:
 ``ipcio.strfile``
     a read-only file over a ``str`` or any buffer
 
-And one for what programs of several processes need besides:
+And what programs of several processes need besides:
 
+``ipcio.mutex``
+    named mutexes: the next owner is told if the last one was killed
 ``ipcio.event``
     named events: a flag that processes wait for
 
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
-a semaphore as :class:`Semaphore`, an event as :class:`Event`, a child as :class:`Process` and its end as
-:class:`ExitStatus`.  :func:`list_objects` lists the named objects of this machine, each as an
-:class:`ObjectInfo`, and :func:`remove_orphans` removes what killed processes left.
+a semaphore as :class:`Semaphore`, a mutex as :class:`Mutex`, an event as :class:`Event`, a child as
+:class:`Process` and its end as :class:`ExitStatus`.  :func:`list_objects` lists the named objects of this
+machine, each as an :class:`ObjectInfo`, and :func:`remove_orphans` removes what killed processes left.
 
 Importing ``ipcio`` itself costs next to nothing: a module is loaded when it is first used
 (:pep:`562`).
@@ -37,11 +39,12 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
-    from ipcio import event, filelock, mmap, proc, sem, shm, strfile
+    from ipcio import event, filelock, mmap, mutex, proc, sem, shm, strfile
     from ipcio._backend import ObjectInfo
     from ipcio._event import Event
     from ipcio._inventory import list_objects, remove_orphans
     from ipcio._memfile import MemoryFile
+    from ipcio._mutex import Mutex
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
     from ipcio._semaphore import Semaphore
@@ -50,6 +53,7 @@ __all__ = [
     "Event",
     "ExitStatus",
     "MemoryFile",
+    "Mutex",
     "ObjectInfo",
     "Process",
     "Semaphore",
@@ -58,6 +62,7 @@ __all__ = [
     "filelock",
     "list_objects",
     "mmap",
+    "mutex",
     "proc",
     "remove_orphans",
     "sem",
@@ -72,6 +77,7 @@ _HOMES = {  # of the names that are no modules
     "Event": "_event",
     "ExitStatus": "_process_base",
     "MemoryFile": "_memfile",
+    "Mutex": "_mutex",
     "ObjectInfo": "_backend",
     "Process": "_process",
     "Semaphore": "_semaphore",

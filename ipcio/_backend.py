@@ -181,15 +181,23 @@ class Lock(Protocol):
     # `acquire` and `release` by one call of C each, where that is possible; otherwise the steps
     # return 1, and the notes are (1,).
 
-    trying: Iterator[int]
-    """Each step tries to acquire it.  If it returns 0 and `notes` are 0, it was acquired, and that is all.
-    Otherwise `acquire_after` must follow, and `undo` if that raises."""
+    @property
+    def trying(self) -> Iterator[int]:
+        """Each step tries to acquire it.  If it returns 0 and `notes` are 0, it was acquired, and that is all.
 
-    releasing: Iterator[int]
-    """If `notes` are 0, each step releases it and returns 0, or returns another number if this thread does not own it."""
+        Otherwise `acquire_after` must follow, and `undo` if that raises.
+        """
+        ...
 
-    notes: Sequence[int]
-    """Whether there is more to do than these steps do."""
+    @property
+    def releasing(self) -> Iterator[int]:
+        """If `notes` are 0, each step releases it and returns 0; another number if this thread does not own it."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[int]:
+        """Whether there is more to do than these steps do."""
+        ...
 
     def acquire_after(self, code: int, seconds: float | None, /) -> int:
         """Do the rest of `acquire` after a step of `trying` has returned `code`."""
@@ -204,7 +212,7 @@ class Lock(Protocol):
     def lend(self) -> None:
         """Stay locked, from an ``exec`` that follows until the program has exited that this process becomes.
 
-        Only for a process that does nothing else (`ipcio mutex run`).  `NotImplementedError` where there is no ``exec``.
+        Only for a process that does nothing else (``ipcio mutex run``).  `NotImplementedError` without ``exec``.
         """
         ...
 

@@ -53,9 +53,9 @@ class Mutex(NamedHandle):
     has acquired nothing.  (An interrupt in the first instant of the end of a ``with`` block can leave the mutex
     acquired.)
 
-    After `close`, every method but `close` raises `ValueError`.  Closing is optional: a handle that is garbage-collected
-    closes itself.  Closing releases nothing: a mutex that a thread has acquired stays acquired until the
-    thread releases it through another handle, or ends.  Handles may be shared between threads, work on both
+    After `close`, every method but `close` raises `ValueError`.  Closing is optional: a handle that is
+    garbage-collected closes itself.  Closing releases nothing: a mutex that a thread has acquired stays acquired
+    until the thread releases it through another handle, or ends.  Handles may be shared between threads, work on both
     sides of a ``fork`` (the child owns nothing) and pickle by attaching again.
     """
 
@@ -120,8 +120,8 @@ class Mutex(NamedHandle):
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Acquire the mutex within `timeout` seconds; return whether it was acquired.
 
-        None or a negative timeout waits for ever, 0 does not wait, and neither does ``acquire(False)``, which accepts no
-        timeout.  Fractions are allowed; NaN raises `ValueError`.
+        None or a negative timeout waits for ever, 0 does not wait, and neither does ``acquire(False)``, which accepts
+        no timeout.  Fractions are allowed; NaN raises `ValueError`.
 
         `RuntimeError` if this thread owns it already, whatever the timeout: waiting would never end.  A mutex
         that was created with ``recursive=True`` counts instead, and is free after as many calls of `release`.
@@ -254,8 +254,8 @@ class Mutex(NamedHandle):
         owners may keep it for as long as they like, also past the timeout.  `abandoned` tells whether
         the mutex came from an owner that had not released it.
 
-        A thread that is killed while it sleeps takes no notification from others.  `RuntimeError` if this thread does not
-        own the mutex.
+        A thread that is killed while it sleeps takes no notification from others.  `RuntimeError` if this thread does
+        not own the mutex.
         """
         seconds = check_timeout(timeout)
         lock, words = self._own()

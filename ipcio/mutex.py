@@ -24,8 +24,8 @@ deadlock is left behind, and exactly one process is told: the next owner, by `Mu
 With ``persist=True`` the mutex stays until `unlink`.  The names of mutexes are a space of their own: shared
 memory or a semaphore may have the same name.
 
-**Other users.**  A mutex that only its own user can write to (the default) is a robust mutex of the C library, and fast.
-Such a mutex contains addresses, so no other user may write to it.  One that is created with a wider ``perm``
+**Other users.**  A mutex that only its own user can write to (the default) is a robust mutex of the C library, and
+fast.  Such a mutex contains addresses, so no other user may write to it.  One that is created with a wider ``perm``
 is a lock on the object's file instead.  It keeps the same promises and is about five times as slow.  A
 user who may write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that wait, but cannot
 harm the memory of other processes.

@@ -41,7 +41,10 @@ class OwnFile:
         self._path = path
         self.first = 0 if _OF_FILE else self._info.st_ino % _MOST_OBJECTS * _BYTES_OF_AN_OBJECT
         self._common = _common_file()
-        self._fd = open_again(fd, path, self._info)
+        try:
+            self._fd = open_again(fd, path, self._info)
+        except PermissionError:  # its creator denied it to themselves; then no other handle has it open, either
+            self._fd = os.dup(fd)
 
     def descriptor(self) -> int:
         """Return the descriptor that the locks are on; `OSError` if the program has closed it."""

@@ -11,7 +11,7 @@ import mmap
 import time
 from _thread import get_native_id, start_new_thread
 
-from ipcio._posix import libc, thread_ids
+from ipcio._posix import forks, libc, thread_ids
 from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 
@@ -156,3 +156,24 @@ def _test(made: bytes) -> bool | None:
     finally:
         unlock(mutex)
     return None
+
+
+def knows_this_thread() -> bool:
+    """Whether the C library knows the id of this thread: not after a fork that it has not made (``clone(2)``)."""
+    made = _blank[0] if _blank else None
+    if made is None:
+        return False
+    memory = ctypes.create_string_buffer(made, SIZE)
+    mutex = ctypes.c_void_p(ctypes.addressof(memory))
+    trylock(mutex)
+    thread = ctypes.c_uint32.from_buffer(memory).value & TID
+    unlock(mutex)
+    return thread == get_native_id()
+
+
+def _after_fork() -> None:
+    if _blank and not knows_this_thread():
+        _blank[:] = [None]
+
+
+forks.in_child.append(_after_fork)

@@ -36,7 +36,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _thread import LockType
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from ipcio._backend import Conflict
@@ -73,7 +73,7 @@ class RangeLock:
 
     trying: Iterator[int] = repeat(errno.EBUSY)
     releasing: Iterator[int] = repeat(errno.EBUSY)  # not used: `notes` are never 0
-    notes = (1,)
+    notes: Sequence[int] = (1,)
 
     def __init__(self, file: OwnFile, offset: int, pid_namespace: Callable[[], int]) -> None:
         self._file = file

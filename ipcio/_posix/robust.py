@@ -100,9 +100,9 @@ class RobustLock:
         self.releasing = starmap(pthread_mutex.unlock, arguments)
         _locks.add(self)
 
-    def check_namespace(self) -> None:
-        """In a forked process: refuse if it is in another pid namespace, where threads have other ids."""
-        if self._pid_namespace() != self._namespace:
+    def check_ids(self) -> None:
+        """In a forked process: refuse everything if threads have other ids than the mutex says."""
+        if self._pid_namespace() != self._namespace or not pthread_mutex.knows_this_thread():
             self._address.value = ctypes.addressof(_no_mutex)  # each call of C fails then
             self._words = _no_mutex
 
@@ -249,7 +249,8 @@ class RobustLock:
 
     def _failure(self, code: int) -> OSError:
         if self._words is _no_mutex:
-            return OSError(errno.EPERM, "this process is in another PID namespace than when the object was opened")
+            text = "this process was forked into another PID namespace, or by a system call: attach to the object again"
+            return OSError(errno.EPERM, text)
         return OSError(code, _REASONS.get(code) or os.strerror(code))
 
 
@@ -260,7 +261,7 @@ _no_mutex: Any = (ctypes.c_uint32 * (pthread_mutex.SIZE // 4))(*[0xFFFFFFFF] * (
 
 def _after_fork() -> None:
     for lock in list(_locks):
-        lock.check_namespace()
+        lock.check_ids()
 
 
 forks.in_child.append(_after_fork)

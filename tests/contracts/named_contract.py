@@ -27,10 +27,10 @@ from abilities import lacks
 from children import Event, Forked
 from peers import PeerError
 
-from ipcio import event, sem, shm
+from ipcio import event, mutex, sem, shm
 from ipcio._names import SEGMENTS
 
-MODULES = shm, sem, event
+MODULES = shm, sem, mutex, event
 SHM = "/dev/shm"
 NOBODY, SOMEBODY = 65534, 65533  # two ordinary users
 

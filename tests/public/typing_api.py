@@ -26,6 +26,7 @@ from ipcio import (
     Event,
     ExitStatus,
     MemoryFile,
+    Mutex,
     ObjectInfo,
     Process,
     Semaphore,
@@ -34,6 +35,7 @@ from ipcio import (
     filelock,
     list_objects,
     mmap,
+    mutex,
     proc,
     remove_orphans,
     sem,
@@ -89,6 +91,36 @@ def semaphores() -> None:
     sem.create("x", 1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     sem.create("x", 1, 0o600)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     sem.attach(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def mutexes() -> int:
+    m = mutex.create("x", perm=0o640, persist=True, exist_ok=True, recursive=True, owner=0)
+    assert_type(m, Mutex)
+    assert_type(mutex.create(None).name, str)
+    assert_type(mutex.attach("x", timeout=None, owner=0), Mutex)
+    assert_type(mutex.unlink("x", missing_ok=True), None)
+    assert_type(m.acquire(), bool)
+    assert_type(m.acquire(False), bool)
+    assert_type(m.acquire(timeout=0.5), bool)
+    assert_type(m.release(), None)
+    assert_type(m.wait(), bool)
+    assert_type(m.wait(timeout=0.5), bool)
+    assert_type(m.wait_for(lambda: [m.name], timeout=2), list[str])
+    assert_type(m.notify_all(), None)
+    assert_type((m.locked(), m.abandoned, m.recursive, m.created, m.closed), tuple[bool, bool, bool, bool, bool])
+    assert_type(m.owner, int | None)
+    m.close()
+    mutex.create(b"x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mutex.create("x", 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    m.acquire(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with m as same:
+        assert_type(same, Mutex)
+        return 1
+
+
+async def acquires_mutexes(m: Mutex) -> None:
+    assert_type(await m.acquire_async(), bool)
+    assert_type(await m.acquire_async(timeout=1), bool)
 
 
 def events() -> None:

@@ -2,6 +2,10 @@
 
 The server makes them with ``CLONE_PARENT``, so they are children of the process that asked for them, just as
 if it had started them: it gets their signals and reaps them.  They have its standard streams, too.
+
+The C library has no function for that, and would not notice: so each fork gets what its own ``fork`` would do for
+robust mutexes.  The kernel writes the new thread id to where the C library keeps it, and is told again where the
+list of the mutexes is that the thread holds.
 """
 
 from __future__ import annotations
@@ -14,23 +18,35 @@ import subprocess
 import sys
 import time
 
-_CLONE = {"x86_64": 56, "aarch64": 220}  # the number of the system call
+# The numbers of clone(2), set_robust_list(2) and get_robust_list(2).
+_CLONE = {"x86_64": "56 273 274", "aarch64": "220 99 100"}
 
 _SERVER = """
 import ctypes, os, signal, socket, sys
 
 channel = socket.socket(fileno=int(sys.argv[1]))
-clone, setup, program = int(sys.argv[2]), sys.argv[3], compile(sys.argv[4], "<program>", "exec")
+clone, set_list, get_list = map(int, sys.argv[2].split())
+setup, program = sys.argv[3], compile(sys.argv[4], "<program>", "exec")
 exec(setup)
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those at work
 api = ctypes.pythonapi
+SET_TID, CLEAR_TID = 0x1000000, 0x200000
+PR_GET_TID_ADDRESS = 40
+address, mutexes, size = ctypes.c_long(), ctypes.c_long(), ctypes.c_long()
+flags = 0x8000 | signal.SIGCHLD
+if not api.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address)):
+    flags |= SET_TID | CLEAR_TID
+api.syscall(ctypes.c_long(get_list), 0, ctypes.byref(mutexes), ctypes.byref(size))
+thread = address.value
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those at work
 while True:
     words, fds, _, _ = socket.recv_fds(channel, 1000, 3)
     if not words:
         os._exit(0)
     api.PyOS_BeforeFork()
-    pid = api.syscall(ctypes.c_long(clone), *[ctypes.c_long(value) for value in (0x8000 | signal.SIGCHLD, 0, 0, 0, 0)])
+    # Where the last two are depends on the machine; the thread-local memory stays as it is.
+    pid = api.syscall(ctypes.c_long(clone), *[ctypes.c_long(value) for value in (flags, 0, 0, thread, thread)])
     if not pid:
+        api.syscall(ctypes.c_long(set_list), mutexes, size)
         api.PyOS_AfterFork_Child()
         break
     api.PyOS_AfterFork_Parent()
