@@ -21,8 +21,6 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from ipcio._backend import OpenObject
 
 _NUMBER = 8  # bytes of the slot for the random number; the words for the owner come after it
@@ -46,10 +44,8 @@ class MutexLock:
 
     __slots__ = ("_handles", "_mutex", "_name", "_words")
 
-    # There is no way with fewer steps.
-    trying: Iterator[int] = repeat(1)
-    releasing: Iterator[int] = repeat(1)
-    notes: Sequence[int] = (1,)
+    trying = releasing = repeat(1)
+    notes = (1,)
 
     def __init__(self, opened: OpenObject, at: int) -> None:
         slot = memoryview(opened.memory)[at : at + _NUMBER + 12]
@@ -79,15 +75,6 @@ class MutexLock:
 
     def undo(self, _: int, /) -> None:
         pass
-
-    def give_back(self) -> None:
-        self._words[_THREAD] = 0
-        win32.ReleaseMutex(self._mutex)
-
-    def lend(self) -> None:
-        raise NotImplementedError("a process cannot become another program on Windows")
-
-    take_back = lend
 
     def release(self) -> None:
         words = self._words
