@@ -21,11 +21,14 @@ And what programs of several processes need besides:
     named mutexes: the next owner is told if the last one was killed
 ``ipcio.event``
     named events: a flag that processes wait for
+``ipcio.queue``
+    named message queues
 
 Memory comes as :class:`MemoryFile`, an :class:`io.RawIOBase` over a run of bytes,
-a semaphore as :class:`Semaphore`, a mutex as :class:`Mutex`, an event as :class:`Event`, a child as
-:class:`Process` and its end as :class:`ExitStatus`.  :func:`list_objects` lists the named objects of this
-machine, each as an :class:`ObjectInfo`, and :func:`remove_orphans` removes what killed processes left.
+a semaphore as :class:`Semaphore`, a mutex as :class:`Mutex`, an event as :class:`Event`, a queue as
+:class:`Queue`, a child as :class:`Process` and its end as :class:`ExitStatus`.  :func:`list_objects` lists
+the named objects of this machine, each as an :class:`ObjectInfo`, and :func:`remove_orphans` removes what killed
+processes left.
 
 Importing ``ipcio`` itself costs next to nothing: a module is loaded when it is first used
 (:pep:`562`).
@@ -39,7 +42,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
-    from ipcio import event, filelock, mmap, mutex, proc, sem, shm, strfile
+    from ipcio import event, filelock, mmap, mutex, proc, queue, sem, shm, strfile
     from ipcio._backend import ObjectInfo
     from ipcio._event import Event
     from ipcio._inventory import list_objects, remove_orphans
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from ipcio._mutex import Mutex
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
+    from ipcio._queue import Queue
     from ipcio._semaphore import Semaphore
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "Mutex",
     "ObjectInfo",
     "Process",
+    "Queue",
     "Semaphore",
     "__version__",
     "event",
@@ -64,6 +69,7 @@ __all__ = [
     "mmap",
     "mutex",
     "proc",
+    "queue",
     "remove_orphans",
     "sem",
     "shm",
@@ -80,6 +86,7 @@ _HOMES = {  # of the names that are no modules
     "Mutex": "_mutex",
     "ObjectInfo": "_backend",
     "Process": "_process",
+    "Queue": "_queue",
     "Semaphore": "_semaphore",
     "list_objects": "_inventory",
     "remove_orphans": "_inventory",

@@ -255,6 +255,13 @@ class Words(Protocol):
         """Wake all that wait for the word, which stays as it is."""
         ...
 
+    def ringing(self, at: int, /) -> Iterator[object] | None:
+        """Return an iterator of which each step adds 1 to the word and wakes all that wait for it.
+
+        C code alone makes a step, which never raises an error.  None where the system has no call to wait for a word.
+        """
+        ...
+
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait until the word is not `expected` or has been woken, for so long (None: no limit); return whether.
 
@@ -289,6 +296,14 @@ class PartsBackend(Protocol):
 
     def new_lock(self, *, wide: bool) -> bytes:
         """Return the first contents of the slot of a lock, at most 64 bytes."""
+        ...
+
+    def by_calls(self, opened: OpenObject, /) -> tuple[Any, Any] | None:
+        """Return the numbers of 8 bytes that the object consists of, and its bytes: see `ipcio._ring_state`.
+
+        Calls of the system read and write them, which fail if another process has cut the object short.  None where
+        there are no such calls.
+        """
         ...
 
     def lock(self, opened: OpenObject, at: int, /) -> Lock:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from itertools import repeat, starmap
 from math import inf
 
+from ipcio._record import calling
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 _FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two tries
 
@@ -45,6 +48,32 @@ async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], sec
             return False
         await sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def try_until(attempt: Callable[[Any], T | None], seconds: float | None) -> T | None:
+    """Call ``attempt(task)`` until it returns something, for so many seconds (None: for ever); return that.
+
+    This is for what cannot be given back.  So the attempt itself looks whether the task is cancelled (its
+    ``_must_cancel``), right before the step that cannot be undone, and then returns None.
+    """
+    task: Any = current_task()
+    if not hasattr(task, "_must_cancel"):  # a task of a class that asyncio does not know
+        task = _NeverCancelled
+    end = inf if seconds is None else now() + seconds
+    pause = _FIRST_PAUSE
+    while True:
+        for result in calling(attempt, task):
+            if result is not None:
+                return result
+        left = end - now()
+        await sleep(max(min(pause, left), 0))  # raises CancelledError
+        if left <= 0:
+            return None
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _NeverCancelled:
+    _must_cancel = False
 
 
 async def sleep(seconds: float) -> None:

@@ -78,6 +78,9 @@ class PolledWords:
     def wake(self, at: int, /) -> None:
         """Do nothing: the waiting processes see a change by themselves."""
 
+    def ringing(self, at: int, /) -> None:
+        """Return None: the waiting processes look by themselves."""
+
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait until the word is not `expected`."""
         end = None if seconds is None else now() + seconds

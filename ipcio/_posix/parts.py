@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     import mmap
 
     from ipcio._backend import OpenObject
+    from ipcio._posix.file_bytes import FileBytes, FileCells
     from ipcio._posix.range_lock import RangeLock
     from ipcio._posix.robust import RobustLock
 
 _NO_MUTEXES = b"range"
 
-__all__ = ["is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
+__all__ = ["by_calls", "is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 
 
 def read(fd: int, _: mmap.mmap | memoryview[int], size: int, /) -> bytes:
@@ -63,3 +64,11 @@ def lock(opened: OpenObject, at: int, /) -> RobustLock | RangeLock:
     path = namespace.segment_path(opened.name, opened.kind)
     make = range_lock.lock_at if opened.wide or pthread_mutex.blank() is None else robust.RobustLock
     return make(opened.fd, path, at, process_namespace)
+
+
+def by_calls(opened: OpenObject, /) -> tuple[FileCells, FileBytes]:
+    """Return the numbers and the bytes of the object, read and written by calls of the system."""
+    from ipcio._posix.file_bytes import FileBytes, FileCells
+
+    contents = FileBytes(opened)
+    return FileCells(contents), contents

@@ -19,6 +19,7 @@ import functools
 import mmap
 import os
 import sys
+from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
 from ipcio._timeouts import now
@@ -26,7 +27,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._words import PolledWords, WordsInMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from ipcio._backend import OpenObject, Words
@@ -72,6 +73,12 @@ _ZERO, _ONE, _ALL = map(ctypes.c_long, (0, 1, _MOST))
 _LONG_WAIT, _LONG_WAKE, _LONG_WAKE_OP = map(ctypes.c_long, (_WAIT, _WAKE, _WAKE_OP))  # made once: that costs time
 _nobody = ctypes.c_uint32()  # a word for which no process waits
 _NOBODY = ctypes.c_long(ctypes.addressof(_nobody))
+
+
+class _Address(ctypes.c_long):
+    """The address of a word, which keeps the memory mapped."""
+
+    memory: object
 
 
 class _Timespec(ctypes.Structure):
@@ -225,6 +232,12 @@ class _Futexes:
         word = self._longs.get(at) or self._long(at)
         if self._futex(word, _LONG_WAKE, _ALL, _ZERO, _ZERO, _ZERO) < 0:
             raise self._failure()
+
+    def ringing(self, at: int, /) -> Iterator[object]:
+        """Add and wake in one call."""
+        word = _Address(self._address + at)
+        word.memory = self._memory
+        return starmap(self._futex, repeat((word, _long(_WAKE_OP), _long(_MOST), _ZERO, word, _operation(_ADD, 1))))
 
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait in slices, so that a signal handler can run in between."""

@@ -10,7 +10,9 @@ from ipcio._windows.words import EventWords as words  # noqa: N813
 if TYPE_CHECKING:
     import mmap
 
-__all__ = ["is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
+    from ipcio._backend import OpenObject
+
+__all__ = ["by_calls", "is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 
 
 def read(_: int, memory: mmap.mmap | memoryview[int], size: int, /) -> bytes:
@@ -36,3 +38,7 @@ def lock_layout() -> bytes:
 def new_lock(*, wide: bool) -> bytes:  # noqa: ARG001 -- all locks are alike
     """Return what distinguishes the mutex of a new lock from all others."""
     return first_contents()
+
+
+def by_calls(_: OpenObject, /) -> None:
+    """Return None: a section has no calls that read or write it."""

@@ -27,10 +27,10 @@ from abilities import lacks
 from children import Event, Forked
 from peers import PeerError
 
-from ipcio import event, mutex, sem, shm
+from ipcio import event, mutex, queue, sem, shm
 from ipcio._names import SEGMENTS
 
-MODULES = shm, sem, mutex, event
+MODULES = shm, sem, mutex, event, queue
 SHM = "/dev/shm"
 NOBODY, SOMEBODY = 65534, 65533  # two ordinary users
 

@@ -29,6 +29,7 @@ from ipcio import (
     Mutex,
     ObjectInfo,
     Process,
+    Queue,
     Semaphore,
     __version__,
     event,
@@ -37,6 +38,7 @@ from ipcio import (
     mmap,
     mutex,
     proc,
+    queue,
     remove_orphans,
     sem,
     shm,
@@ -144,6 +146,44 @@ def events() -> None:
 async def waits_for_events(e: Event) -> None:
     assert_type(await e.wait_async(), bool)
     assert_type(await e.wait_async(timeout=1), bool)
+
+
+def queues() -> None:
+    q = queue.create("x", 1000, perm=0o640, persist=True, exist_ok=True, owner=0)
+    assert_type(q, Queue)
+    assert_type(queue.create(None, 16).name, str)
+    assert_type(queue.attach("x", timeout=None, owner=0), Queue)
+    assert_type(queue.unlink("x", missing_ok=True), None)
+    assert_type(q.put(b"x"), None)
+    assert_type(q.put(bytearray(1), block=False, timeout=1), None)
+    assert_type(q.put_nowait(memoryview(b"x")), None)
+    assert_type(q.get(), bytes)
+    assert_type(q.get(True, 0.5), bytes)
+    assert_type(q.get_nowait(), bytes)
+    assert_type(q.get_into(bytearray(1), timeout=2), int)
+    assert_type((q.qsize(), q.empty(), q.full()), tuple[int, bool, bool])
+    assert_type(q.shutdown(immediate=True), None)
+    assert_type((q.created, q.closed), tuple[bool, bool])
+    with q as same:
+        assert_type(same, Queue)
+        assert_type(list(same), list[bytes])
+    pickle.dump(1, q.writer())
+    pickle.load(io.BufferedReader(q.reader()))
+    csv.writer(io.TextIOWrapper(q.writer(), newline=""))
+    shutil.copyfileobj(q.reader(), q.writer())
+    subprocess.run("true", check=False, stdout=q.writer())
+    proc.spawn(["true"], stdin=q.reader(), stdout=q.writer())
+    queue.create(b"x", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    queue.create("x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    q.put("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    q.get_into(b"x", timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def uses_queues(q: Queue) -> None:
+    assert_type(await q.put_async(b"x", timeout=1), None)
+    assert_type(await q.get_async(), bytes)
+    async for message in q:
+        assert_type(message, bytes)
 
 
 def objects() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from ipcio import event, mutex, sem, shm
+from ipcio import event, mutex, queue, sem, shm
 
 
 def descriptors() -> dict[int, str]:
@@ -30,7 +30,7 @@ def named(made: list[str]) -> set[str]:
     """What is left under these names; it is removed."""
     left = set()
     for name in made:
-        for module in (shm, sem, mutex, event):
+        for module in (shm, sem, mutex, event, queue):
             try:
                 module.unlink(name)
             except FileNotFoundError:

@@ -19,7 +19,7 @@ DEADLINE = 30  # seconds until a silent peer is a failed test
 
 _IMPORTS = """
 import ctypes, encodings.ascii, gc, io, json, os, pickle, signal, subprocess, sys, time, typing
-from ipcio import event, mutex, sem, shm, mmap, strfile
+from ipcio import event, mutex, queue, sem, shm, mmap, strfile
 """
 
 # What is loaded with the first call that needs it, is loaded before the forks.

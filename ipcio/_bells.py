@@ -1,0 +1,64 @@
+"""What a process waits for at one end of a queue (`ipcio._ring.Bell`)."""
+
+from __future__ import annotations
+
+import time
+from itertools import repeat
+
+from ipcio._timeouts import now
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ipcio._backend import Words
+    from ipcio._ring import Bell
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks, where the system has no call that waits
+
+
+class _Word:
+    """A word of the object, which is incremented."""
+
+    __slots__ = ("_at", "_words", "ringing")
+
+    def __init__(self, words: Words, at: int, ringing: Iterator[object]) -> None:
+        self._words = words
+        self._at = at
+        self.ringing = ringing
+
+    def look(self) -> object:
+        return self._words.load(self._at)
+
+    def wait(self, before: Any, seconds: float, /) -> bool:
+        return self._words.wait(self._at, before, seconds)
+
+
+class _Look:
+    """A look at the queue again and again, if no call of the system waits."""
+
+    __slots__ = ("_look", "ringing")
+
+    def __init__(self, look: Callable[[], object]) -> None:
+        self._look = look
+        self.ringing: Iterator[object] = repeat(None)
+
+    def look(self) -> object:
+        return self._look()
+
+    def wait(self, before: object, seconds: float, /) -> bool:
+        end, pause = now() + seconds, _FIRST_PAUSE
+        while self.look() == before:
+            left = end - now()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LAST_PAUSE)
+        return True
+
+
+def bell(words: Words, at: int, look: Callable[[], object]) -> Bell:
+    """Return the bell that is the word at this offset; where the system cannot wait for a word, what `look` sees."""
+    ringing = words.ringing(at)
+    return _Look(look) if ringing is None else _Word(words, at, ringing)
