@@ -576,9 +576,11 @@ def test_what_a_killed_process_left_is_an_orphan_that_gc_removes(name):
 
 @pytest.mark.needs("posix")
 def test_fsspec_does_not_show_it(name):
-    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("fsspec")
+    from ipcio._fsspec import SharedMemoryFileSystem
+
     with contextlib.closing(event.create(name)):
-        assert not [each for each in fsspec.filesystem("shm").ls("", detail=False) if name in each]
+        assert not [each for each in SharedMemoryFileSystem().ls("", detail=False) if name in each]
 
 
 # -- the kernel's call ---------------------------------------------------------------------

@@ -246,6 +246,17 @@ FREE_OF = {
         "typing",
         "pickle",
     ],
+    "ipcio.event": [
+        "ipcio.shm",
+        "ipcio.sem",
+        "ipcio.mmap",
+        "ipcio.strfile",
+        "ipcio._memfile",
+        "asyncio",
+        "multiprocessing",
+        "subprocess",
+        "typing",
+    ],
     "ipcio.sem": [
         "ipcio.shm",
         "ipcio.mmap",
