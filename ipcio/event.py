@@ -5,9 +5,9 @@ An event is set or clear.  Any process that creates or attaches it can wait unti
     from ipcio import event
 
     e = event.create("ready")          # in one process
-    e.set()                            # all that wait go on
+    e.set()
 
-    with_timeout = event.attach("ready").wait(5)       # meanwhile, in any other
+    event.attach("ready").wait()       # meanwhile, in any other: returns when the event is set
 
 The methods are those of `threading.Event`.  `set` wakes every waiting thread, also if `clear` follows at once.  A
 process that is killed, at any moment, leaves nothing to repair: there is no lock and no count of

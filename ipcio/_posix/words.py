@@ -95,7 +95,7 @@ def _number() -> int | None:
 
 @functools.cache
 def _futex() -> Callable[..., int] | None:
-    """Return the call, whose arguments are six of the type ``c_long``; None where it does not do what is needed."""
+    """Return the call, for six arguments of the type ``c_long``; None where it does not do what is needed."""
     number = _number()
     call: Any = None if number is None else getattr(ctypes.CDLL(None, use_errno=True), "syscall", None)
     if number is None or call is None:

@@ -1,4 +1,4 @@
-"""What an event promises between threads and processes: who is woken, what a wait costs, what a kill leaves."""
+"""What an event promises between threads and processes: which of them wake up, what a wait costs, what a kill leaves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def e(request, name, way):  # noqa: ARG001
 
 @contextlib.contextmanager
 def thread(function, *arguments):
-    """A function under way in another thread, whose results are in the list."""
+    """A function that runs in another thread; its result goes into the list."""
     results = []
     running = threading.Thread(target=lambda: results.append(function(*arguments)), daemon=True)
     running.start()
@@ -199,7 +199,7 @@ def test_a_handle_works_on_both_sides_of_a_fork(e):
 
 @pytest.mark.needs("fork")
 def test_killed_processes_leave_nothing_to_repair(e):
-    """Neither those that wait, nor those that set and clear: whoever comes next finds a whole event."""
+    """Neither those that wait, nor those that set and clear: the next process finds a working event."""
 
     def change():
         while True:

@@ -20,7 +20,7 @@ class Model:
     def __init__(self):
         self.word = 0
         self.asleep = set()
-        self.sets = []  # of each step that set the event: who, and how many such steps it had seen when it looked
+        self.sets = []  # of each step that set the event: the process, and how many such steps there were when it read the word
 
     def wake(self):
         self.asleep.clear()
@@ -117,7 +117,7 @@ def test_no_order_and_no_kill_loses_a_wake_up_but_the_documented_one():
 
 
 def test_a_sleeper_is_woken_by_every_set():
-    """Whatever the number is: the kernel wakes who sleeps."""
+    """Whatever the number is: the kernel wakes all that sleep."""
     programs = ("set", "clear"), ("wait", "wait"), ("set",)
     for order in orders(Model, programs):
         model = Model()
