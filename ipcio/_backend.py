@@ -489,6 +489,10 @@ class LockBackend(Protocol):
     BUSY: tuple[type[OSError], ...]
     """What `ask` raises if another lock conflicts."""
 
+    def prepare(self) -> None:
+        """Import what the functions below need: a process that gives up its rights later may not find the modules."""
+        ...
+
     def request(self, kind: int, start: int, length: int, /) -> Any:
         """Return a request in the back end's own form; `kind` is SHARE, EXCLUDE or UNLOCK."""
         ...

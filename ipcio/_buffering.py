@@ -25,7 +25,11 @@ NOTHING_UNWRITTEN: set[type] = {int, io.FileIO, io.BufferedReader}
 MEMORY: set[type] = set()
 """The classes that a handle of memory can have; `ipcio.filelock` asks them for a descriptor."""
 
+PREPARATIONS: list[Callable[[], object]] = []
+"""What is called before the first handle of memory is made: see `ipcio._memory.prepare`."""
+
 _DEEPEST = 10  # wrappers around wrappers
+_type: Callable[[Any], type] = type  # of anything, for type checkers
 
 
 def add_memory(*types: type) -> None:
@@ -74,7 +78,7 @@ def _forget_read_ahead(file: Any) -> int | None:
 
 def _forget_decoded(file: io.TextIOWrapper) -> None:
     buffer: Any = file.buffer
-    kind: Any = type(buffer)
+    kind = _type(buffer)
     if kind is io.BufferedReader and file.seekable():
         at = file.tell()
         if at != _forget_read_ahead(buffer):
@@ -117,7 +121,7 @@ def _write_encoded(file: Any) -> None:
 
 def _write_text(file: io.TextIOWrapper) -> None:
     buffer: Any = file.buffer
-    kind: Any = type(buffer)
+    kind = _type(buffer)
     if kind is io.BufferedRandom:
         file.read(0)  # as in `_write_encoded`
         buffer.flush()

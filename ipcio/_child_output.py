@@ -8,11 +8,10 @@ the whole next state, which one assignment puts in place.
 from __future__ import annotations
 
 import codecs
-from functools import partial
 from itertools import chain, repeat, starmap
-from operator import length_hint
 
 from ipcio._forklock import FREE_THREADED, RLock
+from ipcio._light import length_hint, partial
 from ipcio._record import call_locked, exhaust
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 

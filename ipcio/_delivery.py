@@ -5,9 +5,9 @@ Callbacks, and the `write` methods of file objects, are called here: one piece a
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import repeat
 
+from ipcio._light import partial
 from ipcio._record import exhaust
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING

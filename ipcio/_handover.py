@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 
+from ipcio._light import partial
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

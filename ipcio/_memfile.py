@@ -26,12 +26,12 @@ import errno
 import io
 import os
 import sys
-from operator import index
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import LINE_GUESS, exporter, line_at, raw_bytes, writable_bytes
 from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._handover import hand_over
+from ipcio._light import index
 from ipcio._memory import CLOSED, OpenMemory
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import LARGE, close_listed, free_later

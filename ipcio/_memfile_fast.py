@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import COPY_TWICE, writable_bytes
 from ipcio._forklock import FREE_THREADED, acquiring_fork_lock, release_fork_lock
+from ipcio._light import partial
 from ipcio._memfile import MemoryFile, closed_method
 from ipcio._record import in_turn
 from ipcio._typing import TYPE_CHECKING
@@ -83,7 +83,8 @@ class CursorFile(MemoryFile):
         self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
         self._cursor_readline = self._cursor_write = closed_method  # so the methods of a DirectFile fall back
         self._cursor = self._loops = None
-        self.__class__ = OffsetFile
+        kind: Any = OffsetFile
+        self.__class__ = kind
 
 
 class DirectFile(CursorFile):

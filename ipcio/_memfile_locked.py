@@ -18,12 +18,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from functools import partial
 from itertools import repeat, starmap
-from operator import index, methodcaller
 
 from ipcio._bytes import COPY_TWICE, writable_bytes
 from ipcio._forklock import RLock, fork_lock, handle_locks
+from ipcio._light import index, methodcaller, partial
 from ipcio._memfile import MemoryFile
 from ipcio._record import call_locked
 from ipcio._typing import TYPE_CHECKING

@@ -18,10 +18,10 @@ import io
 import os
 import sys
 from itertools import chain
-from operator import index
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import line_at, writable_bytes
+from ipcio._light import index
 from ipcio._memfile import MemoryFile, closed_method, not_writable
 from ipcio._memfile_fast import CursorFile, DirectFile
 from ipcio._memory import CLOSED

@@ -12,10 +12,10 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
-from functools import cache
 
+from ipcio._buffering import PREPARATIONS
 from ipcio._forklock import fork_lock
+from ipcio._light import cache, suppress
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import LARGE, close_later, close_listed, free_later
 
@@ -183,3 +183,5 @@ def prepare() -> None:
     for module in "ctypes", "_pickle":
         with suppress(ImportError):  # it is missing, or not for this sub-interpreter: the method will say so
             __import__(module)
+    for each in PREPARATIONS:
+        each()

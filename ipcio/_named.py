@@ -22,16 +22,15 @@ narrow object that another user could write to in the meantime is refused.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
-from functools import partial
 
 from ipcio._backend import OpenObject
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
 from ipcio._layout import DATA, HEADER, LOCKS
+from ipcio._light import partial, suppress
 from ipcio._names import (
     CALLED,
     attach_in_time,
@@ -202,7 +201,7 @@ class NamedHandle:
         """Forget the parts; under `fork_lock`."""
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # Python would print it; and a handle that was not made has nothing open
+        with suppress(Exception):  # Python would print it; and a handle that was not made has nothing open
             self.close()
 
     def _check_open(self) -> OpenObject:
@@ -266,7 +265,7 @@ def create(
             _check(made)
         except BaseException:  # an interrupt as well
             if persist:
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     segments.unlink(wanted, kind=kind)
             raise
         return made

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from io import UnsupportedOperation
 from itertools import repeat
 from time import sleep
 
 from ipcio._delivery import is_coroutine_function
+from ipcio._light import suppress
 from ipcio._process_async import AsyncMethods
 from ipcio._process_base import FIRST_PAUSE, LAST_PAUSE, SIGNALS, ExitStatus, Piece
 from ipcio._timeouts import check_timeout, now

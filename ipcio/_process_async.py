@@ -7,10 +7,10 @@ a coroutine is suspended, `_suspended` has an item for it: so a signal handler c
 
 from __future__ import annotations
 
-from contextlib import suppress
 from itertools import islice, repeat
 
 from ipcio._delivery import ASYNC_SLICE, let_others_run
+from ipcio._light import suppress
 from ipcio._process_base import FIRST_PAUSE, LAST_PAUSE, SIGNALS, Piece, ProcessBase
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING, overload

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import errno
 from _thread import get_ident
-from contextlib import nullcontext, suppress
 
 from ipcio._delivery import Delivery
 from ipcio._forklock import RLock
+from ipcio._light import nullcontext, suppress
 from ipcio._record import record
 from ipcio._signal_handlers import has_interrupted_method, in_signal_handler
 from ipcio._timeouts import check_timeout

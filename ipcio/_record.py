@@ -32,10 +32,9 @@ without the GIL is in docs/design.md ("Without the GIL").
 
 from __future__ import annotations
 
-from collections import deque
-from functools import partial
 from itertools import islice, repeat, starmap
 
+from ipcio._light import deque, partial
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import errno
 import sys
-from functools import partial
 from itertools import repeat, starmap
-from operator import attrgetter, index
 
 from ipcio._event_loop import acquire
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
+from ipcio._light import attrgetter, index, partial
 from ipcio._record import calling
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING

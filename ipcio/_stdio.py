@@ -6,11 +6,11 @@ import errno
 import io
 import subprocess
 import sys
-from operator import index
 
 from ipcio._buffering import flush, innermost, refresh
 from ipcio._child_input import Input
 from ipcio._child_output import Output, OutputFormat
+from ipcio._light import index
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from math import isnan
 
+from ipcio._light import isnan, suppress
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def poll(
     end = None if seconds is None else now() + seconds
     pause = _FIRST_PAUSE
     while True:
-        with contextlib.suppress(*busy):
+        with suppress(*busy):
             attempt()
             return True
         left = pause if end is None else end - now()

@@ -30,8 +30,8 @@ import io
 import mmap as _mmap
 import os
 import sys
-from operator import index
 
+from ipcio._light import index
 from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
 from ipcio._memory import prepare

@@ -36,9 +36,8 @@ persists, no name can be removed and no semaphore is crash-safe.  (LuaIPC: ``ipc
 from __future__ import annotations
 
 import sys
-from functools import partial
-from operator import index
 
+from ipcio._light import index, partial
 from ipcio._names import (
     attach_in_time,
     check_name,

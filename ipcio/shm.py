@@ -34,9 +34,8 @@ persists and no name can be removed.  (LuaIPC: ``ipc.shm``; POSIX: ``shm_open(3)
 from __future__ import annotations
 
 import sys
-from functools import partial
-from operator import index
 
+from ipcio._light import index, partial
 from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import FastFile
 from ipcio._memory import prepare

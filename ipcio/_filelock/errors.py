@@ -10,10 +10,10 @@ import errno
 import io
 import os
 import struct
-from operator import index
 
 from ipcio._buffering import MEMORY, lent
 from ipcio._filelock import KINDS
+from ipcio._light import index
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import repeat, starmap
 
 from ipcio._event_loop import acquire, sleep
 from ipcio._filelock import KINDS, backend, holders
 from ipcio._filelock.errors import descriptor, explain
 from ipcio._filelock.ranges import release, trylock
+from ipcio._light import partial
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING
 

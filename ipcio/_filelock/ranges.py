@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
+import sys
 
-from ipcio._buffering import FORGET, MEMORY, NOTHING_READ, NOTHING_UNWRITTEN, WRITE_OUT, flush, lent, refresh
+from ipcio._buffering import (
+    FORGET,
+    MEMORY,
+    NOTHING_READ,
+    NOTHING_UNWRITTEN,
+    PREPARATIONS,
+    WRITE_OUT,
+    flush,
+    lent,
+    refresh,
+)
 from ipcio._filelock import KINDS, backend, holders
 from ipcio._filelock.errors import descriptor, explain, is_foreign
+from ipcio._light import suppress
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING
 
@@ -18,7 +29,6 @@ if TYPE_CHECKING:
     from ipcio._filelock import Mode
 
 _request = backend.request
-_ask = backend.ask
 _AT_ONCE = backend.AT_ONCE
 _BUSY = backend.BUSY
 _UNLOCK = backend.UNLOCK
@@ -27,6 +37,20 @@ _ZERO = 0
 # defaults of both arguments by identity, saves one eighth of the time of `lock` and `unlock`.
 _WHOLE = {mode: _request(kind, 0, 0) for mode, kind in KINDS.items()}
 _UNLOCK_WHOLE = _request(_UNLOCK, 0, 0)
+
+
+def _first_ask(*arguments: Any) -> object:
+    """Do as `backend.ask`; import first what waiting will need, which is most of the time of importing this module."""
+    global _ask  # noqa: PLW0603 -- from then on it is that function itself
+    backend.prepare()
+    _ask = backend.ask
+    return _ask(*arguments)
+
+
+_ask: Callable[..., object] = _first_ask
+PREPARATIONS.append(backend.prepare)
+if "ctypes" in sys.modules:  # perhaps there are handles of memory already; and little is left to import
+    backend.prepare()
 _type: Callable[[Any], type] = type  # of anything, for type checkers
 
 

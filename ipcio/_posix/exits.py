@@ -12,11 +12,11 @@ finalizers of ``multiprocessing.util``, and ours is the last of these.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import sys
 
 from ipcio._forklock import fork_lock
+from ipcio._light import suppress
 from ipcio._posix import forks
 from ipcio._typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def at_the_end(function: Callable[[], object]) -> None:
 
 def _end() -> None:
     for function in _functions:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             function()
 
 

@@ -8,9 +8,9 @@ import os
 import stat
 import struct
 import sys
-from functools import partial
 
 from ipcio._backend import Conflict
+from ipcio._light import partial
 from ipcio._posix import procfs, undecided
 from ipcio._timeouts import poll
 from ipcio._typing import TYPE_CHECKING
@@ -86,7 +86,23 @@ def _poll(seconds: float, fd: int, request: bytes) -> bool:
     return poll(partial(ask, fd, AT_ONCE, request), BUSY, seconds)
 
 
-# What follows imports now: a process that has given up its rights may not find the modules later.
+def prepare() -> None:
+    global _wait_until, _may_share_open_file
+    _wait_until, _may_share_open_file = _way_to_wait(), _way_to_compare()
+
+
+def _first_wait(seconds: float, fd: int, request: bytes) -> bool:
+    prepare()
+    return _wait_until(seconds, fd, request)
+
+
+def _first_comparison(fd: int, pid: int, other: int) -> bool:
+    prepare()
+    return _may_share_open_file(fd, pid, other)
+
+
+_wait_until: Callable[[float, int, bytes], bool] = _first_wait
+_may_share_open_file: Callable[[int, int, int], bool] = _first_comparison
 
 
 def _way_to_wait() -> Callable[[float, int, bytes], bool]:
@@ -102,9 +118,6 @@ def _way_to_wait() -> Callable[[float, int, bytes], bool]:
             return _poll(seconds, fd, request)
 
     return wait_in_the_kernel
-
-
-_wait_until = _way_to_wait()
 
 
 def conflict(fd: int, request: bytes) -> Conflict | None:
@@ -127,9 +140,6 @@ def _way_to_compare() -> Callable[[int, int, int], bool]:
     except ImportError:  # no ctypes
         return _always  # any two descriptors may mean the same open file
     return libc.may_share_open_file
-
-
-_may_share_open_file = _way_to_compare()
 
 
 describe = procfs.describe

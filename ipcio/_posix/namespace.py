@@ -13,14 +13,13 @@ that one.  The kind of system is found by a look at it, not by its name.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import functools
 import os
 import stat
 import struct
 
+from ipcio._light import cache, suppress
 from ipcio._names import SEGMENTS, invent_name
 
 NAMES_ARE_FILES: bool = os.access("/dev/shm", os.F_OK)
@@ -84,7 +83,7 @@ if NAMES_ARE_FILES:
 
     def mark_persistent(fd: int, perm: int) -> None:
         """Have an object persist, with these permissions; its file is open as `fd`."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(_NO_DUMP))
         os.fchmod(fd, perm | PERSISTENT)
 
@@ -144,7 +143,7 @@ else:
         return bool(info.st_mode & PERSISTENT)
 
 
-@functools.cache
+@cache
 def semaphore_prefix() -> str:
     """Return what the C library puts before the name of a semaphore's file: ``sem.`` (glibc), or nothing (musl).
 

@@ -8,15 +8,14 @@ beside them (`ipcio._posix.store_companions`).
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import os
 import stat
 import sys
 
 from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
+from ipcio._light import cache, suppress
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
 from ipcio._typing import TYPE_CHECKING
@@ -240,11 +239,11 @@ class NewObject(OpenObject):
 
     def roll_back(self) -> None:
         """Undo everything: close what is open, and remove the names."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if self._temporary:
                 os.unlink(self._temporary)
         if self._persists:
-            with contextlib.suppress(OSError), removal.directory_lock(self.path):
+            with suppress(OSError), removal.directory_lock(self.path):
                 if lifetime.path_means(self.path, self.info):
                     os.unlink(self.path)
         super().roll_back()
@@ -309,7 +308,7 @@ def check_regular(info: os.stat_result, kind: str) -> None:
         raise OSError(errno.EINVAL, f"not {kind} (yet): its size is 0")
 
 
-@functools.cache
+@cache
 def _has_tmpfile() -> bool:
     """Whether a file can be created without a name here and get one later (``open(2)``, O_TMPFILE)."""
     if not _TMPFILE:

@@ -7,13 +7,12 @@ import stat
 import struct
 
 from ipcio._posix import namespace
-from ipcio._posix.words import make_words as words
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
 
-    from ipcio._backend import OpenObject
+    from ipcio._backend import OpenObject, Words
     from ipcio._posix.file_bytes import FileBytes, FileCells
     from ipcio._posix.range_lock import RangeLock
     from ipcio._posix.robust import RobustLock
@@ -55,6 +54,13 @@ def new_lock(*, wide: bool) -> bytes:
     from ipcio._posix import pthread_mutex
 
     return (None if wide else pthread_mutex.blank()) or bytes(pthread_mutex.SIZE)
+
+
+def words(opened: OpenObject, /) -> Words:
+    """Return the words of the object."""
+    from ipcio._posix.words import make_words  # and `ctypes`
+
+    return make_words(opened)
 
 
 def lock(opened: OpenObject, at: int, /) -> RobustLock | RangeLock:

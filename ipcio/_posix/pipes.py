@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import sys
 import termios
 from itertools import chain
-from weakref import WeakSet
 
 from ipcio._forklock import fork_lock
+from ipcio._light import WeakSet, suppress
 from ipcio._record import calling, close_at, close_first, record_until
 from ipcio._typing import TYPE_CHECKING
 
@@ -68,7 +67,7 @@ class Pipe:
     def read_rest(self, into: list[bytes]) -> None:
         fd = self.our_end
         left = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             record_until(into, b"", -(-left // CHUNK), os.read, fd, CHUNK)
 
     def close_child_end(self) -> None:
@@ -97,7 +96,7 @@ class Pipe:
 def enlarge(fd: int) -> None:
     """Let a pipe hold more: each time that it is full, one of the two processes has to wait."""
     if _SETPIPE_SZ is not None:
-        with contextlib.suppress(OSError):  # a user's pipes may hold so much in all, and no more
+        with suppress(OSError):  # a user's pipes may hold so much in all, and no more
             fcntl.fcntl(fd, _SETPIPE_SZ, LARGE)
 
 

@@ -8,15 +8,14 @@ in the pipe when the exit is seen.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import select
-from functools import partial
 from math import ceil
 
 from ipcio._child import PipedChild, start_with_pipes
+from ipcio._light import partial, suppress
 from ipcio._posix.pipes import CHUNK, LARGE, Pipe, enlarge, inherited, is_still
 from ipcio._posix.selector import PollSelector, Selector
 from ipcio._posix.spawn import Popen, start_popen
@@ -120,7 +119,7 @@ class Child(PipedChild[Pipe, Popen]):
             self._readiness_fds.clear()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # Python would only print it
+        with suppress(Exception):  # Python would only print it
             self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
@@ -176,7 +175,7 @@ class Child(PipedChild[Pipe, Popen]):
 
     def _stop_watching(self, number: int) -> None:
         if self._selector is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 self._selector.unregister(number)
 
     def input_queued(self) -> None:

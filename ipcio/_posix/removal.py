@@ -10,7 +10,6 @@ look at the name to its removal (`directory_lock`).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +17,7 @@ import time
 from _thread import get_ident
 
 from ipcio._forklock import fork_lock
+from ipcio._light import contextmanager
 from ipcio._posix import forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall, close_listed
@@ -71,7 +71,7 @@ def remove_once(path: str, ready: Callable[[int, os.stat_result], bool] | None =
     return True
 
 
-@contextlib.contextmanager
+@contextmanager
 def directory_lock(path: str, *, required: bool = False) -> Generator[None, None, None]:
     """Hold the lock of the directory of `path`, so that no other ipcio program removes a name there.
 

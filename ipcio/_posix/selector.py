@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 from math import ceil
 
+from ipcio._light import suppress
 from ipcio._posix.pipes import Pipe
 
 _MUCH = 1 << 15  # bytes
@@ -26,7 +26,7 @@ class PollSelector:
         if fd in self._events:
             raise FileExistsError
         self._events[fd] = events
-        with contextlib.suppress(BlockingIOError):  # it is full: a `poll` that waits has been woken
+        with suppress(BlockingIOError):  # it is full: a `poll` that waits has been woken
             os.write(self._wake.child_end, b"!")
 
     def unregister(self, fd: int) -> None:
@@ -41,7 +41,7 @@ class PollSelector:
             poll.register(fd, events)
         ready = dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
         if ready.pop(self._wake.our_end, None):
-            with contextlib.suppress(BlockingIOError):
+            with suppress(BlockingIOError):
                 os.read(self._wake.our_end, _MUCH)
         return list(ready.items())
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from functools import partial
-
 from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
+from ipcio._light import partial, suppress
 from ipcio._posix import lifetime, namespace, objects, semlock, undo, undo_record
 from ipcio._posix.store import store
 from ipcio._typing import TYPE_CHECKING
@@ -92,7 +90,7 @@ def _open_file(found: store.ExistingSemaphore) -> undo_record.Record | None:
     except PermissionError as error:
         if found.fd >= 0:
             raise
-        with contextlib.suppress(PermissionError):
+        with suppress(PermissionError):
             record = undo_record.read(found.fd, found.info) if found.open_if_there(writable=False) else None
             if record is not None:
                 return record

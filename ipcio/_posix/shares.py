@@ -13,14 +13,13 @@ the lock until its ``exec``.  Therefore such objects are asked about once more l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import time
-from weakref import ref
 
 from ipcio._forklock import fork_lock
+from ipcio._light import ref, suppress
 from ipcio._posix import exits, forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
@@ -269,7 +268,7 @@ def _release_all() -> None:
     for known in list(_shares.values()):
         share = known()
         if share is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 share.release()
     recheck(0)
 

@@ -10,7 +10,6 @@ that belongs to a child of this process that has not been reaped.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -19,12 +18,11 @@ import sys
 import time
 from _posixsubprocess import fork_exec
 from grp import getgrnam
-from operator import itemgetter
 from pwd import getpwnam
 from types import FunctionType, SimpleNamespace
-from weakref import WeakSet
 
 from ipcio._forklock import RLock
+from ipcio._light import WeakSet, itemgetter, suppress
 from ipcio._posix.exits import at_the_end
 from ipcio._posix.pipes import Pipe, inherited, is_still
 from ipcio._posix.procfs import has_members
@@ -341,7 +339,7 @@ class Popen(subprocess.Popen[bytes]):
     def _reap(self) -> None:
         """Reap it, if it has exited and has not been reaped."""
         if self._is_unreaped and _waitid is not None:
-            with contextlib.suppress(ChildProcessError):
+            with suppress(ChildProcessError):
                 if not self._reaped:
                     record(self._reaped, _waitid, *self._which, os.WEXITED | os.WNOHANG)
             self._is_unreaped = False
@@ -349,7 +347,7 @@ class Popen(subprocess.Popen[bytes]):
     def await_exit(self) -> None:
         """Wait for the exit."""
         if _waitid is not None:
-            with contextlib.suppress(ChildProcessError):  # which `look` explains
+            with suppress(ChildProcessError):  # which `look` explains
                 _waitid(*self._which, os.WEXITED | os.WNOWAIT)
         self.look()
         pause = _FIRST_PAUSE
@@ -400,7 +398,7 @@ class Popen(subprocess.Popen[bytes]):
         killed, if it is the child's own.
         """
         if self.started_here():
-            with contextlib.suppress(PermissionError):
+            with suppress(PermissionError):
                 if self._started and self._leads_group and not self.has_handle:
                     self.send(signal.SIGKILL, tree=True)
                 self.kill_and_reap()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from functools import lru_cache, partial
 
 from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
+from ipcio._light import lru_cache, partial
 from ipcio._posix import lifetime, namespace, objects, removal
 from ipcio._posix.allocation import allocate
 from ipcio._posix.mmap import map_descriptor

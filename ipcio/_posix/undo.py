@@ -15,7 +15,6 @@ after its `unlink`.  What is in a record, and when it is believed, is in `ipcio.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -23,6 +22,7 @@ import sys
 
 from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
+from ipcio._light import suppress
 from ipcio._posix import lifetime, namespace, undo_record
 from ipcio._posix.objects import keep_share
 from ipcio._typing import TYPE_CHECKING
@@ -134,7 +134,7 @@ def _make(new: NewObject, key: int, value: int, perm: int) -> int:
         raise _KeyTakenError from None
     except OSError:
         # There is no set, so the anchor is not needed; and in a sandbox without semget `ipcio gc` could not remove it.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(anchor)
         raise
     sysv.set_value(number, value)

@@ -32,6 +32,10 @@ BUSY: tuple[type[OSError], ...] = (BlockingIOError,)
 _ACCESS = {SHARE: win32.FILE_READ_DATA, EXCLUDE: win32.FILE_WRITE_DATA}
 
 
+def prepare() -> None:
+    pass  # all of it is imported already
+
+
 def request(kind: int, start: int, length: int, /) -> tuple[int, int, int]:
     start, length = index(start), index(length)
     stop = start + length if length else END

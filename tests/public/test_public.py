@@ -302,6 +302,31 @@ def test_importing_the_package_pulls_in_nothing():
     assert set(pulled_in("ipcio")) == {"ipcio", "__future__"}
 
 
+SLOW = {  # each of these takes longer than most modules of ipcio
+    "collections",
+    "contextlib",
+    "ctypes",
+    "enum",
+    "functools",
+    "importlib",
+    "inspect",
+    "operator",
+    "re",
+    "subprocess",
+    "threading",
+    "types",
+    "typing",
+    "weakref",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the calls of Windows are declared with ctypes")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="ipcio._light has the modules of CPython in C")
+@pytest.mark.parametrize("module", [each for each in PUBLIC if each.removeprefix("ipcio.") in ipcio.__all__])
+def test_importing_pulls_in_no_slow_module_of_the_standard_library(module):
+    assert not SLOW.intersection(pulled_in(module))
+
+
 @pytest.mark.parametrize("module", FREE_OF)
 def test_importing_pulls_in_nothing_of_other_features(module):
     # typing is the exception: every module asks it what TYPE_CHECKING is.  Which modules

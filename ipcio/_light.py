@@ -1,0 +1,123 @@
+"""What ipcio needs of `functools`, `contextlib`, `operator`, `weakref` and `math`.
+
+To import those takes as long as a third of ipcio, because they import `collections`, `types` and
+`reprlib`.  CPython builds them on modules in C, which are loaded at its start anyway.
+"""
+
+from __future__ import annotations
+
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections import deque
+    from contextlib import contextmanager, nullcontext, suppress
+    from functools import cache, lru_cache, partial
+    from math import inf, isnan
+    from operator import attrgetter, index, itemgetter, length_hint, methodcaller
+    from weakref import WeakSet, ref
+else:
+    from _weakrefset import WeakSet
+
+    try:
+        from _collections import deque
+        from _functools import _lru_cache_wrapper, partial
+        from _operator import attrgetter, index, itemgetter, length_hint, methodcaller
+        from _weakref import ref
+    except ImportError:  # another Python
+        from collections import deque
+        from functools import cache, lru_cache, partial
+        from operator import attrgetter, index, itemgetter, length_hint, methodcaller
+        from weakref import ref
+    else:
+
+        def _as_tuple(*numbers):
+            return numbers
+
+        def lru_cache(size):
+            """Decorate a function to keep the results of so many calls."""
+            return lambda function: _lru_cache_wrapper(function, size, False, _as_tuple)
+
+        cache = lru_cache(None)
+
+    inf = float("inf")
+
+    def isnan(number):
+        """Return whether that is not a number."""
+        return number != number  # noqa: PLR0124
+
+    class suppress:  # noqa: N801 -- the name in contextlib
+        """A block that such errors end, and nothing else."""
+
+        __slots__ = ("_errors",)
+
+        def __init__(self, *errors):
+            self._errors = errors
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, kind, error, traceback):
+            return kind is not None and issubclass(kind, self._errors)
+
+    class nullcontext:  # noqa: N801
+        """A block without an effect."""
+
+        __slots__ = ()
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            pass
+
+    class _Block:
+        __slots__ = ("_steps",)
+
+        def __init__(self, steps):
+            self._steps = steps
+
+        def __enter__(self):
+            return next(self._steps)
+
+        def __exit__(self, kind, error, traceback):
+            if kind is None:
+                next(self._steps, None)
+                return False
+            try:
+                self._steps.throw(error)
+            except StopIteration:
+                return True
+            except BaseException as raised:
+                if raised is not error:
+                    raise
+            return False
+
+    def contextmanager(function):
+        """Decorate a generator to be a block around its one ``yield``."""
+
+        def block(*arguments, **options):
+            return _Block(function(*arguments, **options))
+
+        block.__doc__ = function.__doc__
+        return block
+
+
+# For type checkers: what was imported above is offered to other modules.
+__all__ = [
+    "WeakSet",
+    "attrgetter",
+    "cache",
+    "contextmanager",
+    "deque",
+    "index",
+    "inf",
+    "isnan",
+    "itemgetter",
+    "length_hint",
+    "lru_cache",
+    "methodcaller",
+    "nullcontext",
+    "partial",
+    "ref",
+    "suppress",
+]
