@@ -13,20 +13,18 @@ if TYPE_CHECKING:
     from contextlib import contextmanager, nullcontext, suppress
     from functools import cache, lru_cache, partial
     from math import inf, isnan
-    from operator import attrgetter, index, itemgetter, length_hint, methodcaller
-    from weakref import WeakSet, ref
+    from operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
+    from weakref import ref
 else:
-    from _weakrefset import WeakSet
-
     try:
         from _collections import deque
         from _functools import _lru_cache_wrapper, partial
-        from _operator import attrgetter, index, itemgetter, length_hint, methodcaller
+        from _operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
         from _weakref import ref
     except ImportError:  # another Python
         from collections import deque
         from functools import cache, lru_cache, partial
-        from operator import attrgetter, index, itemgetter, length_hint, methodcaller
+        from operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
         from weakref import ref
     else:
 
@@ -104,7 +102,6 @@ else:
 
 # For type checkers: what was imported above is offered to other modules.
 __all__ = [
-    "WeakSet",
     "attrgetter",
     "cache",
     "contextmanager",
@@ -119,5 +116,6 @@ __all__ = [
     "nullcontext",
     "partial",
     "ref",
+    "setitem",
     "suppress",
 ]

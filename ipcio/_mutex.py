@@ -8,11 +8,11 @@ signal handler loses what was acquired is described in `ipcio._record`.
 from __future__ import annotations
 
 import errno
-from functools import partial
 from itertools import repeat, starmap
 
 from ipcio._event_loop import acquire
 from ipcio._layout import LOCKS, WORDS
+from ipcio._light import partial
 from ipcio._named import KIND_FLAG, NamedHandle, parts
 from ipcio._record import calling
 from ipcio._timeouts import check_timeout, now

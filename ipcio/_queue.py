@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import sys
-from functools import partial
 from itertools import repeat, starmap
 from queue import Empty, Full
 
@@ -13,6 +12,7 @@ from ipcio._bells import bell
 from ipcio._bytes import raw_bytes
 from ipcio._event_loop import try_until
 from ipcio._layout import DATA, LOCKS
+from ipcio._light import partial
 from ipcio._named import NamedHandle, parts
 from ipcio._record import calling
 from ipcio._ring import ShutDown, check_seconds

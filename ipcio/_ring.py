@@ -19,11 +19,9 @@ Then the message has been put; one that has been taken is kept for the next call
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
-from functools import partial
 from itertools import repeat, starmap
-from operator import setitem
 
+from ipcio._light import partial, setitem, suppress
 from ipcio._record import calling, exhaust, in_turn
 from ipcio._ring_state import (
     CELLS,

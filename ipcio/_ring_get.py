@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from _thread import get_ident
-from functools import partial
 from queue import Empty
 
 from ipcio._bytes import writable_bytes
+from ipcio._light import partial
 from ipcio._record import calling
 from ipcio._ring import NO_TASK, Ring, ShutDown, acquiring, check_seconds, release_after_error
 from ipcio._ring_state import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from functools import partial
 from queue import Full
 
 from ipcio._bytes import raw_bytes
+from ipcio._light import partial
 from ipcio._record import calling
 from ipcio._ring import NO_TASK, Ring, ShutDown, acquiring, check_seconds, release_after_error
 from ipcio._ring_state import BOOK_KEEPING, HEAD, POSITION, READERS_WAIT, RECORD, SHUT_DOWN, STEP, TAIL, WRITERS_WAIT

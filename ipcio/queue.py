@@ -30,10 +30,10 @@ Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (POSIX has 
 
 from __future__ import annotations
 
-from operator import index
 from queue import Empty, Full
 
 from ipcio import _named
+from ipcio._light import index
 from ipcio._queue import Queue
 from ipcio._ring import ShutDown
 from ipcio._ring_state import BOOK_KEEPING, LARGEST

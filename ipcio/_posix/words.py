@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
 import sys
 from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
+from ipcio._light import cache, partial
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 from ipcio._words import PolledWords, WordsInMemory
@@ -93,7 +93,7 @@ def _number() -> int | None:
     return next((number for name, size, number in _NUMBERS if machine.startswith(name) and size == pointer), None)
 
 
-@functools.cache
+@cache
 def _futex() -> Callable[..., int] | None:
     """Return the call, for six arguments of the type ``c_long``; None where it does not do what is needed."""
     number = _number()
@@ -101,7 +101,7 @@ def _futex() -> Callable[..., int] | None:
     if number is None or call is None:
         return None
     call.restype = ctypes.c_long
-    futex = functools.partial(call, ctypes.c_long(number))
+    futex = partial(call, ctypes.c_long(number))
     with mmap.mmap(-1, mmap.PAGESIZE) as memory:
         word = ctypes.c_uint32.from_buffer(memory)
         at = ctypes.c_long(ctypes.addressof(word))
@@ -116,7 +116,7 @@ def _futex() -> Callable[..., int] | None:
     return futex if works else None
 
 
-@functools.cache
+@cache
 def _operation(kind: int, argument: int) -> ctypes.c_long:
     """Return the last argument of FUTEX_WAKE_OP; the one of the operation is 0 to 2047."""
     if not 0 <= argument <= _LARGEST:
