@@ -7,8 +7,8 @@ that was cancelled.  So the task itself tries again and again, and sleeps in bet
 from __future__ import annotations
 
 from itertools import repeat, starmap
+from math import inf
 
-from ipcio._light import inf
 from ipcio._record import calling
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What ipcio needs of `functools`, `contextlib`, `operator`, `weakref` and `math`.
+"""What ipcio needs of `functools`, `contextlib`, `operator` and `weakref`.
 
 To import those takes as long as a third of ipcio, because they import `collections`, `types` and
 `reprlib`.  CPython builds them on modules in C, which are loaded at its start anyway.
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections import deque
     from contextlib import contextmanager, nullcontext, suppress
     from functools import cache, lru_cache, partial
-    from math import inf, isnan
     from operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
     from weakref import ref
 else:
@@ -36,12 +35,6 @@ else:
             return lambda function: _lru_cache_wrapper(function, size, False, _as_tuple)
 
         cache = lru_cache(None)
-
-    inf = float("inf")
-
-    def isnan(number):
-        """Return whether that is not a number."""
-        return number != number  # noqa: PLR0124
 
     class suppress:  # noqa: N801 -- the name in contextlib
         """A block that such errors end, and nothing else."""
@@ -107,8 +100,6 @@ __all__ = [
     "contextmanager",
     "deque",
     "index",
-    "inf",
-    "isnan",
     "itemgetter",
     "length_hint",
     "lru_cache",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from math import isnan
 
-from ipcio._light import isnan, suppress
+from ipcio._light import suppress
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

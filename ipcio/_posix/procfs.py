@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from math import inf
 
 from ipcio._backend import Owner
-from ipcio._light import inf
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
