@@ -15,7 +15,7 @@ from ipcio._ring_state import BOOK_KEEPING
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import BinaryIO, NoReturn
 
     from typing_extensions import Buffer
 
@@ -70,6 +70,10 @@ class QueueWriter(_QueueFile):
     def writable(self) -> bool:
         """Return True."""
         return True
+
+    def readinto(self, buffer: Buffer, /) -> NoReturn:
+        """Raise `io.UnsupportedOperation`."""
+        raise io.UnsupportedOperation("not readable: reader() of the queue gives a file that is")
 
     def write(self, data: Buffer, /) -> int:
         """Put the bytes as a message and return their number.
@@ -126,6 +130,10 @@ class QueueReader(_QueueFile):
     def readable(self) -> bool:
         """Return True."""
         return True
+
+    def write(self, data: Buffer, /) -> NoReturn:
+        """Raise `io.UnsupportedOperation`."""
+        raise io.UnsupportedOperation("not writable: writer() of the queue gives a file that is")
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Copy what comes next, at most as many bytes as the buffer has; return how many, 0 at the end.
