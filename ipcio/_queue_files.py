@@ -71,7 +71,7 @@ class QueueWriter(_QueueFile):
         """Return True."""
         return True
 
-    def readinto(self, buffer: Buffer, /) -> NoReturn:
+    def readinto(self, _: Buffer, /) -> NoReturn:
         """Raise `io.UnsupportedOperation`."""
         raise io.UnsupportedOperation("not readable: reader() of the queue gives a file that is")
 
@@ -131,7 +131,7 @@ class QueueReader(_QueueFile):
         """Return True."""
         return True
 
-    def write(self, data: Buffer, /) -> NoReturn:
+    def write(self, _: Buffer, /) -> NoReturn:
         """Raise `io.UnsupportedOperation`."""
         raise io.UnsupportedOperation("not writable: writer() of the queue gives a file that is")
 

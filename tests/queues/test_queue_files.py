@@ -196,7 +196,8 @@ def test_copyfileobj(q, peer, tmp_path):
     other = peer(f"import shutil; q = queue.attach({q.name!r})")
     other.send(
         "run",
-        f"with open({str(tmp_path / 'in')!r}, 'rb') as source, q.writer() as w: shutil.copyfileobj(source, w)\nq.shutdown()",
+        f"with open({str(tmp_path / 'in')!r}, 'rb') as source, q.writer() as w:\n"
+        "    shutil.copyfileobj(source, w)\nq.shutdown()",
     )
     with open(tmp_path / "out", "wb") as target, q.reader() as r:
         shutil.copyfileobj(r, target)

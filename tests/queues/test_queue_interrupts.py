@@ -116,7 +116,7 @@ def test_an_interrupted_read_of_the_file_has_read_nothing(name):
         assert reader.read(100) == b"456789"
 
 
-class Handled(Exception):
+class HandledError(Exception):
     pass
 
 
@@ -124,7 +124,7 @@ class Handled(Exception):
 @pytest.mark.parametrize("perm", [0o600, 0o666])
 def test_a_handler_that_raises_ends_every_wait_soon(name, perm):
     def handler(*_):
-        raise Handled
+        raise HandledError
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
@@ -140,7 +140,7 @@ def test_a_handler_that_raises_ends_every_wait_soon(name, perm):
 
                 timer = threading.Timer(0.05, send)
                 timer.start()
-                with pytest.raises(Handled):
+                with pytest.raises(HandledError):
                     waiting()
                 assert time.monotonic() - sent[0] < 0.5
                 timer.join()
