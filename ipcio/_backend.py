@@ -12,6 +12,7 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
+    import os
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
@@ -316,11 +317,11 @@ class PartsBackend(Protocol):
 
 
 class MappedFile(NamedTuple):
-    """A file that a back end mapped: as `Mapped`, but the memory is a map everywhere, and there is no share."""
+    """A file that a back end mapped."""
 
-    memory: mmap.mmap | None
+    memory: mmap.mmap | None  # of no bytes
     fd: int
-    share: None = None
+    status: os.stat_result  # of the file
 
 
 class MmapBackend(Protocol):

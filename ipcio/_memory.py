@@ -75,19 +75,20 @@ class OpenMemory(_RawBinaryFile):
         file_offset: int = 0,
         share: Share | None = None,
         created: bool = False,
+        opened: os.stat_result | None = None,
     ) -> None:
         """Keep what a call has opened."""
         self._fd = fd
         self._lent = -1
         self._share = share
-        self._opened = None
+        self._opened = opened
         self._memory = memory  # from here on `__del__` gives all of it back, whatever is raised
         self._name = name
         self._mode = mode
         self._reduce = reduce
         self._file_offset = file_offset
         self._created = created
-        if share is None and fd >= 0:
+        if opened is None and share is None and fd >= 0:
             self._opened = os.fstat(fd)
 
     def _check_open(self) -> Memory:
@@ -167,7 +168,8 @@ def _is_open(fd: int, opened: os.stat_result | None) -> bool:
     if opened is None:  # that could not be seen
         return True
     try:
-        return os.path.samestat(os.fstat(fd), opened)
+        now = os.fstat(fd)
+        return now.st_ino == opened.st_ino and now.st_dev == opened.st_dev
     except OSError as error:
         return error.errno != errno.EBADF
 

@@ -102,17 +102,19 @@ def open(
     file = _path_or_descriptor(path)
     name = getattr(path, "name", file) if hasattr(path, "fileno") else path
     prepare()
-    absolute = None if isinstance(file, int) else os.path.abspath(file)
+    absolute = None if isinstance(file, int) else file if os.path.isabs(file) else os.path.abspath(file)
 
     def handle(mapping: MappedFile) -> MemoryFile:
-        memory, fd, _ = mapping
+        memory, fd, status = mapping
 
         def reduce(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
             return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 
         if memory is None:
-            return MemoryFile._over(None, memoryview(bytearray()), name, _MODES[mode], reduce, fd, offset)
-        return FastFile._over(memory, memory, name, _MODES[mode], reduce, fd, offset)
+            return MemoryFile._over(
+                None, memoryview(bytearray()), name, _MODES[mode], reduce, fd, offset, None, False, status
+            )
+        return FastFile._over(memory, memory, name, _MODES[mode], reduce, fd, offset, None, False, status)
 
     opened = _backend.open(file, writable=mode != "r", offset=offset, size=size, into=handle)
     if reserve:

@@ -43,7 +43,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
         with fork_lock:
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
             opened.fd = -1
-            return into(MappedFile(mapping.pop(), fd))
+            return into(MappedFile(mapping.pop(), fd, info))
 
 
 def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.mmap:

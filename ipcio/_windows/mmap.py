@@ -32,7 +32,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
     except BaseException:
         os.close(fd)
         raise
-    return into(MappedFile(memory, fd))
+    return into(MappedFile(memory, fd, os.fstat(fd)))
 
 
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:
