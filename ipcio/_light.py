@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from contextlib import contextmanager, nullcontext, suppress
     from functools import cache, lru_cache, partial
     from operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
-    from weakref import ref
+    from weakref import WeakSet, WeakValueDictionary, ref
 else:
     try:
         from _collections import deque
         from _functools import _lru_cache_wrapper, partial
         from _operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
-        from _weakref import ref
+        from _weakref import _remove_dead_weakref, ref
     except ImportError:  # another Python
         from collections import deque
         from functools import cache, lru_cache, partial
         from operator import attrgetter, index, itemgetter, length_hint, methodcaller, setitem
-        from weakref import ref
+        from weakref import WeakSet, WeakValueDictionary, ref
     else:
 
         def _as_tuple(*numbers):
@@ -32,9 +32,61 @@ else:
 
         def lru_cache(size):
             """Decorate a function to keep the results of so many calls."""
-            return lambda function: _lru_cache_wrapper(function, size, False, _as_tuple)
+
+            def keep(function):
+                kept = _lru_cache_wrapper(function, size, False, _as_tuple)
+                kept.__wrapped__ = function
+                kept.__doc__ = function.__doc__
+                return kept
+
+            return keep
 
         cache = lru_cache(None)
+
+        class WeakSet:
+            """Objects, as long as anything else refers to them."""
+
+            __slots__ = ("_references",)
+
+            def __init__(self):
+                self._references = set()
+
+            def add(self, item):
+                """Add one."""
+                self._references.add(ref(item, self._references.discard))
+
+            def __iter__(self):
+                return iter([item for each in list(self._references) if (item := each()) is not None])
+
+        class WeakValueDictionary:
+            """Objects by a key, as long as anything else refers to them."""
+
+            __slots__ = ("_references",)
+
+            def __init__(self):
+                self._references = {}
+
+            def get(self, key):
+                """Return the object, or None."""
+                found = self._references.get(key)
+                return None if found is None else found()
+
+            def __setitem__(self, key, item):
+                self._references[key] = ref(item, partial(_forget, self._references, key))
+
+            def setdefault(self, key, default):
+                """Return the object; if there is none, put `default` there."""
+                found = self.get(key)
+                if found is None:
+                    self[key] = found = default
+                return found
+
+            def values(self):
+                """Return the objects."""
+                return [item for each in list(self._references.values()) if (item := each()) is not None]
+
+        def _forget(references, key, _):
+            _remove_dead_weakref(references, key)  # in one step, so never one that was put there since
 
     class suppress:  # noqa: N801 -- the name in contextlib
         """A block that such errors end, and nothing else."""
@@ -95,6 +147,8 @@ else:
 
 # For type checkers: what was imported above is offered to other modules.
 __all__ = [
+    "WeakSet",
+    "WeakValueDictionary",
     "attrgetter",
     "cache",
     "contextmanager",

@@ -6,8 +6,8 @@ import errno
 import mmap
 import sys
 from itertools import repeat, starmap
-from queue import Empty, Full
 
+from ipcio import _queue_errors as errors
 from ipcio._bells import bell
 from ipcio._bytes import raw_bytes
 from ipcio._event_loop import try_until
@@ -15,7 +15,7 @@ from ipcio._layout import DATA, LOCKS
 from ipcio._light import partial
 from ipcio._named import NamedHandle, parts
 from ipcio._record import calling
-from ipcio._ring import ShutDown, check_seconds
+from ipcio._ring import check_seconds
 from ipcio._ring_get import Readers
 from ipcio._ring_put import Writers
 from ipcio._ring_state import BOOK_KEEPING, CAPACITY, CELL, CELLS, HEAD, LARGEST, READERS_BELL, TAIL, WRITERS_BELL
@@ -58,6 +58,7 @@ class Queue(NamedHandle, Writers, Readers):
             cells[TAIL] = cells[HEAD] = DATA
 
     def _set_up(self, opened: OpenObject, flags: int) -> None:  # noqa: ARG002 -- a queue has none
+        _ = errors.ShutDown, errors.Full  # to have them imported
         at = CAPACITY * CELL
         size = int.from_bytes(parts.read(opened.fd, opened.memory, at + CELL)[at:], sys.byteorder)
         if not BOOK_KEEPING <= size <= min(len(opened.memory) - DATA, LARGEST):
@@ -99,7 +100,7 @@ class Queue(NamedHandle, Writers, Readers):
         try:
             for message in calling(self.get):
                 return message
-        except ShutDown:
+        except errors.ShutDown:
             pass
         raise StopIteration
 
@@ -120,7 +121,7 @@ class Queue(NamedHandle, Writers, Readers):
             self._check_length(len(view))
             if await try_until(partial(self._try_put, view, len(view), 0, 0), seconds):
                 return
-            raise Full
+            raise errors.Full
         except BaseException:
             view.release()
             raise
@@ -134,7 +135,7 @@ class Queue(NamedHandle, Writers, Readers):
         message: bytes | None = await try_until(partial(self._try_take, None, 0, 0), seconds)
         if message is not None:
             return message
-        raise Empty
+        raise errors.Empty
 
     def __aiter__(self) -> Self:
         return self
@@ -142,7 +143,7 @@ class Queue(NamedHandle, Writers, Readers):
     async def __anext__(self) -> bytes:
         try:
             return await self.get_async()
-        except ShutDown:
+        except errors.ShutDown:
             raise StopAsyncIteration from None
 
     # -- as a file -------------------------------------------------------------

@@ -6,11 +6,11 @@ import errno
 import io
 from itertools import repeat, starmap
 
+from ipcio import _queue_errors as errors
 from ipcio._bytes import raw_bytes, writable_bytes
 from ipcio._forklock import fork_lock
 from ipcio._memory import CLOSED
 from ipcio._record import calling
-from ipcio._ring import ShutDown
 from ipcio._ring_state import BOOK_KEEPING
 from ipcio._typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ class QueueWriter(_QueueFile):
                 for _ in calling(self._queue.put, data):
                     return length
             return self._write_pieces(raw_bytes(data), most)
-        except ShutDown:
+        except errors.ShutDown:
             raise BrokenPipeError(errno.EPIPE, "the queue was shut down", self.name) from None
 
     def _write_pieces(self, view: memoryview[int], most: int) -> int:
@@ -149,7 +149,7 @@ class QueueReader(_QueueFile):
                     if count:
                         return count
                 self._messages.extend(calling(self._queue.get))
-        except ShutDown:
+        except errors.ShutDown:
             pass
         except BaseException:
             view.release()

@@ -18,7 +18,6 @@ Then the message has been put; one that has been taken is kept for the next call
 
 from __future__ import annotations
 
-import sys
 from itertools import repeat, starmap
 
 from ipcio._light import partial, setitem, suppress
@@ -67,14 +66,6 @@ if TYPE_CHECKING:
         def wait(self, before: object, seconds: float, /) -> object:
             """Wait so long, or until it has been rung since it was `before`."""
             ...
-
-
-if sys.version_info >= (3, 13):
-    from queue import ShutDown as ShutDown  # noqa: PLC0414 -- for the other modules
-else:
-
-    class ShutDown(Exception):  # noqa: N818 -- the standard library's word
-        """The queue was shut down: nothing can be put, and nothing is left in it."""
 
 
 SLICE = 0.1  # seconds until a process that waits looks again

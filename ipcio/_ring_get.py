@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from _thread import get_ident
-from queue import Empty
 
+from ipcio import _queue_errors as errors
 from ipcio._bytes import writable_bytes
 from ipcio._light import partial
 from ipcio._record import calling
-from ipcio._ring import NO_TASK, Ring, ShutDown, acquiring, check_seconds, release_after_error
+from ipcio._ring import NO_TASK, Ring, acquiring, check_seconds, release_after_error
 from ipcio._ring_state import (
     BOOK_KEEPING,
     HEAD,
@@ -109,7 +109,7 @@ class Readers(Ring):
         for result in calling(self._until, attempt, code, seconds, self._readers_bell, READERS_WAIT):
             if result is not None:
                 return result
-        raise Empty
+        raise errors.Empty
 
     def _try_take(  # noqa: C901,PLR0912 -- one step after another
         self, into: memoryview[int] | None, code: int, seconds: float | None, task: Any = NO_TASK
@@ -145,7 +145,7 @@ class Readers(Ring):
                                 for _ in wake[flags[WRITERS_WAIT] != 0]:
                                     return result
                     elif tail & SHUT_DOWN:
-                        raise ShutDown
+                        raise errors.ShutDown
                 except BaseException:
                     if taken is not None:
                         self._kept[get_ident()] = taken if into is None else bytes(into[:taken])

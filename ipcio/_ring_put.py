@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from queue import Full
 
+from ipcio import _queue_errors as errors
 from ipcio._bytes import raw_bytes
 from ipcio._light import partial
 from ipcio._record import calling
-from ipcio._ring import NO_TASK, Ring, ShutDown, acquiring, check_seconds, release_after_error
+from ipcio._ring import NO_TASK, Ring, acquiring, check_seconds, release_after_error
 from ipcio._ring_state import BOOK_KEEPING, HEAD, POSITION, READERS_WAIT, RECORD, SHUT_DOWN, STEP, TAIL, WRITERS_WAIT
 from ipcio._typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ class Writers(Ring):
         for done in calling(self._until, attempt, code, seconds, self._writers_bell, WRITERS_WAIT):
             if done is not None:
                 return
-        raise Full
+        raise errors.Full
 
     def _try_put(self, data: Buffer, length: int, code: int, seconds: float | None, task: Any = NO_TASK) -> bool | None:
         """Put if there is room, the lock can be acquired in time, and the task is not cancelled; else return None.
@@ -104,7 +104,7 @@ class Writers(Ring):
                     tail = cells[TAIL]
                     used, _ = self._used(tail, cells[HEAD])
                     if tail & SHUT_DOWN:
-                        raise ShutDown
+                        raise errors.ShutDown
                     if length + BOOK_KEEPING <= self._size - used:
                         at = tail & POSITION
                         self._write(contents, at, _pack(length, tail))

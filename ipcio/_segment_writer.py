@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from weakref import WeakSet
 
 from ipcio._bytes import raw_bytes
+from ipcio._light import WeakSet
 from ipcio._typing import TYPE_CHECKING
 
 if sys.platform != "win32":

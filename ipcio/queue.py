@@ -30,13 +30,14 @@ Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (POSIX has 
 
 from __future__ import annotations
 
-from queue import Empty, Full
-
-from ipcio import _named
+from ipcio import _named, _queue_errors
 from ipcio._light import index
 from ipcio._queue import Queue
-from ipcio._ring import ShutDown
 from ipcio._ring_state import BOOK_KEEPING, LARGEST
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipcio._queue_errors import Empty, Full, ShutDown
 
 __all__ = ["Empty", "Full", "ShutDown", "attach", "create", "unlink"]
 
@@ -116,6 +117,14 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     `NotImplementedError` on Windows, which removes a name with the last handle and in no other way.
     """
     _named.unlink(Queue.KIND, name, missing_ok=missing_ok)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:  # the exceptions
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(_queue_errors, name)
 
 
 def __dir__() -> list[str]:

@@ -7,11 +7,11 @@ released after the command, so the command is a child (`supervising`).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 
+from ipcio._light import contextmanager
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def become(command: list[str]) -> NoReturn:
     os.execvp(command[0], command)  # noqa: S606 -- the command is the user's own
 
 
-@contextlib.contextmanager
+@contextmanager
 def supervising() -> Generator[Callable[[list[str]], int], None, None]:
     """Provide a function that runs a command as a child and returns its exit status, 128 + n after a signal n.
 

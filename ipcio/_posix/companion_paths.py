@@ -14,7 +14,6 @@ second directory while the first exists.  The rule is applied each time the dire
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
@@ -22,6 +21,7 @@ import sys
 import time
 from itertools import count
 
+from ipcio._light import contextmanager, suppress
 from ipcio._names import SEGMENTS
 from ipcio._typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def directory() -> str:
 
 def _first(user: int) -> str:
     if sys.platform == "darwin":
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             own = (os.confstr(_DARWIN_USER_DIR) or "").rstrip("/")
             info = os.lstat(own)
             if stat.S_ISDIR(info.st_mode) and info.st_uid == user and not info.st_mode & 0o022:
@@ -87,7 +87,7 @@ def _make(first: str, user: int) -> str:
     raise AssertionError("unreachable")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _alone(root: str) -> Generator[None, None, None]:
     """Keep the user's other processes from making one, too.  If another user keeps the lock, run without."""
     fd = os.open(root, os.O_RDONLY | os.O_CLOEXEC)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -13,6 +12,7 @@ import struct
 import time
 
 from ipcio._forklock import fork_lock
+from ipcio._light import suppress
 from ipcio._posix.semlock import PosixSemaphore
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
@@ -166,6 +166,6 @@ def unlink_ours(record: Record | None, info: os.stat_result) -> None:
     """Remove the object of a companion, the file that `info` is of, unless it is another program's."""
     if record is None or record.state == FOREIGN:
         return
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    with suppress(FileNotFoundError, PermissionError):
         if _is_ours(record, info):
             unlink_object(record.kind, record.name)

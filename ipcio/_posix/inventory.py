@@ -8,14 +8,13 @@ still there after no holder was seen.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import functools
 import os
 import stat
 import time
 
 from ipcio._backend import ProcessInfo
+from ipcio._light import cache, suppress
 from ipcio._names import SEGMENTS
 from ipcio._posix import lifetime, namespace, object_files, procfs, undo, undo_record, writer
 from ipcio._posix.namespace import NAMES_ARE_FILES
@@ -65,7 +64,7 @@ def _describe_all(
 def exists(name: str, kinds: Collection[str]) -> bool:
     place = namespace.directory()
     paths = [namespace.segment_path(name), *namespace.semaphore_paths(name, place)]
-    with contextlib.suppress(OSError):  # the name is too long
+    with suppress(OSError):  # the name is too long
         paths += [namespace.segment_path(name, kind) for kind in SEGMENTS]
     found = [each for each in _find_all(map(os.path.basename, paths)) if each.name == name and each.kind in kinds]
     managed = {procfs.file_key(each.info) for each in found if each.is_managed}
@@ -97,7 +96,7 @@ def _find_all(entries: Iterable[str] | None = None) -> Iterator[ObjectFile]:
     for entry in os.listdir(place) if entries is None else dict.fromkeys(entries):
         path = f"{place}/{entry}"
         # If its owner exchanges, locks or forbids it meanwhile, the others are listed all the same.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             info = os.lstat(path)
             if stat.S_ISREG(info.st_mode):  # nothing else can be attached
                 yield object_files.identify(path, info)
@@ -126,7 +125,7 @@ def remove_orphans(skipped: Callable[[str, str], object], /, *, dry_run: bool) -
         yield from _find_orphans(place, skipped)
         return
     # An object that is in use now was so before, so the list is read once for all.
-    locks = functools.cache(_locks)
+    locks = cache(_locks)
     # Hidden names last: that of a crash-safe semaphore is removed along with its public one.
     for entry in sorted(os.listdir(place), key=lambda entry: (entry[0] == ".", entry)):
         try:

@@ -151,10 +151,8 @@ def semaphore_prefix() -> str:
     a file.  If it puts something before the name, the name is too long; otherwise there is no such
     semaphore.  Nothing is made.
     """
-    from importlib import import_module
-
     try:
-        raw = import_module("_multiprocessing").SemLock
+        raw = __import__("_multiprocessing").SemLock
     except ImportError:  # this Python has no semaphores, but may list and remove those of other programs
         return _GLIBC_PREFIX
     try:

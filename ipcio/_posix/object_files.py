@@ -6,8 +6,6 @@ removed or attached because of it.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import re
 import struct
@@ -16,6 +14,7 @@ import time
 
 from ipcio._backend import ObjectInfo
 from ipcio._layout import DATA, WORDS
+from ipcio._light import lru_cache, suppress
 from ipcio._names import SEGMENTS
 from ipcio._posix import lifetime, namespace, shared_names, undo_record
 from ipcio._posix.namespace import NAMES_ARE_FILES
@@ -208,7 +207,7 @@ def _value_in_file(path: str, info: os.stat_result) -> int | None:
 def _perm(found: ObjectFile) -> str | None:
     """Return the permissions; None where only the object has them, and does not show them."""
     if found.is_undo and found.record is not None:  # the set has the permissions of other users
-        with contextlib.suppress(OSError, ImportError):
+        with suppress(OSError, ImportError):
             number = undo_record.set_of(found.record, found.info)
             if number is not None:
                 from ipcio._posix import sysv
@@ -239,7 +238,7 @@ def _time_of_creation(found: ObjectFile) -> float:
     return created
 
 
-@functools.lru_cache(64)
+@lru_cache(64)
 def _user(number: int) -> str:
     import pwd
 

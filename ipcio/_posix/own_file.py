@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from weakref import WeakValueDictionary
 
+from ipcio._light import WeakValueDictionary
 from ipcio._posix import filelock, forks, namespace
 from ipcio._record import calling
 

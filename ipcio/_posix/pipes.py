@@ -8,10 +8,9 @@ import os
 import sys
 import termios
 from itertools import chain
-from weakref import WeakSet
 
 from ipcio._forklock import fork_lock
-from ipcio._light import suppress
+from ipcio._light import WeakSet, suppress
 from ipcio._record import calling, close_at, close_first, record_until
 from ipcio._typing import TYPE_CHECKING
 

@@ -24,10 +24,9 @@ import struct
 import sys
 from _thread import _local, allocate_lock, get_ident  # threading's own, without importing threading
 from itertools import repeat
-from weakref import WeakValueDictionary
 
 from ipcio._forklock import fork_lock
-from ipcio._light import partial
+from ipcio._light import WeakValueDictionary, partial
 from ipcio._posix import filelock, forks, lending, own_file
 from ipcio._posix.lending import LENT
 from ipcio._record import calling, exhaust, in_turn

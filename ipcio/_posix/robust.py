@@ -21,14 +21,13 @@ Importing this imports `ctypes`.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
 from _thread import get_native_id
 from itertools import repeat, starmap
-from weakref import WeakSet
 
+from ipcio._light import WeakSet, contextmanager
 from ipcio._posix import filelock, forks, lending, libc, pthread_mutex, thread_ids
 from ipcio._posix.lending import LENT
 from ipcio._posix.own_file import open_again
@@ -210,7 +209,7 @@ class RobustLock:
         with self._file() as fd:
             return lending.borrower(fd, self._borrowed)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _file(self) -> Generator[int, None, None]:
         """Open the object once more."""
         fd = open_again(self._fd, self._path, self._info)

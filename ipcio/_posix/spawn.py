@@ -20,10 +20,9 @@ from _posixsubprocess import fork_exec
 from grp import getgrnam
 from pwd import getpwnam
 from types import FunctionType, SimpleNamespace
-from weakref import WeakSet
 
 from ipcio._forklock import RLock
-from ipcio._light import itemgetter, suppress
+from ipcio._light import WeakSet, itemgetter, suppress
 from ipcio._posix.exits import at_the_end
 from ipcio._posix.pipes import Pipe, inherited, is_still
 from ipcio._posix.procfs import has_members

@@ -28,16 +28,15 @@ There is no descriptor of shared memory for the user: hardly anything could be d
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import struct
 import sys
-from functools import partial
 
 from ipcio._backend import Mapped
 from ipcio._first_contents import in_private_memory
 from ipcio._forklock import fork_lock
+from ipcio._light import partial, suppress
 from ipcio._posix import companions, lifetime, namespace, objects, removal
 from ipcio._posix.companion_paths import path_of
 from ipcio._posix.companions import FOREIGN, MAKING, READY
@@ -143,7 +142,7 @@ class _NewObject(NewRecord):
         """Give everything back, the object as well."""
         announced, self._announced = self._announced, False
         if announced:
-            with contextlib.suppress(OSError), directory_lock(self.path):
+            with suppress(OSError), directory_lock(self.path):
                 if lifetime.path_means(self.path, self.info):
                     info = os.fstat(self.fd)
                     companions.unlink_ours(companions.read(self.fd, info), info)
@@ -224,7 +223,7 @@ class NewSemaphore(_NewObject):
 
 def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
     """Give a new segment its permissions, as far as that can be done, and its size; map it."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.fchmod(fd, perm)
     try:
         os.ftruncate(fd, size)

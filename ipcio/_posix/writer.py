@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -11,6 +10,7 @@ import re
 import stat
 
 from ipcio._forklock import fork_lock
+from ipcio._light import suppress
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, objects, removal, shm
 from ipcio._posix.allocation import allocate, check_room
@@ -43,7 +43,7 @@ class _InPlace:
         self._replace = replace
         # To replace another segment, this one needs a name that can be renamed.
         path = f"{namespace.DIRECTORY}/.{invent_name()}" if replace else self._path
-        with objects.OpenObject(name, self._path), contextlib.suppress(FileNotFoundError):
+        with objects.OpenObject(name, self._path), suppress(FileNotFoundError):
             os.lstat(self._path)  # is the name too long?
         with store_files.NewSegment(name, path) as new:
             new.create_unnamed(perm)
@@ -120,7 +120,7 @@ class _ByCopy:
         self.name = name
         self._perm = perm
         self._replace = replace
-        with contextlib.suppress(FileNotFoundError):  # is there one, is the name too long?
+        with suppress(FileNotFoundError):  # is there one, is the name too long?
             shm.attach(name, writable=False, into=bool)
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -138,7 +138,7 @@ class _ByCopy:
         with mmap.mmap(self.fd, size, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
             while True:
                 if self._replace:
-                    with contextlib.suppress(FileNotFoundError):
+                    with suppress(FileNotFoundError):
                         shm.unlink(self.name)
                 try:
                     self._create(view)

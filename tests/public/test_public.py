@@ -324,8 +324,7 @@ SLOW = {  # each of these takes longer than most modules of ipcio
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="ipcio._light has the modules of CPython in C")
 @pytest.mark.parametrize("module", [each for each in PUBLIC if each.removeprefix("ipcio.") in ipcio.__all__])
 def test_importing_pulls_in_no_slow_module_of_the_standard_library(module):
-    after = ", queue" if module == "ipcio.queue" else ""  # whose exceptions it raises
-    assert not SLOW.intersection(pulled_in(module, after))
+    assert not SLOW.intersection(pulled_in(module))
 
 
 @pytest.mark.parametrize("module", FREE_OF)
