@@ -646,7 +646,8 @@ class ObjectInfo(NamedTuple):
     size: int | None
     """In bytes, of shared memory or a queue."""
     value: int | None
-    """Of a semaphore; of an event, 1 if it is set and 0 if not."""
+    """Of a semaphore; the number of messages in a queue; of an event, 1 if it is set and 0 if not; the process id of
+    the owner of a mutex, 0 if it is free."""
     undo: bool
     """Whether it is a crash-safe semaphore."""
     perm: str | None

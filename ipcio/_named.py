@@ -29,7 +29,7 @@ import sys
 from ipcio._backend import OpenObject
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
-from ipcio._layout import DATA, HEADER, LOCKS
+from ipcio._layout import DATA, HEADER, LOCKS, WIDE
 from ipcio._light import partial, suppress
 from ipcio._names import (
     CALLED,
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
 segments: ShmBackend = _chosen
 parts: PartsBackend = _chosen_parts
 
-_WIDE = 1
 KIND_FLAG = 0x100
 """The first flag of those that each kind gives a meaning of its own."""
 
@@ -124,7 +123,7 @@ class NamedHandle:
         wide = not parts.is_trusted(self._fd)
         layout = parts.lock_layout() if self.HAS_LOCKS else b""
         space = parts.process_namespace() if self.HAS_LOCKS else 0
-        memory[: HEADER.size] = HEADER.pack(_magic(self.KIND), flags | wide * _WIDE, 0, space, layout)
+        memory[: HEADER.size] = HEADER.pack(_magic(self.KIND), flags | wide * WIDE, 0, space, layout)
         if self.HAS_LOCKS:
             for at in LOCKS:
                 lock = parts.new_lock(wide=wide)
@@ -142,7 +141,7 @@ class NamedHandle:
             if magic.startswith(_magic(self.KIND, None)):
                 self._refuse("another version of ipcio made it, and this one does not know its layout")
             self._refuse(f"not {CALLED[self.KIND]}, or damaged: its header is another one")
-        trusted, wide = parts.is_trusted(self._fd), bool(flags & _WIDE)
+        trusted, wide = parts.is_trusted(self._fd), bool(flags & WIDE)
         if self.HAS_LOCKS and not wide:
             if not trusted:
                 text = f"another user owns it or may write to it, but it was created for one user alone: {_WIDEN}"

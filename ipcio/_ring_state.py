@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from ipcio._layout import MESSAGES, MESSAGES_AT, QUEUE_HEAD, QUEUE_TAIL
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,12 +47,10 @@ SHUT_DOWN = 1 << 33  # of the tail alone
 MESSAGE = 1 << 34
 STEP = MESSAGE + BOOK_KEEPING  # what an empty message adds to a cell
 LARGEST = POSITION - 0xFFFF  # size of a ring
-_COUNT_AT = 34
-_COUNT = (1 << 29) - 1
 _CARRY = 1 << 63
 
 # Numbers of the cells, with a cache line for each end; and offsets of 32-bit words that are waited for.
-TAIL, HEAD, READERS_WAIT, WRITERS_WAIT = 24, 32, 40, 48
+TAIL, HEAD, READERS_WAIT, WRITERS_WAIT = QUEUE_TAIL // 8, QUEUE_HEAD // 8, 40, 48
 READERS_BELL, WRITERS_BELL = 41 * 8, 49 * 8
 CAPACITY = 56
 CELLS = 64
@@ -105,7 +104,7 @@ class RingState:
 
     def _used(self, tail: int, head: int) -> tuple[int, int]:
         """Return how many bytes of the ring are in use, and how many messages there are."""
-        count = ((tail >> _COUNT_AT) - (head >> _COUNT_AT)) & _COUNT
+        count = ((tail >> MESSAGES_AT) - (head >> MESSAGES_AT)) & MESSAGES
         front, back = tail & POSITION, head & POSITION
         used = (front - back) % self._size
         if count and not used:

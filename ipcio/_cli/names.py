@@ -26,8 +26,19 @@ STATES = {
     "foreign": "created by another program",
 }
 
-MEANINGS: dict[str, dict[int | None, str]] = {"mutex": {}, "event": {0: "clear", 1: "set"}}
-"""What values mean, of the kinds of which they are not numbers."""
+
+def meaning(entry: ObjectInfo) -> str:
+    """Return what the value of an object means; nothing if there is none, or it is just a number."""
+    if entry.value is None:
+        return ""
+    if entry.kind == "event":
+        return "set" if entry.value else "clear"
+    if entry.kind == "mutex":
+        return f"owned by {entry.value}" if entry.value else "free"
+    if entry.kind == "queue":
+        return f"{entry.value} message{'s' * (entry.value != 1)}"
+    return ""
+
 
 _SIMILAR = 0.7  # of `difflib`: "pricse" and "prices" have 0.83
 

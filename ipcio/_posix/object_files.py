@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import struct
-import sys
 import time
 
 from ipcio._backend import ObjectInfo
-from ipcio._layout import DATA, WORDS
+from ipcio._layout import DATA
 from ipcio._light import lru_cache, suppress
 from ipcio._names import SEGMENTS
 from ipcio._posix import lifetime, namespace, shared_names, undo_record
 from ipcio._posix.namespace import NAMES_ARE_FILES
+from ipcio._posix.object_values import value_of
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     State: TypeAlias = Literal["live", "orphan", "persistent", "foreign"]
 
 _SEGMENTS: tuple[Literal["mutex", "event", "queue"], ...] = ("mutex", "event", "queue")
-_COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
-_LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl uses the bit above for itself
 _TEMPORARY = re.compile(r"\.ipcio-[0-9a-f]{16}")  # see `ipcio._posix.objects.NewObject`
 
 
@@ -147,7 +144,7 @@ def describe(found: ObjectFile, state: State, holders: list[ProcessInfo]) -> Obj
         found.kind,
         os.path.basename(found.path) if found.is_hidden else found.name,
         found.size,
-        value=_value(found),
+        value=value_of(found),
         undo=found.is_undo,
         perm=_perm(found),
         owner=_user(found.info.st_uid),
@@ -155,53 +152,6 @@ def describe(found: ObjectFile, state: State, holders: list[ProcessInfo]) -> Obj
         state=state,
         holders=holders,
     )
-
-
-def _value(found: ObjectFile) -> int | None:
-    try:
-        if found.kind == "event":
-            return _word(found.path, found.info, WORDS, 4) & 1
-        if found.kind != "sem":
-            return None
-        return _value_of_set(found) if found.is_undo else _value_in_file(found.path, found.info)
-    except (OSError, ImportError):
-        return None
-
-
-def _word(path: str, info: os.stat_result, at: int, size: int) -> int:
-    """Return a word of an object; `OSError` if it is not there any longer."""
-    fd = os.open(path, lifetime.PROBE)
-    try:
-        data = os.pread(fd, size, at)
-        if not os.path.samestat(os.fstat(fd), info) or len(data) != size:
-            raise FileNotFoundError
-    finally:
-        os.close(fd)
-    return int.from_bytes(data, sys.byteorder)
-
-
-def _value_of_set(found: ObjectFile) -> int | None:
-    number = undo_record.set_of(found.record, found.info) if found.record is not None else None
-    if number is None:
-        return None
-    from ipcio._posix import libc
-
-    value: int = libc.semctl(number, 0, libc.GETVAL)
-    return value if value >= 0 else None
-
-
-def _value_in_file(path: str, info: os.stat_result) -> int | None:
-    if not NAMES_ARE_FILES or _COUNT.size != namespace.SEMAPHORE:
-        return None
-    fd = os.open(path, lifetime.PROBE)
-    try:
-        data = os.pread(fd, namespace.SEMAPHORE, 0)
-        if not os.path.samestat(os.fstat(fd), info) or len(data) != namespace.SEMAPHORE:
-            return None
-    finally:
-        os.close(fd)
-    word: int = _COUNT.unpack(data)[0]
-    return word & _LARGEST
 
 
 def _perm(found: ObjectFile) -> str | None:

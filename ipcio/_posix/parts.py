@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 
+from ipcio._layout import RANGE_LOCKS
 from ipcio._posix import namespace
 from ipcio._typing import TYPE_CHECKING
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from ipcio._posix.file_bytes import FileBytes, FileCells
     from ipcio._posix.range_lock import RangeLock
     from ipcio._posix.robust import RobustLock
-
-_NO_MUTEXES = b"range"
 
 __all__ = ["by_calls", "is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 
@@ -46,7 +45,7 @@ def lock_layout() -> bytes:
     from ipcio._posix import pthread_mutex
 
     free = pthread_mutex.blank()
-    return _NO_MUTEXES if free is None else bytes((struct.calcsize("P"),)) + free[:31]
+    return RANGE_LOCKS if free is None else bytes((struct.calcsize("P"),)) + free[:31]
 
 
 def new_lock(*, wide: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""What an event promises between threads and processes: which of them wake up, what a wait costs, what a kill leaves."""
+"""What an event promises threads and processes: which of them wake up, what a wait costs, what a kill leaves."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Model:
     def __init__(self):
         self.word = 0
         self.asleep = set()
-        self.sets = []  # of each step that set the event: the process, and how many such steps there were when it read the word
+        self.sets = []  # of each step that set the event: the process, and how many there were when it read
 
     def wake(self):
         self.asleep.clear()

@@ -25,7 +25,6 @@ class Mutexes(Segment):
         handle._lock.give_back()
         return was_abandoned
 
-
     def lives(self, name):
         try:
             return super().lives(name)

@@ -15,7 +15,7 @@ from children import Forked, leave_orphan
 from named_contract import ordinary
 
 import ipcio
-from ipcio import sem, shm
+from ipcio import event, mutex, queue, sem, shm
 from ipcio._inventory import list_objects, remove_orphans
 
 if sys.platform != "win32":
@@ -103,6 +103,44 @@ def test_a_semaphore_and_its_value(name, undo, persist):
 def test_both_kinds_may_have_a_name(name):
     with shm.create(name, 1), closing(sem.create(name)):
         assert [(entry.kind, entry.state) for entry in found(name)] == [("shm", "live"), ("sem", "live")]
+
+
+@pytest.mark.needs("files", "fork", "proc")
+@pytest.mark.parametrize("perm", [0o600, 0o666])
+def test_a_mutex_and_the_process_of_its_owner(name, perm, peer):
+    """Not of one that was killed, and not of one that only has a handle."""
+    other = peer(f"from ipcio import mutex; m = mutex.create({name!r}, perm={perm})")
+    with closing(mutex.attach(name)) as m:
+        for _ in range(2):
+            assert [(entry.kind, entry.size, entry.value) for entry in found(name)] == [("mutex", None, 0)]
+            with m:
+                assert found(name)[0].value == HERE
+            other.run("m.acquire()")
+            assert found(name)[0].value == other.pid
+            other.run("m.release()")
+        other.run("m.acquire()")
+        other.kill()
+        assert found(name)[0].value == 0
+
+
+@pytest.mark.needs("files")
+def test_a_queue_and_how_many_messages_it_has(name):
+    with queue.create(name, 1000) as q:
+        for number in range(3):
+            assert [(entry.kind, entry.size, entry.value) for entry in found(name)] == [("queue", 1000, number)]
+            q.put(b"12345")
+        q.get()
+        assert found(name)[0].value == 2
+
+
+@pytest.mark.needs("files")
+def test_a_truncated_object_is_listed_without_what_cannot_be_read(name):
+    for module, arguments in (mutex, ()), (event, ()), (queue, (100,)):
+        handle = module.create(name, *arguments, perm=0o666)
+        kind = module.__name__.rpartition(".")[2]
+        os.truncate(f"/dev/shm/ipcio.{kind}.{name}", 0)
+        assert [(entry.kind, entry.value, entry.size or 0) for entry in found(name)] == [(kind, None, 0)]
+        handle.close()
 
 
 @pytest.mark.able(probe=lambda: not lacks("sections"))
@@ -326,7 +364,7 @@ def test_where_locks_are_not_listed_they_are_tried(name, monkeypatch):
 
 
 @pytest.mark.needs("files", "namespaces")
-@pytest.mark.parametrize("step", ["identify", "_locked", "_find_holders", "_value"])
+@pytest.mark.parametrize("step", ["identify", "_locked", "_find_holders", "value_of"])
 def test_what_goes_meanwhile_is_no_error_and_no_orphan(name, monkeypatch, step):
     """Before each step the objects go."""
     handles = [shm.create(name, 1), sem.create(name), sem.create(f"{name}-u", undo=True)]

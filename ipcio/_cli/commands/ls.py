@@ -9,7 +9,7 @@ import time
 
 from ipcio._cli import completion, table
 from ipcio._cli.common import add_names, seconds
-from ipcio._cli.names import KINDS, MEANINGS, STATES, choose, report_missing
+from ipcio._cli.names import KINDS, STATES, choose, meaning, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -201,9 +201,10 @@ def _row(entry: ObjectInfo, *, in_bytes: bool) -> tuple[str, ...]:
 
 def _amount(entry: ObjectInfo, *, in_bytes: bool) -> str:
     if entry.kind in {"shm", "queue"}:
-        return "-" if entry.size is None else str(entry.size) if in_bytes else size_of(entry.size)
-    if entry.kind in MEANINGS:
-        return MEANINGS[entry.kind].get(entry.value, "-")
+        size = "-" if entry.size is None else str(entry.size) if in_bytes else size_of(entry.size)
+        return ", ".join(filter(None, (size, meaning(entry))))
+    if entry.kind in {"mutex", "event"}:
+        return meaning(entry) or "-"
     value = "value ?" if entry.value is None else f"value {entry.value}"
     return f"{value} (undo)" if entry.undo else value
 

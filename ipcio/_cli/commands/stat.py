@@ -7,7 +7,7 @@ import sys
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_names
-from ipcio._cli.names import MEANINGS, STATES, choose, report_missing
+from ipcio._cli.names import STATES, choose, meaning, report_missing
 from ipcio._cli.table import printable, size_of
 from ipcio._typing import TYPE_CHECKING
 
@@ -62,8 +62,8 @@ def _facts(entry: ObjectInfo) -> Iterator[str]:
     if entry.size is not None:
         yield f"size: {entry.size} ({size_of(entry.size)})"
     if entry.value is not None:
-        meaning = MEANINGS.get(entry.kind, {}).get(entry.value)
-        yield f"value: {entry.value}" + (f" ({meaning})" if meaning else "")
+        explained = meaning(entry)
+        yield f"value: {entry.value}" + (f" ({explained})" if explained else "")
     if entry.kind == "sem":
         yield f"undo: {json.dumps(entry.undo)} ({'crash-safe' if entry.undo else 'not crash-safe'})"
     if entry.perm is not None:
