@@ -594,10 +594,13 @@ def test_a_call_that_does_something_else_is_not_used(monkeypatch):
     getppid = {"x86_64": 110, "aarch64": 173}.get(os.uname().machine)
     if words._futex() is None or getppid is None:
         pytest.skip("the number is not used here")
-    monkeypatch.setattr(words, "_number", lambda: getppid)
-    assert words._futex.__wrapped__() is None
-    monkeypatch.setattr(words, "_number", lambda: 10_000)  # no system call at all
-    assert words._futex.__wrapped__() is None
+    try:
+        for number in getppid, 10_000:  # the second is no system call at all
+            words._futex.cache_clear()
+            monkeypatch.setattr(words, "_number", lambda number=number: number)
+            assert words._futex() is None
+    finally:
+        words._futex.cache_clear()
 
 
 @pytest.mark.needs("posix")
