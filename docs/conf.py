@@ -38,8 +38,10 @@ autodoc_type_aliases = {
     "Event": "ipcio.Event",
     "ExitStatus": "ipcio.proc.ExitStatus",
     "MemoryFile": "ipcio.MemoryFile",
+    "Mutex": "ipcio.Mutex",
     "ObjectInfo": "ipcio.ObjectInfo",
     "Process": "ipcio.proc.Process",
+    "Queue": "ipcio.Queue",
     "Semaphore": "ipcio.Semaphore",
 }
 
