@@ -27,8 +27,8 @@ _NUMBER = 8  # bytes of the slot for the random number; the words for the owner 
 _PID, _THREAD, _ABANDONED = range(3)  # the words: the owner, and whether the last one ended without a release
 _THIS_PROCESS = os.getpid()
 
-_still_owned: dict[str, tuple[int, objects.Handles]] = {}
-"""Mutexes that a thread of this process owned when its last handle of ipcio on them was closed.
+_still_owned: dict[str, objects.Handle] = {}
+"""Mutexes that a thread, perhaps of this process, owned when a lock was collected.
 
 Windows would forget the owner with the last handle of all processes.
 """
@@ -42,7 +42,7 @@ def first_contents() -> bytes:
 class MutexLock:
     """A mutex of the kernel; the protocol is `ipcio._backend.Lock`."""
 
-    __slots__ = ("_handles", "_mutex", "_name", "_words")
+    __slots__ = ("_mutex", "_name", "_words")
 
     trying = releasing = repeat(1)
     notes = (1,)
@@ -50,10 +50,9 @@ class MutexLock:
     def __init__(self, opened: OpenObject, at: int) -> None:
         slot = memoryview(opened.memory)[at : at + _NUMBER + 12]
         self._words = slot[_NUMBER:].cast("I")
-        self._handles = objects.Handles()
         self._name = f"ipcio/{bytes(slot[:_NUMBER]).hex()}"
-        self._mutex = self._handles.open_or_create(win32.CreateMutex, None, False, self._name, called=opened.name)
-        for name, (mutex, _) in list(_still_owned.items()):
+        self._mutex = _open(self._name, opened.name)
+        for name, mutex in list(_still_owned.items()):
             if not objects.owned(mutex)[0]:
                 _still_owned.pop(name, None)
 
@@ -100,9 +99,6 @@ class MutexLock:
     def is_held(self) -> bool:
         return objects.owned(self._mutex)[0]
 
-    def is_held_here(self) -> bool:
-        return self._words[_PID] == _THIS_PROCESS and self.is_held()
-
     def owner(self) -> int | None:
         return self._words[_PID] or None if self.is_held() else None
 
@@ -113,8 +109,13 @@ class MutexLock:
         pass
 
     def __del__(self) -> None:
+        # By a handle of its own, and without a look at the memory: in a reference cycle, both may be gone.
         try:
-            if self.is_held_here():
-                _still_owned[self._name] = self._mutex, self._handles
+            if self.is_held():
+                _still_owned[self._name] = _open(self._name, self._name)
         except Exception:  # noqa: BLE001, S110 -- it was never opened, or the interpreter exits
             pass
+
+
+def _open(name: str, called: str) -> objects.Handle:
+    return objects.open_or_create(win32.CreateMutex, None, False, name, called=called)

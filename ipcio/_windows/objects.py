@@ -119,6 +119,28 @@ def owned(mutex: int) -> tuple[bool, bool]:
     return information.CurrentCount < 1, bool(information.OwnedByCaller)
 
 
+class Handle(int):
+    """A handle that is closed when nothing refers to this object any longer."""
+
+    __slots__ = ()
+
+    def __del__(self, _close: Callable[[int], object] = win32.CloseHandle) -> None:
+        _close(self)
+
+
+def open_or_create(function: Callable[..., int | None], *arguments: Any, called: str) -> Handle:
+    """Call a function that creates an object under a name, its last argument, or opens it if it exists.
+
+    Errors contain the name `called`.
+    """
+    with Handles() as mine:
+        if mine.call(function, *arguments):
+            return mine.give(Handle)
+        if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
+            raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
+        raise _failure(called)
+
+
 class Handles:
     """Handles that are closed together, the last one first: the share of a handle of ipcio in a name.
 
@@ -166,18 +188,6 @@ class Handles:
         if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
             raise OSError(errno.EINVAL, f"not {kind}, but an object of another kind", name)
         raise _failure(name)
-
-    def open_or_create(self, function: Callable[..., int | None], *arguments: Any, called: str) -> int:
-        """Call a function that creates an object under a name, its last argument, or opens it if it exists.
-
-        Errors contain the name `called`.
-        """
-        handle = self.call(function, *arguments)
-        if handle:
-            return handle
-        if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
-            raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
-        raise _failure(called)
 
     def find(self, function: Callable[..., int | None], access: int, name: str, called: str) -> int | None:
         """As `open`, but return None if there is no object of that kind."""

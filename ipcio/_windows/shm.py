@@ -16,6 +16,7 @@ opens before and closes after.  So as long as a section of ipcio's exists, its s
 from __future__ import annotations
 
 import ctypes
+import datetime as dt
 import errno
 import os
 import time
@@ -166,6 +167,18 @@ def _claim(share: objects.Handles, name: str) -> int:
         objects.wait_a_moment(start, name)  # another process makes it, closes it or looks for it
 
 
+class _Hidden(dt.tzinfo):
+    """Keeps a view, out of sight of the garbage collector: that does not see what a `datetime.time` refers to.
+
+    The collector calls `__del__` of all objects of a reference cycle that it sees.  So it would unmap the view
+    while a finalizer of the caller may still read the memory.
+    """
+
+    __slots__ = ("view",)
+
+    view: objects.Handles
+
+
 def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
     """Map all of a section.  It is unmapped when the last view of the memory is gone.
 
@@ -185,6 +198,9 @@ def _map(section: int, name: str, *, writable: bool) -> memoryview[int]:
         if about.State != win32.MEM_COMMIT:  # touching it would be the end of the process
             raise OSError(errno.EINVAL, "not shared memory that can be used: its pages are only reserved", name)
         whole: Any = (ctypes.c_ubyte * about.RegionSize).from_address(address)
-        whole.view = view  # which goes with it
+        make: Any = _Hidden  # which has none of the methods of a time zone
+        hidden: _Hidden = make()
+        hidden.view = view
+        whole.view = dt.time(tzinfo=hidden)  # which goes with it
         memory = PickleBuffer(whole).raw()
         return memory if writable else memory.toreadonly()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import _winapi
 import random
-from ctypes import wintypes
 from functools import partial
 from itertools import count, repeat
 from operator import setitem
@@ -34,23 +33,16 @@ if TYPE_CHECKING:
 _MODULUS = 1 << 32
 
 
-class _Event(wintypes.HANDLE):
-    """A handle that is open as long as this object."""
-
-    words: EventWords
-
-
 class EventWords(WordsInMemory):
     """Words that processes wait for at named events."""
 
-    __slots__ = ("_events", "_handles", "_mutex", "_name", "_prefix")
+    __slots__ = ("_events", "_mutex", "_name", "_prefix")
 
     def __init__(self, opened: OpenObject) -> None:
         super().__init__(opened.memory)
         self._name = opened.name
         self._prefix = f"{opened.name}/{opened.kind} "  # no name of an object has a slash
-        self._handles = objects.Handles()
-        self._events: dict[int, int] = {}
+        self._events: dict[int, objects.Handle] = {}
         self._mutex = self._open(win32.CreateMutex, False, "lock")
 
     def set_and_wake(self, at: int, value: int, /) -> None:
@@ -74,12 +66,10 @@ class EventWords(WordsInMemory):
 
     def ringing(self, at: int, /) -> Iterator[object]:
         """Return an iterator of which each step changes the word, to a value that it hardly had, and wakes."""
-        event = _Event(self._event(at))
-        event.words = self
         numbers = map((_MODULUS - 1).__and__, count(random.getrandbits(32), random.getrandbits(32) | 1))
         change: Any = setitem
         changes: Iterator[object] = map(change, repeat(self._words), repeat(at >> 2), numbers)
-        wakes: Iterator[object] = map(win32.SetEvent, repeat(event))
+        wakes: Iterator[object] = map(win32.SetEvent, repeat(self._event(at)))
         steps: Any = partial(next, changes), partial(next, wakes)
         return map(exhaust, map(in_turn, repeat(steps)))
 
@@ -105,12 +95,12 @@ class EventWords(WordsInMemory):
             finally:
                 win32.ReleaseMutex(self._mutex)
 
-    def _event(self, at: int) -> int:
+    def _event(self, at: int) -> objects.Handle:
         found = self._events.get(at)
         if found is None:
             found = self._events[at] = self._open(win32.CreateEvent, True, False, str(at))
         return found
 
-    def _open(self, function: Callable[..., int | None], *arguments: object) -> int:
+    def _open(self, function: Callable[..., int | None], *arguments: object) -> objects.Handle:
         *options, part = arguments
-        return self._handles.open_or_create(function, None, *options, f"{self._prefix}{part}", called=self._name)
+        return objects.open_or_create(function, None, *options, f"{self._prefix}{part}", called=self._name)

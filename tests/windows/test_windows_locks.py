@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -91,7 +92,6 @@ def test_its_owner_is_a_thread(made):
     assert lock.acquire(None) == 1
     assert lock.is_mine()
     assert lock.is_held()
-    assert lock.is_held_here()
     assert lock.owner() == os.getpid()
     for seconds in (0, 0.01, None):
         with pytest.raises(RuntimeError, match="already"):
@@ -118,7 +118,6 @@ def test_another_process_sees_the_owner_and_waits_for_it(made, peer):
     assert other.ask("lock.acquire(0)") == 1
     assert lock.owner() == other.pid
     assert lock.is_held()
-    assert not lock.is_held_here()
     assert not lock.is_mine()
     assert lock.acquire(0.01) == 0
     other.send("run", "time.sleep(0.1); lock.release()")
@@ -201,6 +200,20 @@ def test_closing_releases_nothing(made, peer):
     assert other.ask("(lock.acquire(0), lock.release())") == (1, None)
     made.lock()  # closes what was kept for it
     assert descriptors() == before
+    assert not mutexes._still_owned
+
+
+def test_a_lock_that_is_collected_in_a_cycle_stays_owned(made, peer):
+    lock, other = made.lock(), another(peer, made)
+    cycle = [made.lock()]
+    cycle.append(cycle)
+    cycle[0].acquire(None)
+    del cycle
+    gc.collect()
+    assert mutexes._still_owned
+    assert other.ask("lock.acquire(0)") == 0
+    lock.release()
+    made.lock()
     assert not mutexes._still_owned
 
 

@@ -272,6 +272,30 @@ def test_the_last_view_gives_the_memory_back(name):
         assert about.State != win32.MEM_COMMIT
 
 
+def test_a_finalizer_in_a_cycle_can_still_read_the_memory(name, peer):
+    """In another process: this would be a crash."""
+    other = peer(
+        """
+found = []
+
+class Late:
+    def __del__(self):
+        found.append(bytes(self.view[:4]))
+
+def drop(h):
+    h.write(b"kept")
+    late = Late()
+    late.itself, late.view = late, h.getbuffer()
+    del h, late
+    gc.collect()
+    gc.collect()
+""",
+        f"drop(shm.create({name!r}, 10))",
+    )
+    assert other.ask("found") == [b"kept"]
+    assert_free(name)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_loses_no_handle(name):
     """Between any two steps of create, attach and close; what the call had is given back at the latest as garbage."""
