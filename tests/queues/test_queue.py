@@ -226,6 +226,7 @@ def test_an_immediate_shutdown_discards_what_is_there(make):
         q.get()
 
 
+@pytest.mark.needs("persistence")
 def test_a_persistent_queue_keeps_its_messages_and_its_shutdown(name, make):
     make(100, persist=True).put(b"kept")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from abilities import lacks
 from leftovers import descriptors
 
-from ipcio import Event, event, shm
+from ipcio import Event, Mutex, event, mutex, queue, shm
 
 # Left out elsewhere, not skipped: there is nothing to be installed that would run them.
 pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
 if not lacks("sections"):
     from ipcio._windows import win32
 
-KINDS = {"event": event}
+KINDS = {"event": event, "mutex": mutex, "queue": queue}
 LONGEST = 246  # characters of a name
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +92,16 @@ def use(h, other) -> None:
         assert other.wait(0)
         other.clear()
         assert not h.wait(0.001)
+    elif isinstance(h, Mutex):
+        with h:
+            assert other.locked()
+            other.notify_all()
+            assert not h.wait(0.001)
+    else:
+        h.put(b"message")
+        assert other.get() == b"message"
+        with pytest.raises(queue.Empty):
+            h.get(timeout=0.001)
 
 
 @every_kind
@@ -187,12 +198,80 @@ def test_a_set_that_a_clear_follows_wakes_all(name):
             assert woken == [True] * 4 * turn
 
 
-@pytest.mark.parametrize("wait", [lambda e: e.wait(), lambda e: e.wait(30)], ids=["no timeout", "timeout"])
+def test_a_process_that_notifies_wakes_all_and_may_be_killed_before(name, peer):
+    with closing(mutex.create(name)) as m:
+        other = peer(f"from ipcio import mutex; from ipcio._mutex import _NOTIFIED; m = mutex.attach({name!r})")
+        for killed in (False, True):
+            woken = []
+
+            def sleep(woken=woken):
+                with m:
+                    woken.append(m.wait(30))
+
+            threads = [meanwhile(sleep) for _ in range(3)]
+            time.sleep(0.05)
+            if killed:  # between the change of the word and the wake-up
+                other.run("m.acquire(); m._words.store(_NOTIFIED, m._words.load(_NOTIFIED) + 1)")
+                other.kill()
+            else:
+                other.run("with m: m.notify_all()")
+            for thread in threads:
+                thread.join()
+            assert woken == [True] * 3
+
+
+def test_an_owner_that_is_killed_leaves_the_mutex_to_the_next_one_which_learns_of_it(name, peer):
+    with closing(mutex.create(name)) as m:
+        other = peer(f"from ipcio import mutex; m = mutex.attach({name!r}); m.acquire()")
+        assert (m.locked(), m.owner) == (True, other.pid)
+        assert not m.acquire(timeout=0.01)
+        other.kill()
+        assert (m.locked(), m.owner) == (False, None)
+        assert not m.abandoned
+        with m:
+            assert m.abandoned
+            assert m.owner == os.getpid()
+        with m:
+            assert not m.abandoned
+
+
+@pytest.mark.parametrize("at", ["before a get", "in a get", "in a put"])
+def test_a_queue_goes_on_when_a_process_is_killed(name, peer, at):
+    with closing(queue.create(name, 100)) as q:
+        other = peer(f"from ipcio import queue; q = queue.attach({name!r})")
+        if at == "before a get":
+            other.run("q._readers.acquire(None)")
+        else:
+            if at == "in a put":
+                q.put(bytes(70))
+            other.send("run", "q.get()" if at == "in a get" else "q.put(bytes(70))")
+            time.sleep(0.1)
+        other.kill()
+        if at == "in a put":
+            assert q.get(timeout=30) == bytes(70)
+        q.put(b"one")
+        assert q.get(timeout=30) == b"one"
+        assert q.empty()
+
+
+WAITS = {
+    "an event": (event, lambda e: e.wait()),
+    "an event, timeout": (event, lambda e: e.wait(30)),
+    "a mutex, notified": (mutex, lambda m: m.acquire() and m.wait()),
+    "a queue, empty": (queue, lambda q: q.get()),
+    "a queue, full": (queue, lambda q: (q.put(bytes(900)), q.put(bytes(900)))),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
 def test_ctrl_c_ends_a_wait_at_once(name, wait):
-    with closing(event.create(name)) as e:
+    module, function = WAITS[wait]
+    with closing(make(module.__name__.removeprefix("ipcio."), name)) as h:
         began = []
         thread = meanwhile(lambda: (time.sleep(0.15), began.append(time.perf_counter()), signal.raise_signal(2)))
         with pytest.raises(KeyboardInterrupt):
-            wait(e)
+            function(h)
         assert time.perf_counter() - began[0] < 0.2
         thread.join()
+        if module is mutex:
+            h.release()
