@@ -28,9 +28,10 @@ _PID, _THREAD, _ABANDONED = range(3)  # the words: the owner, and whether the la
 _THIS_PROCESS = os.getpid()
 
 _still_owned: dict[str, objects.Handle] = {}
-"""Mutexes that a thread, perhaps of this process, owned when a lock was collected.
+"""Mutexes that a thread of this process owned when a lock was collected.
 
-Windows would forget the owner with the last handle of all processes.
+Windows would forget the owner with the last handle of all processes.  They are closed when this process releases
+them by another lock or, if the owner has ended, when it opens one.
 """
 
 
@@ -89,6 +90,7 @@ class MutexLock:
             if ctypes.get_last_error() == win32.ERROR_NOT_OWNER:
                 raise RuntimeError("this thread does not hold the lock")
             raise win32.failure()
+        _still_owned.pop(self._name, None)
 
     def is_mine(self) -> bool:
         return objects.owned(self._mutex)[1]
@@ -109,9 +111,9 @@ class MutexLock:
         pass
 
     def __del__(self) -> None:
-        # By a handle of its own, and without a look at the memory: in a reference cycle, both may be gone.
+        # By a new handle, because in a reference cycle that of this lock may be closed next.
         try:
-            if self.is_held():
+            if self._words[_PID] == _THIS_PROCESS and self.is_held():
                 _still_owned[self._name] = _open(self._name, self._name)
         except Exception:  # noqa: BLE001, S110 -- it was never opened, or the interpreter exits
             pass

@@ -177,7 +177,7 @@ def test_one_of_those_that_wait_learns_of_it(made, peer):
         thread.join()
     assert sorted(results) == [1, 1, 1, 2]
     assert_free(lock)
-    made.lock()  # closes what was kept while another thread owned it
+    assert not mutexes._still_owned
 
 
 def test_a_second_owner_that_ends_is_reported_as_well(made, peer):
@@ -198,8 +198,20 @@ def test_closing_releases_nothing(made, peer):
     assert other.ask("lock.acquire(0)") == 0
     lock.release()
     assert other.ask("(lock.acquire(0), lock.release())") == (1, None)
-    made.lock()  # closes what was kept for it
     assert descriptors() == before
+    assert not mutexes._still_owned
+
+
+def test_a_mutex_is_not_kept_longer_than_its_owner(made):
+    def own_and_end():
+        lock = made.lock()
+        lock.acquire(None)
+
+    in_thread(own_and_end)
+    assert mutexes._still_owned
+    lock = made.lock()
+    assert_free(lock, abandoned=True)
+    made.lock()
     assert not mutexes._still_owned
 
 
@@ -213,7 +225,6 @@ def test_a_lock_that_is_collected_in_a_cycle_stays_owned(made, peer):
     assert mutexes._still_owned
     assert other.ask("lock.acquire(0)") == 0
     lock.release()
-    made.lock()
     assert not mutexes._still_owned
 
 
