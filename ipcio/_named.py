@@ -314,7 +314,7 @@ def _check(handle: NamedHandle) -> None:
         handle._check()
     except BaseException as error:  # an interrupt as well
         handle.close()
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = handle.name
         raise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import sys
 from itertools import repeat, starmap
 
@@ -23,6 +22,7 @@ from ipcio._second_handle import second_handle
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import mmap
     from typing import Any, NoReturn
 
     from typing_extensions import Buffer, Self
@@ -177,7 +177,7 @@ def _refuse(name: str, *_: object) -> NoReturn:
 def _direct(memory: mmap.mmap | memoryview[int]) -> tuple[Any, Any, Any]:
     """Return the cells and the bytes of memory that can be touched."""
     view = memoryview(memory)
-    contents = memory if isinstance(memory, mmap.mmap) else _Copies(view)
+    contents = _Copies(view) if isinstance(memory, memoryview) else memory
     return view[: CELLS * CELL].cast("B").cast("Q"), contents, view
 
 

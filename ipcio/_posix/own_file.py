@@ -86,13 +86,18 @@ class OwnFile:
 def open_again(fd: int, path: str, info: os.stat_result) -> int:
     """Open the object that is open as `fd`, and has or had this path, once more, to read and write."""
     for known, flags in (f"/proc/self/fd/{fd}", 0), (path, os.O_NOFOLLOW):
+        opened, is_it = -1, False
         try:
-            opened = os.open(known, flags | os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            for opened in calling(os.open, known, flags | os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC):  # noqa: B007
+                pass
+            is_it = _is(opened, info)
         except FileNotFoundError:
             continue
-        if _is(opened, info):
+        finally:
+            if opened >= 0 and not is_it:
+                os.close(opened)
+        if is_it:
             return opened
-        os.close(opened)
     raise OSError(
         errno.ENOENT, "the object has no name any longer, and /proc is missing, through which it is opened again"
     )

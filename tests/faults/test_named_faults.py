@@ -14,13 +14,13 @@ from children import leave_orphan
 from leftovers import descriptors
 from troubles import TROUBLES, kill_after
 
-from ipcio import event
+from ipcio import event, mutex, queue
 from ipcio._names import SEGMENTS
 
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
 pytestmark = pytest.mark.needs("files")
 
-KINDS = {"event": (event,)}  # each with the arguments of `create` after the name
+KINDS = {"mutex": (mutex,), "event": (event,), "queue": (queue, 100)}  # each with the arguments of `create` after the name
 
 
 @pytest.fixture(params=KINDS)
