@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import io
 import mmap as bare
+import os
 import sys
 import tempfile
 
 import ipcio.mmap
-from benchmarks.rows import ITSELF, KIB, LINES, MIB, SELF, TMPFS, loops, row
+from benchmarks.rows import FLOOR, ITSELF, KIB, LINES, MIB, SELF, TMPFS, loops, row
 from ipcio import strfile
 
 
@@ -91,6 +92,56 @@ def _(stack):
     return copies(stack, "h.seek(0); h.readinto(b)", "a[:] = m[:]", "b[:] = v", size=4 * KIB)
 
 
+@row("face", "readline of 64 B, each a call", "mmap.readline", 2.0, floor=ITSELF)
+def _(stack):
+    side = "{0}.seek(0)\nwhile {0}.readline(): pass"
+    return loops(side.format("h"), side.format("m"), **same_pages(stack, LINES))
+
+
+# -- a handle that was narrowed, and one whose descriptor is given out -----------------
+
+
+def narrowed(stack, ours, whole):
+    names = same_pages(stack, LINES)
+    names["whole"] = stack.enter_context(ipcio.mmap.open(names["h"].name, "rw"))
+    names["h"].truncate(len(LINES) - 64)
+    return loops(ours, whole, d=bytes(64), **names)
+
+
+@row("face", "narrowed: seek, write 64 B", "the whole handle", 2.0)
+def _(stack):
+    return narrowed(stack, "h.seek(0); h.write(d)", "whole.seek(0); whole.write(d)")
+
+
+@row("face", "narrowed: iterate lines of 64 B", "the whole handle", 3.0)
+def _(stack):
+    return narrowed(stack, "h.seek(0)\nfor line in h: pass", "whole.seek(0)\nfor line in whole: pass")
+
+
+def with_descriptor(stack, *sides):
+    path = file_of(stack, LINES)
+    handle = stack.enter_context(ipcio.mmap.open(path, "rw"))
+    handle.fileno()
+    file = stack.enter_context(open(path, "r+b", buffering=0))
+    return loops(*sides, h=handle, f=file, fd=file.fileno(), lseek=os.lseek, d=bytes(64))
+
+
+@row("face", "descriptor given out: seek, write 64 B", "FileIO", 1.5, floor="os.lseek, twice")
+def _(stack):
+    return with_descriptor(stack, "h.seek(0); h.write(d)", "f.seek(0); f.write(d)", "lseek(fd, 0, 0); lseek(fd, 64, 1)")
+
+
+@row("face", "descriptor given out: seek, read 64 B", "FileIO", 1.5, floor="os.lseek, twice")
+def _(stack):
+    return with_descriptor(stack, "h.seek(0); h.read(64)", "f.seek(0); f.read(64)", "lseek(fd, 0, 0); lseek(fd, 64, 1)")
+
+
+@row("face", "descriptor given out: iterate lines of 64 B", "os.lseek for each line", 2.5, FLOOR)
+def _(stack):
+    bare_calls = "lseek(fd, 0, 0)\nfor _ in range(1024): lseek(fd, 64, 1)"
+    return with_descriptor(stack, "h.seek(0)\nfor line in h: pass", bare_calls)
+
+
 # -- the standard library's wrappers over a handle, and over the same file ---------
 
 SCATTER = "for at in range(0, 65536, 1024): {0}.seek(at); {0}.write(d); {0}.seek(at ^ 4096); {0}.read(64)"
@@ -136,12 +187,19 @@ def _(stack):
     )
 
 
-@row("strfile", "iterate lines of 64 B", "BytesIO", 10.0, floor=ITSELF)
+@row("strfile", "open, close of bytes", "BytesIO", 12.0, floor=ITSELF)
 def _(stack):
-    handle, peer = stack.enter_context(strfile.open(LINES)), io.BytesIO(LINES)
-    return loops(
-        "h.seek(0)\nfor line in h: pass",
-        "p.seek(0)\nfor line in p: pass",
-        h=handle,
-        p=peer,
-    )
+    return loops("open(data).close()", "BytesIO(data).close()", open=strfile.open, BytesIO=io.BytesIO, data=LINES)
+
+
+for kind, lines, pair in (bytes, 1.3, 3.0), (bytearray, 10.0, 8.0):
+
+    @row("strfile", f"{kind.__name__}: iterate lines of 64 B", "BytesIO", lines, floor=ITSELF)
+    def _(stack, kind=kind):
+        handle, peer = stack.enter_context(strfile.open(kind(LINES))), io.BytesIO(LINES)
+        return loops("h.seek(0)\nfor line in h: pass", "p.seek(0)\nfor line in p: pass", h=handle, p=peer)
+
+    @row("strfile", f"{kind.__name__}: seek, read 64 B", "BytesIO", pair, floor=ITSELF)
+    def _(stack, kind=kind):
+        handle, peer = stack.enter_context(strfile.open(kind(LINES))), io.BytesIO(LINES)
+        return loops("h.seek(0); h.read(64)", "p.seek(0); p.read(64)", h=handle, p=peer)

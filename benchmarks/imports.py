@@ -54,7 +54,15 @@ def _(stack):
     return imports(stack, "from ipcio import sem", "import multiprocessing.synchronize", SEMAPHORE)
 
 
-@row("import", "all six modules of ipcio", "multiprocessing.shared_memory", 0.6, floor=ALL)
+MODULES = "shm", "sem", "mmap", "filelock", "proc", "strfile", "mutex", "event", "queue"
+
+for module in MODULES:
+
+    @row("import", f"from ipcio import {module}", "multiprocessing.shared_memory", 0.45, floor="nothing")
+    def _(stack, module=module):
+        return imports(stack, f"from ipcio import {module}", "import multiprocessing.shared_memory", "pass")
+
+
+@row("import", "all nine modules of ipcio", "multiprocessing.shared_memory", 0.6, floor=ALL)
 def _(stack):
-    ours = "from ipcio import filelock, mmap, proc, sem, shm, strfile"
-    return imports(stack, ours, "import multiprocessing.shared_memory", ALL)
+    return imports(stack, f"from ipcio import {', '.join(MODULES)}", "import multiprocessing.shared_memory", ALL)

@@ -11,10 +11,11 @@ import functools
 import mmap as bare
 import multiprocessing
 import os
+import tempfile
 from multiprocessing import shared_memory
 
 from benchmarks import rows
-from benchmarks.rows import KIB, MIB, fork, new_name, one_cpu, optional, pipe, row, timed
+from benchmarks.rows import ITSELF, KIB, MIB, TMPFS, fork, new_name, one_cpu, optional, pipe, row, timed
 from ipcio import sem, shm
 
 PAGE = 4096
@@ -168,6 +169,52 @@ for peer, through, goal in (
     @row("moving", USED, peer, goal, floor="copied once in one process")
     def _(stack, through=through):
         return double_buffer(stack, copy=False), through(stack), copied(stack, 1)
+
+
+# -- 256 MiB written to a name --------------------------------------------------
+
+
+def written(open_file, remove):
+    """A side: one segment or file of that size is written, a megabyte at a time, and removed."""
+    piece = os.urandom(MIB)
+
+    def once():
+        with open_file() as file:
+            for _ in range(size() // MIB):
+                file.write(piece)
+        remove()
+
+    return timed(once)
+
+
+def to_a_file(stack):
+    path = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS))}/file"
+    return written(lambda: open(path, "wb"), lambda: os.unlink(path))
+
+
+WRITTEN = "256 MiB written to a name and removed"
+
+
+@row("moving", f"{WRITTEN}: shm.open", "a file on tmpfs", 1.15, floor=ITSELF)
+def _(stack):
+    name = new_name()
+    return written(lambda: shm.open(name, "wb"), lambda: shm.unlink(name)), to_a_file(stack)
+
+
+@row("moving", f"{WRITTEN}: shm://", "a file on tmpfs", 1.15, floor=ITSELF)
+def _(stack):
+    return to_fsspec("shm"), to_a_file(stack)
+
+
+@row("moving", f"{WRITTEN}: shm://", "memory:// of fsspec", 1.3, floor=ITSELF)
+def _(stack):
+    return to_fsspec("shm"), to_fsspec("memory")
+
+
+def to_fsspec(protocol):
+    files = optional("fsspec").filesystem(protocol)
+    path = f"/{new_name()}" if protocol == "memory" else new_name()
+    return written(lambda: files.open(path, "wb"), lambda: files.rm(path))
 
 
 # -- an array that is there, handed over ------------------------------------------

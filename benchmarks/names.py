@@ -8,10 +8,11 @@ import functools
 import mmap as bare
 import os
 import shutil
+import tempfile
 from multiprocessing import shared_memory
 
 from benchmarks.rows import FLOOR, GIB, MANY, MIB, SELF, TMPFS, Skip, crowd, crowds, loops, new_name, optional, row
-from ipcio import shm
+from ipcio import mmap, shm
 
 # -- names -------------------------------------------------------------------
 
@@ -121,6 +122,22 @@ def in_a_row(ours, calls, name, path):
         raise Skip("there are no files without a name here")
     locks = {"flock": fcntl.flock, "SHARED": SHARED, "EXCLUSIVE": EXCLUSIVE, "NOBODY": fcntl.LOCK_UN}
     return loops(ours, calls, shm=shm, name=name, path=path, bare=bare, os=os, TMPFS=TMPFS, **locks)
+
+
+@row("names", "mmap.open, close", "open, mmap.mmap, close", 1.2, floor="os.open, mmap.mmap, os.close")
+def _(stack):
+    file = stack.enter_context(tempfile.NamedTemporaryFile(dir=TMPFS, prefix="benchmark-"))  # noqa: SIM115
+    file.write(bytes(4096))
+    file.flush()
+    return loops(
+        "mmap.open(path, 'rw').close()",
+        "f = open(path, 'r+b')\nm = bare.mmap(f.fileno(), 0)\nm.close()\nf.close()",
+        "fd = os.open(path, os.O_RDWR)\nm = bare.mmap(fd, 0)\nm.close()\nos.close(fd)",
+        mmap=mmap,
+        bare=bare,
+        os=os,
+        path=file.name,
+    )
 
 
 @row("names", "create, close", "its own system calls in a row", kind=FLOOR)

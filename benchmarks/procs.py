@@ -126,6 +126,21 @@ def _(_):
     return timed(iterate), timed(lines_of_popen), timed(lines_at_least)
 
 
+@row("proc", "200,000 short lines of text, async for", "the same with for", 3.0)
+def _(_):
+    command = ["seq", "200000"]
+
+    def iterate():
+        for _, line in proc.spawn(command, stdout=True, encoding="utf-8", lines=True):
+            count(None, line)
+
+    async def iterate_async():
+        async for _, line in proc.spawn(command, stdout=True, encoding="utf-8", lines=True):
+            count(None, line)
+
+    return timed(lambda: asyncio.run(iterate_async())), timed(iterate)
+
+
 def lines_of_popen():
     with subprocess.Popen(LINES, stdout=PIPE, encoding="utf-8") as child:
         for line in child.stdout:

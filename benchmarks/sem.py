@@ -249,7 +249,7 @@ CREATE = "sem.create(name, 1).close()"
 ATTACH = "sem.attach(name).close()"
 
 
-@row("sem", "create, close", "posix_ipc: create, unlink, close", 1.6, floor="SemLock: create, unlink, close")
+@row("sem", "create, close", "posix_ipc: create, unlink, close", 1.8, floor="SemLock: create, unlink, close")
 def _(stack):
     posix_ipc = optional("posix_ipc")
     name = new_name()
@@ -266,7 +266,7 @@ def _(stack):
     )
 
 
-@row("sem", "attach, close", "posix_ipc: attach, close", floor="SemLock: attach, close")
+@row("sem", "attach, close", "posix_ipc: attach, close", 4.0, floor="SemLock: attach, close")
 def _(stack):
     posix_ipc = optional("posix_ipc")
     # Another process holds it: what this one has open itself costs posix_ipc next to nothing.
