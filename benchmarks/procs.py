@@ -126,7 +126,7 @@ def _(_):
     return timed(iterate), timed(lines_of_popen), timed(lines_at_least)
 
 
-@row("proc", "200,000 short lines of text, async for", "the same with for", 3.0)
+@row("proc", "200,000 short lines of text, async for", "the same with for", 3.0, floor=SPLIT)
 def _(_):
     command = ["seq", "200000"]
 
@@ -138,7 +138,7 @@ def _(_):
         async for _, line in proc.spawn(command, stdout=True, encoding="utf-8", lines=True):
             count(None, line)
 
-    return timed(lambda: asyncio.run(iterate_async())), timed(iterate)
+    return timed(lambda: asyncio.run(iterate_async())), timed(iterate), timed(lambda: lines_at_least(command))
 
 
 def lines_of_popen():
@@ -147,9 +147,9 @@ def lines_of_popen():
             count(None, line)
 
 
-def lines_at_least():
+def lines_at_least(command=LINES):
     """Lines, of which those between two pieces are torn."""
-    with opened(LINES) as (_, fd):
+    with opened(command) as (_, fd):
         while data := os.read(fd, MIB):
             for line in data.decode().splitlines(keepends=True):
                 count(None, line)
