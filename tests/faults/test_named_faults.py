@@ -20,7 +20,11 @@ from ipcio._names import SEGMENTS
 pytest.importorskip("fcntl", reason="system calls can be failed in forked children only")
 pytestmark = pytest.mark.needs("files")
 
-KINDS = {"mutex": (mutex,), "event": (event,), "queue": (queue, 100)}  # each with the arguments of `create` after the name
+KINDS = {
+    "mutex": (mutex,),
+    "event": (event,),
+    "queue": (queue, 100),
+}  # each with the arguments of `create` after the name
 
 
 @pytest.fixture(params=KINDS)

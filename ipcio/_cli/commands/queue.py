@@ -1,0 +1,202 @@
+"""``ipcio queue``: message queues for shell scripts."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+
+from ipcio._cli import completion
+from ipcio._cli.common import add_exit_code, add_names, perm, seconds
+from ipcio._ring_state import BOOK_KEEPING, LARGEST
+from ipcio._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ipcio._cli.common import Commands
+
+_NAME = "the name of the queue"
+_EXAMPLES = """\
+$ ipcio queue create jobs 65536
+$ printf 'resize cat.png\\nresize dog.png\\n' | ipcio queue put --lines jobs
+$ ipcio queue get --lines --timeout 0 jobs
+resize cat.png
+resize dog.png
+$ ipcio rm --kind queue jobs
+"""
+_CREATE_EXAMPLES = """\
+$ ipcio queue create jobs 65536
+$ ipcio rm --kind queue jobs
+"""
+_PUT_EXAMPLES = """\
+$ ipcio queue create jobs 65536
+$ echo resize cat.png | ipcio queue put jobs
+$ seq 3 | ipcio queue put --lines jobs
+$ ipcio rm --kind queue jobs
+"""
+_GET_EXAMPLES = """\
+$ ipcio queue create jobs 65536
+$ ipcio queue get --timeout 0.1 jobs || echo nothing to do
+nothing to do
+$ seq 2 | ipcio queue put --lines jobs
+$ ipcio queue shutdown jobs
+$ ipcio queue get --lines jobs
+1
+2
+$ ipcio rm --kind queue jobs
+"""
+_SHUTDOWN_EXAMPLES = """\
+$ ipcio queue create jobs 65536
+$ ipcio queue shutdown jobs
+$ ipcio rm --kind queue jobs
+"""
+
+
+def register(commands: Commands) -> None:
+    """Add the group of subcommands."""
+    queue = commands.add_parser(
+        "queue",
+        help="create message queues, put messages in and get them out",
+        description="Create and use message queues by name. `ipcio rm --kind queue NAME` removes one.",
+        epilog="`ipcio queue VERB --help` describes a verb.",
+        examples=_EXAMPLES,
+    )
+    verbs = queue.add_subparsers(metavar="VERB", required=True)
+
+    create = verbs.add_parser(
+        "create",
+        help="create a queue",
+        description="Create a queue, which persists, with its messages, until it is removed. The name must be free.",
+        examples=_CREATE_EXAMPLES,
+    )
+    add_names(create, completion.queues, help="the name of the new queue")
+    create.add_argument("size", metavar="SIZE", type=_size, help="bytes for all messages, plus 16 for each of them")
+    create.add_argument(
+        "--perm",
+        metavar="MODE",
+        type=perm,
+        default=0o600,
+        help="the permissions, in octal as for chmod; default: 600, for this user only",
+    )
+    create.set_defaults(run=_create)
+
+    put = verbs.add_parser(
+        "put",
+        help="put standard input into the queue",
+        description="Read standard input to its end and put it into the queue as one message. Wait while the queue is "
+        "full.",
+        epilog="After a timeout nothing is printed, and the exit status is that of -E.",
+        examples=_PUT_EXAMPLES,
+    )
+    add_names(put, completion.queues, help=_NAME)
+    put.add_argument(
+        "--lines", action="store_true", help="put each line as a message, without its newline, as soon as it was read"
+    )
+    put.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait for room; default: no limit")
+    add_exit_code(put, "there is no room for a message")
+    put.set_defaults(run=_put)
+
+    get = verbs.add_parser(
+        "get",
+        help="write a message to standard output",
+        description="Take the next message out of the queue and write exactly its bytes to standard output. Wait if "
+        "the queue is empty.",
+        epilog="After a timeout nothing more is printed, and the exit status is that of -E; with --lines it is 0 if "
+        "there was a message before. A queue that was shut down and is empty is an error, with --lines the end.",
+        examples=_GET_EXAMPLES,
+    )
+    add_names(get, completion.queues, help=_NAME)
+    get.add_argument(
+        "--lines",
+        action="store_true",
+        help="take one message after the other, until the queue is shut down, and write a newline after each",
+    )
+    get.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait for a message; default: no limit")
+    add_exit_code(get, "there is no message")
+    get.set_defaults(run=_get)
+
+    shutdown = verbs.add_parser(
+        "shutdown",
+        help="let the readers know that there will be no more messages",
+        description="Refuse further messages, for good. Readers get the messages that are in the queue, and then its "
+        "end.",
+        examples=_SHUTDOWN_EXAMPLES,
+    )
+    add_names(shutdown, completion.queues, help=_NAME)
+    shutdown.add_argument("--immediate", action="store_true", help="discard the messages that are in the queue")
+    shutdown.set_defaults(run=_shutdown)
+
+
+def _size(text: str) -> int:
+    number = int(text)
+    if not BOOK_KEEPING <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be {BOOK_KEEPING} to {LARGEST} bytes, not {number}")
+    return number
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    from ipcio import queue
+
+    queue.create(arguments.name, arguments.size, perm=arguments.perm, persist=True).close()
+
+
+def _put(arguments: argparse.Namespace) -> int:
+    from ipcio import queue
+
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+    with queue.attach(arguments.name) as q:
+        try:
+            for message in _lines() if arguments.lines else [sys.stdin.buffer.read()]:
+                q.put(message, timeout=arguments.timeout)
+        except queue.Full:
+            return int(arguments.conflict_exit_code)
+        except queue.ShutDown:
+            raise _error(f"queue {arguments.name!r} was shut down", arguments) from None
+        except ValueError as error:  # the message is too large
+            raise _error(f"queue {arguments.name!r}: {error}", arguments) from None
+    return 0
+
+
+def _error(text: str, arguments: argparse.Namespace) -> OSError:
+    return OSError(errno.EINVAL, text, arguments.name)
+
+
+def _lines() -> Iterator[bytes]:
+    for line in sys.stdin.buffer:
+        yield line.removesuffix(b"\n")
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    from ipcio import queue
+
+    with queue.attach(arguments.name) as q:
+        count = 0
+        try:
+            while True:
+                _write(q.get(timeout=arguments.timeout), b"\n" * arguments.lines)
+                count += 1
+                if not arguments.lines:
+                    return 0
+        except queue.Empty:
+            return 0 if count else int(arguments.conflict_exit_code)
+        except queue.ShutDown:
+            if arguments.lines:
+                return 0
+            raise _error(f"queue {arguments.name!r} was shut down and is empty", arguments) from None
+
+
+def _write(*parts: bytes) -> None:
+    """Write it at once: the message is no longer in the queue."""
+    for part in parts:
+        sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
+
+
+def _shutdown(arguments: argparse.Namespace) -> None:
+    from ipcio import queue
+
+    with queue.attach(arguments.name) as q:
+        q.shutdown(arguments.immediate)
