@@ -45,6 +45,9 @@ autodoc_type_aliases = {
     "Semaphore": "ipcio.Semaphore",
 }
 
+# Names that docstrings use alone.
+SHORT = {**autodoc_type_aliases, "Empty": "queue.Empty", "Full": "queue.Full"}
+
 # Where the documentation of Python has the names that ours refers to.  A list in a file of our own, so that a
 # build needs no network and gives the same everywhere.
 intersphinx_mapping = {"python": ("https://docs.python.org/3", "python.inv")}
@@ -67,7 +70,7 @@ def tidy(_, doctree):
         if not head.astext().strip():
             head.parent.remove(head)
     for link in doctree.findall(addnodes.pending_xref):
-        link["reftarget"] = autodoc_type_aliases.get(link["reftarget"], link["reftarget"])
+        link["reftarget"] = SHORT.get(link["reftarget"], link["reftarget"])
 
 
 def link_parameters(_, domain, kind, content):

@@ -30,7 +30,7 @@ is a lock on the object's file instead.  It keeps the same promises and is about
 user who may write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that wait, but cannot
 harm the memory of other processes.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (POSIX: ``pthread_mutex_lock(3)``, robust and
+Linux, macOS, Windows; :doc:`/platforms` lists the differences.  (POSIX: ``pthread_mutex_lock(3)``, robust and
 process-shared, ``fcntl(2)``; Windows: ``CreateMutexW``.)
 """
 

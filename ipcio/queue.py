@@ -25,7 +25,7 @@ names of queues are a space of their own: shared memory or a semaphore may have 
 **As a file.**  ``q.writer()`` and ``q.reader()`` are raw binary files, for `csv`, `pickle`, `logging`,
 `shutil.copyfileobj` and child processes.
 
-Linux, macOS, Windows; ``docs/platforms.md`` lists the differences.  (POSIX has something similar: ``mq_open(3)``.)
+Linux, macOS, Windows; :doc:`/platforms` lists the differences.  (POSIX has something similar: ``mq_open(3)``.)
 """
 
 from __future__ import annotations
