@@ -129,7 +129,7 @@ class Queue(NamedHandle, Writers, Readers):
     async def get_async(self, timeout: float | None = None) -> bytes:
         """Do as `get`, without blocking the event loop meanwhile; see `put_async`.
 
-        A task that is cancelled, or whose time is up, has taken nothing, and the order stays as it was.
+        A call that is cancelled, or that reaches its timeout, has taken nothing, and the order stays as it was.
         """
         seconds = None if timeout is None else check_seconds(timeout)
         message: bytes | None = await try_until(partial(self._try_take, None, 0, 0), seconds)

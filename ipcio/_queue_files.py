@@ -58,7 +58,7 @@ class QueueWriter(_QueueFile):
     """A raw binary file of which each `write` is one message.
 
     It keeps the queue open by itself until it is closed.  A `write` of more bytes than a message can have is several
-    messages; one of no bytes is none.  It waits while the queue is full.  After `Queue.shutdown` it raises
+    messages; one of no bytes puts nothing.  It waits while the queue is full.  After `Queue.shutdown` it raises
     `BrokenPipeError`.  There is no buffer: `io.TextIOWrapper` and `io.BufferedWriter` have one, and write with `flush`.
     """
 

@@ -52,7 +52,7 @@ class Writers(Ring):
                 raise
         length = len(data)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] -- `bytes`
         code = 0
-        # This is `_try_put`, written out for speed.  It puts a message that ends before the end of the ring.
+        # This is `_try_put`, written out for speed.  It handles a message that ends before the end of the ring.
         cells, contents, flags = self._cells, self._bytes, self._flags
         wake, lock = self._wake_readers, self._writers
         release = lock.releasing

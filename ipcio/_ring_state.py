@@ -100,7 +100,7 @@ class RingState:
         """Whether not even a message of no bytes could be put now."""
         return self._size - self._used(*self._look())[0] < BOOK_KEEPING
 
-    # -- for those who hold a lock ------------------------------------------
+    # -- for callers that hold a lock ------------------------------------------
 
     def _used(self, tail: int, head: int) -> tuple[int, int]:
         """Return how many bytes of the ring are in use, and how many messages there are."""

@@ -129,7 +129,7 @@ def test_a_process_that_is_killed_in_the_midst_of_a_call_lets_the_others_go_on_a
 
 
 def test_a_killed_sleeper_takes_no_wake_up_along(name):
-    """Neither a reader nor a writer that waits: whoever waits next is woken at once."""
+    """Neither a reader nor a writer that waits: the next process that waits is woken at once."""
     with queue.create(name, 100) as q, queue.create(f"{name}-done", 100) as done:
         for make_them_wait, call, free in (
             (q.get, lambda: q.get(timeout=20), lambda: q.put(b"")),

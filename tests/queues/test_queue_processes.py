@@ -1,4 +1,4 @@
-"""A queue between processes: each message to one reader, shutdown for all, and what users do who may write to it."""
+"""A queue between processes: each message to one reader, shutdown for all, and users that may write to it."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ A few writers and readers use one ring.  Each operation is the list of steps tha
 `Search` takes *every* order and checks every state:
 
 * a message that is got is whole, was put, is the next one, and is got once;
-* what the dead had locked can be locked again, and no process waits for ever for a lock;
+* what a killed process had locked can be locked again, and no process waits for ever for a lock;
 * a process sleeps only if it has to: at the end no reader sleeps beside a message, no writer beside room for its
-  message, and nobody after the shutdown.  If no process was killed, that holds without the `slices` after which
+  message, and no process after the shutdown.  If no process was killed, that holds without the `slices` after which
   a sleeper looks again by itself.
 
 Left out: lengths (every message takes one place), the end of the ring, timeouts, and memory in which the stores of
