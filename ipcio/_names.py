@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from _operator import index  # see `ipcio._light`
 
-from ipcio._light import index
 from ipcio._timeouts import check_timeout, poll
 from ipcio._typing import TYPE_CHECKING, TypeVar
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from math import isnan
 
-from ipcio._light import suppress
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,9 +49,11 @@ def poll(
     end = None if seconds is None else now() + seconds
     pause = _FIRST_PAUSE
     while True:
-        with suppress(*busy):
+        try:
             attempt()
             return True
+        except busy:
+            pass
         left = pause if end is None else end - now()
         if left <= 0:
             return False
