@@ -267,15 +267,18 @@ class Mutex(NamedHandle):
             lock.release()
             woken = words.wait(_NOTIFIED, notified, seconds)
         finally:
-            # Twice, because a signal handler that raises may run as a function begins.
+            # Twice, because a signal handler that raises may run anywhere.  (It may also have interrupted the release.)
             try:
-                _acquire_again(lock)
+                self._own_again(lock, words, depth)
             finally:
-                if not lock.is_mine():
-                    _acquire_again(lock)
-                if self._is_recursive:
-                    words.store(_DEPTH, depth)
+                self._own_again(lock, words, depth)
         return woken
+
+    def _own_again(self, lock: Lock, words: Words, depth: int) -> None:
+        if not lock.is_mine():
+            _acquire_again(lock)
+        if self._is_recursive:
+            words.store(_DEPTH, depth)
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Do as `wait` until `predicate()` is true, for `timeout` seconds at the most; return its last result.
@@ -354,6 +357,10 @@ class Mutex(NamedHandle):
         return f"{' recursive' if self._is_recursive else ''}{' locked' if held else ''}"
 
 
+def _refuse(name: str, *_: Any) -> NoReturn:
+    raise ValueError(f"I/O operation on closed file: mutex {name!r}")  # the io module's words
+
+
 def _acquire_again(lock: Lock) -> None:
     """Acquire the lock whatever a signal handler raises meanwhile; that is raised afterwards."""
     try:
@@ -365,7 +372,3 @@ def _acquire_again(lock: Lock) -> None:
         if not lock.is_mine():
             _acquire_again(lock)
         raise
-
-
-def _refuse(name: str, *_: Any) -> NoReturn:
-    raise ValueError(f"I/O operation on closed file: mutex {name!r}")  # the io module's words

@@ -68,7 +68,17 @@ def lock_at(fd: int, path: str, offset: int, pid_namespace: Callable[[], int]) -
 class RangeLock:
     """A lock on a byte; see `ipcio._backend.Lock` and, for the iterators, `ipcio._posix.robust.RobustLock`."""
 
-    __slots__ = ("__weakref__", "_file", "_gate", "_is_abandoned", "_is_held", "_namespace", "_offset", "_owner")
+    __slots__ = (
+        "__weakref__",
+        "_file",
+        "_gate",
+        "_is_abandoned",
+        "_is_held",
+        "_namespace",
+        "_offset",
+        "_owner",
+        "_pid_namespace",
+    )
 
     trying: Iterator[int] = repeat(errno.EBUSY)
     releasing: Iterator[int] = repeat(errno.EBUSY)  # not used: `notes` are never 0
@@ -77,11 +87,12 @@ class RangeLock:
     def __init__(self, file: OwnFile, offset: int, pid_namespace: Callable[[], int]) -> None:
         self._file = file
         self._offset = offset
-        self._namespace = pid_namespace
+        self._pid_namespace = pid_namespace
         self.forget()
 
     def forget(self) -> None:
         """Be free in this process: a forked one owns nothing."""
+        self._namespace = self._pid_namespace() & 0xFFFFFFFF
         self._gate = allocate_lock()
         self._owner = 0  # the thread that holds the gate
         self._is_held = self._is_abandoned = False
@@ -115,7 +126,7 @@ class RangeLock:
                         return 0
                     os.pwrite(file.data(fd), bytes(_OWNER.size + _NOTES.size), self._offset)
                     abandoned = False
-                owner = _OWNER.pack(os.getpid(), self._namespace() & 0xFFFFFFFF)
+                owner = _OWNER.pack(os.getpid(), self._namespace)
                 for written in calling(os.pwrite, file.data(fd), owner, self._offset):  # noqa: B007
                     pass
                 held = _held_by_this_thread()
@@ -170,7 +181,7 @@ class RangeLock:
         if self._conflict() is None:
             return None
         pid, space = _OWNER.unpack(self._file.read(self._file.descriptor(), self._offset, _OWNER.size))
-        return pid if 0 < pid < _LARGEST_PID and space == self._namespace() & 0xFFFFFFFF else None
+        return pid if 0 < pid < _LARGEST_PID and space == self._namespace else None
 
     # -- its end -----------------------------------------------------------
 
