@@ -218,7 +218,7 @@ class Lock(Protocol):
         ...
 
     def take_back(self) -> None:
-        """Undo `lend`, if ``exec`` has failed."""
+        """Release it after `lend`, because ``exec`` has failed."""
         ...
 
 

@@ -164,6 +164,7 @@ class Mutex(NamedHandle):
                 raise OverflowError(f"this thread has acquired mutex {self._name!r} {depth} times")
             for _ in calling(words.store, _DEPTH, depth):
                 return True
+        got = 0
         try:
             for got in calling(lock.acquire, seconds):  # noqa: B007 -- `calling` keeps it
                 pass

@@ -1,26 +1,26 @@
 """A lock that stays held while the program runs that this process becomes: how ``ipcio mutex run`` holds a mutex.
 
 A call of ``exec`` ends the owner of a lock (`ipcio._posix.robust`, `ipcio._posix.range_lock`).  So before it, the
-owner locks a byte of the file for its *process*, with a lock that ``exec`` keeps and children do not inherit, and
-writes into the object that it has lent the lock.  The next owner finds that, and waits until no process has locked
-the byte.
+owner writes into the object that it has lent the lock, and to which process.  The next owner finds that, and waits
+until the process has ended.  There are two signs of that, because each alone would not do:
 
-The process loses such a lock when it closes any descriptor of the file, and ``exec`` closes those that are not
-inherited.  So all of them are.
+* The process has locked a byte of the file, with a lock of the *process*, which ``exec`` keeps and children do not
+  inherit.  It would lose it by closing any descriptor of the file.  ``exec`` closes those that are not inherited, so
+  all of them are; but a program may close all that it has inherited, as ``sudo`` does.
+* Its number and the time of its start are in the object.  They mean nothing in another PID namespace, nor without
+  ``/proc``.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 
-from ipcio._posix import filelock
+from ipcio._posix import filelock, procfs
 from ipcio._timeouts import now
-from ipcio._typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ipcio._backend import Conflict
+from ipcio._typing import NamedTuple
 
 LENT = 2  # in the notes of a lock
 
@@ -28,8 +28,20 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks
 _MOST_DESCRIPTORS = 256  # of a command of ipcio
 
 
-def lend(fd: int, byte: int) -> None:
-    """Lock a byte of the file for this process and for the program that it becomes."""
+class Borrower(NamedTuple):
+    """What stands in an object while its lock is lent."""
+
+    notes: int  # with `LENT`
+    pid: int
+    start: int  # of the process, in units of the kernel; 0: unknown
+    is_visible: bool = True  # whether it is in the PID namespace of this process
+
+
+RECORD = struct.Struct("=IIQ")  # the first three of them
+
+
+def lend(fd: int, byte: int) -> Borrower:
+    """Lock a byte of the file for this process and for the program that it becomes; return what to write."""
     fcntl.fcntl(fd, fcntl.F_SETLK, filelock.request(filelock.EXCLUDE, byte, 1))
     info = os.fstat(fd)
     for other in range(_MOST_DESCRIPTORS):
@@ -38,17 +50,30 @@ def lend(fd: int, byte: int) -> None:
                 os.set_inheritable(other, True)
         except OSError:
             pass
+    return Borrower(LENT, os.getpid(), procfs.start_of(os.getpid()) or 0)
 
 
-def borrower(fd: int, byte: int) -> Conflict | None:
-    """Return the lock on the byte, if another process has one."""
-    return filelock.conflict(fd, filelock.request(filelock.EXCLUDE, byte, 1))
+def take_back(fd: int, byte: int) -> None:
+    """Unlock the byte."""
+    fcntl.fcntl(fd, fcntl.F_SETLK, filelock.request(filelock.UNLOCK, byte, 1))
 
 
-def wait(fd: int, byte: int, end: float | None) -> bool:
-    """Wait until no other process has locked the byte, or until `end` (None: no limit); return whether none has."""
+def is_running(fd: int, byte: int, borrower: Borrower) -> bool:
+    """Whether the process to which the lock was lent has not ended."""
+    if filelock.conflict(fd, filelock.request(filelock.EXCLUDE, byte, 1)):
+        return True
+    return bool(borrower.is_visible and borrower.start and procfs.start_of(borrower.pid) == borrower.start)
+
+
+def wait(fd: int, byte: int, borrower: Borrower, end: float | None) -> bool:
+    """Wait until the process has ended, or until `end` (None: no limit); return whether it has.
+
+    `RuntimeError` if it is this process.
+    """
     pause = _FIRST_PAUSE
-    while borrower(fd, byte):
+    while is_running(fd, byte, borrower):
+        if borrower.is_visible and borrower.pid == os.getpid():
+            raise RuntimeError("`ipcio mutex run` has acquired this mutex for this process already")
         left = pause if end is None else end - now()
         if left <= 0:
             return False

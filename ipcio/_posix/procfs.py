@@ -50,6 +50,16 @@ def describe(pid: int) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def start_of(pid: int) -> int | None:
+    """Return when a process was started, in units of the kernel; None if it has ended, or that is unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in {b"Z", b"X"} else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def has_members(group: int, at_most: float = inf) -> bool:
     """Whether a process group has a member besides its leader, which has exited.
 

@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from ipcio._backend import Conflict
     from ipcio._posix.own_file import OwnFile
 
 SLOT = 64  # bytes of the object for one lock
 _OWNER = struct.Struct("=II")  # process id and number of its pid namespace
-_NOTES = struct.Struct("=40xI")  # after that: `LENT` while it is lent
+_BORROWER_AT = 48  # in the slot, after that: a `lending.RECORD`
 _NO_OWNER = bytes(_OWNER.size)
 _LARGEST_PID = 1 << 31
 
@@ -118,13 +117,13 @@ class RangeLock:
             fd = file.descriptor()
             left = seconds if end is None or not seconds else max(end - now(), 0)
             if filelock.wait(fd, self._request(filelock.EXCLUDE), left):
-                found = file.read(fd, self._offset, _OWNER.size + _NOTES.size)
-                abandoned = found[: _OWNER.size] != _NO_OWNER
-                if _NOTES.unpack_from(found, _OWNER.size)[0] & LENT:
-                    if not lending.wait(fd, file.first + self._offset + 1, end):
+                abandoned = file.read(fd, self._offset, _OWNER.size) != _NO_OWNER
+                borrower = self._borrower(fd)
+                if borrower.notes & LENT:
+                    if not lending.wait(fd, file.first + self._offset + 1, borrower, end):
                         self._let_go(gate, set(), is_done=False)
                         return 0
-                    os.pwrite(file.data(fd), bytes(_OWNER.size + _NOTES.size), self._offset)
+                    os.pwrite(file.data(fd), bytes(SLOT), self._offset)
                     abandoned = False
                 owner = _OWNER.pack(os.getpid(), self._namespace)
                 for written in calling(os.pwrite, file.data(fd), owner, self._offset):  # noqa: B007
@@ -165,7 +164,7 @@ class RangeLock:
 
     def is_held(self) -> bool:
         forks.this_process()
-        return self._is_held or self._conflict() is not None or self._borrower() is not None
+        return self._is_held or self._conflict() is not None or self._is_lent()
 
     def is_held_here(self) -> bool:
         """Whether a thread of this process holds it."""
@@ -175,12 +174,13 @@ class RangeLock:
         forks.this_process()
         if self._is_held:
             return os.getpid()
-        borrower = self._borrower()
-        if borrower is not None:
-            return borrower.pid
-        if self._conflict() is None:
+        is_lent = self._is_lent()
+        if not is_lent and self._conflict() is None:
             return None
-        pid, space = _OWNER.unpack(self._file.read(self._file.descriptor(), self._offset, _OWNER.size))
+        fd = self._file.descriptor()
+        pid, space = _OWNER.unpack(self._file.read(fd, self._offset, _OWNER.size))
+        if is_lent:
+            pid = self._borrower(fd).pid
         return pid if 0 < pid < _LARGEST_PID and space == self._namespace else None
 
     # -- its end -----------------------------------------------------------
@@ -217,18 +217,25 @@ class RangeLock:
 
     def lend(self) -> None:
         fd = self._file.descriptor()
-        os.pwrite(self._file.data(fd), _NOTES.pack(LENT), self._offset + _OWNER.size)
-        lending.lend(fd, self._file.first + self._offset + 1)
+        borrower = lending.lend(fd, self._file.first + self._offset + 1)
+        os.pwrite(self._file.data(fd), lending.RECORD.pack(*borrower[:3]), self._offset + _BORROWER_AT)
+        # The program inherits the description, and so would its children the lock.
+        filelock.ask(fd, filelock.AT_ONCE, self._request(filelock.UNLOCK))
 
     def take_back(self) -> None:
-        fd = self._file.descriptor()
-        os.pwrite(self._file.data(fd), _NOTES.pack(0), self._offset + _OWNER.size)
+        lending.take_back(self._file.descriptor(), self._file.first + self._offset + 1)
+        self._let_go(self._gate, _held_by_this_thread(), is_done=False)
 
-    def _borrower(self) -> Conflict | None:
-        """Return the lock of the program to which it is lent, if there is one."""
+    def _borrower(self, fd: int) -> lending.Borrower:
+        _, space = _OWNER.unpack(self._file.read(fd, self._offset, _OWNER.size))
+        record = self._file.read(fd, self._offset + _BORROWER_AT, lending.RECORD.size)
+        return lending.Borrower(*lending.RECORD.unpack(record))._replace(is_visible=space == self._namespace)
+
+    def _is_lent(self) -> bool:
+        """Whether a program runs to which it is lent."""
         fd = self._file.descriptor()
-        (notes,) = _NOTES.unpack(self._file.read(fd, self._offset + _OWNER.size, _NOTES.size))
-        return lending.borrower(fd, self._file.first + self._offset + 1) if notes & LENT else None
+        borrower = self._borrower(fd)
+        return bool(borrower.notes & LENT) and lending.is_running(fd, self._file.first + self._offset + 1, borrower)
 
     # -- the kernel's lock -------------------------------------------------
 

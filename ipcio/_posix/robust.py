@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from typing import Any
 
-    from ipcio._backend import Conflict
-
 _NOTES = 12  # index of a word after the mutex, which only the owner changes; see `RobustLock.notes`
 _SLICE = 0.1  # seconds of one wait: C restarts it after a signal, and Python runs the handler when it is over
 
@@ -138,7 +136,7 @@ class RobustLock:
                 pthread_mutex.consistent(self._address)
             if self.notes[0] & LENT:
                 with self._file() as fd:
-                    if not lending.wait(fd, self._borrowed, end):
+                    if not lending.wait(fd, self._borrowed, self._borrower(), end):
                         self.give_back()
                         return 0
                 self.notes[0] = 0
@@ -172,15 +170,14 @@ class RobustLock:
         return bool(self.notes[0] & ABANDONED) and self.is_mine()
 
     def is_held(self) -> bool:
-        return self._borrower() is not None or self._owner() != 0
+        return self._is_lent() or self._owner() != 0
 
     def is_held_here(self) -> bool:
         return thread_ids.may_be_of_this_process(self._words[0] & TID)
 
     def owner(self) -> int | None:
-        lock = self._borrower()
-        if lock is not None:
-            return lock.pid
+        if self._is_lent():
+            return self._borrower().pid
         for _ in range(100):
             tid = self._owner()
             if not tid:
@@ -193,21 +190,25 @@ class RobustLock:
     # -- programs that hold it ---------------------------------------------
 
     def lend(self) -> None:
-        self.notes[0] |= LENT
         with self._file() as fd:
             self._lent = os.dup(fd)
-        lending.lend(self._lent, self._borrowed)
+        borrower = lending.lend(self._lent, self._borrowed)
+        lending.RECORD.pack_into(self._words, _NOTES * 4, *borrower[:3])
 
     def take_back(self) -> None:
-        self.notes[0] &= ~LENT
         os.close(self._lent)
+        self.notes[0] = 0
+        self.give_back()
 
-    def _borrower(self) -> Conflict | None:
-        """Return the lock of the program to which it is lent, if there is one."""
+    def _borrower(self) -> lending.Borrower:
+        return lending.Borrower(*lending.RECORD.unpack_from(self._words, _NOTES * 4))
+
+    def _is_lent(self) -> bool:
+        """Whether a program runs to which it is lent."""
         if not self.notes[0] & LENT:
-            return None
+            return False
         with self._file() as fd:
-            return lending.borrower(fd, self._borrowed)
+            return lending.is_running(fd, self._borrowed, self._borrower())
 
     @contextmanager
     def _file(self) -> Generator[int, None, None]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-NAMES = "demo", "ls", "stat", "wait", "rm", "gc", "put", "cat", "sem", "event", "queue", "lock"
+NAMES = "demo", "ls", "stat", "wait", "rm", "gc", "put", "cat", "sem", "mutex", "event", "queue", "lock"
 """In the order of ``ipcio --help``."""
 
 
