@@ -18,7 +18,7 @@ Six public modules mirror LuaIPC's, one by one:
 And what programs of several processes need besides:
 
 ``ipcio.mutex``
-    named mutexes: the next owner is told if the last one was killed
+    named mutexes: the next owner can detect that the last one was killed
 ``ipcio.event``
     named events: a flag that processes wait for
 ``ipcio.queue``

@@ -252,7 +252,7 @@ class Mutex(NamedHandle):
 
         When the call returns or raises, this thread owns the mutex again, as many times as before.  Ctrl-C
         ends the sleep within 0.2 s, and the exception is raised when the mutex has been acquired.  Until then other
-        owners may keep it for as long as they like, also past the timeout.  `abandoned` tells whether
+        owners may keep it for as long as they like, also past the timeout.  `abandoned` says whether
         the mutex came from an owner that had not released it.
 
         A thread that is killed while it sleeps takes no notification from others.  `RuntimeError` if this thread does
@@ -317,8 +317,8 @@ class Mutex(NamedHandle):
     def locked(self) -> bool:
         """Whether a thread of any process owns the mutex now.
 
-        Other processes may change that before the caller looks at the answer.  False for a mutex whose owner
-        has ended.
+        Other processes may change that before the caller looks at the answer.  False if the owner has
+        ended.
         """
         lock, _ = self._open()
         return lock.is_held()

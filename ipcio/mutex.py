@@ -1,4 +1,4 @@
-"""Named mutexes: one process at a time, and the next one is told if the last one was killed.
+"""Named mutexes: one process at a time, and the next one can detect that the last one was killed.
 
 A mutex excludes all threads of all processes but one, its owner.  Any process that creates or attaches it can
 acquire it::
@@ -14,7 +14,7 @@ acquire it::
 **Owners.**  The owner is a thread.  Only it can release the mutex, and it cannot acquire it twice, unless
 the mutex is recursive.  A forked child owns nothing.  When the owner ends without having released the mutex, whether
 its process is killed, exits, or calls ``exec``, or only its thread ends, the kernel releases the mutex at once.  No
-deadlock is left behind, and exactly one process is told: the next owner, by `Mutex.abandoned`.
+deadlock is left behind, and the next owner, and no other process, finds `Mutex.abandoned` true.
 
 **Condition variable.**  A mutex is a monitor as well: its owner can `Mutex.wait` until another owner calls
 `Mutex.notify_all`, as with `threading.Condition`.  Processes that are killed while they wait leave nothing behind.
@@ -26,8 +26,8 @@ memory or a semaphore may have the same name.
 
 **Other users.**  A mutex that only its own user can write to (the default) is a robust mutex of the C library, and
 fast.  Such a mutex contains addresses, so no other user may write to it.  One that is created with a wider ``perm``
-is a lock on the object's file instead.  It keeps the same promises and is about five times as slow.  A
-user who may write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that wait, but cannot
+is a lock on the object's file instead.  It keeps the same promises and is some twenty times as slow.  A
+user with permission to write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that wait, but cannot
 harm the memory of other processes.
 
 Linux, macOS, Windows; :doc:`/platforms` lists the differences.  (POSIX: ``pthread_mutex_lock(3)``, robust and

@@ -100,7 +100,7 @@ _blank: list[bytes | None] = []
 def blank() -> bytes | None:
     """Return the bytes of a mutex that no process has used yet; None where there are no robust mutexes.
 
-    Programs whose bytes differ cannot share a mutex: they have other C libraries or other sizes of words.
+    Programs with different bytes cannot share a mutex: they have other C libraries or other sizes of words.
     """
     if not _blank:
         made = _initialised()

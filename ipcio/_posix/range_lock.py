@@ -203,7 +203,7 @@ class RangeLock:
         ]
         try:
             exhaust(in_turn(steps))
-        except OSError:  # of `pwrite`; the next owner is told that this one has not released it
+        except OSError:  # of `pwrite`; the next owner finds that this one has not released it
             exhaust(in_turn(steps[-1:]))
         finally:
             exhaust(in_turn(free))
