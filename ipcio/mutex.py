@@ -27,8 +27,8 @@ memory or a semaphore may have the same name.
 **Other users.**  A mutex that only its own user can write to (the default) is a robust mutex of the C library, and
 fast.  Such a mutex contains addresses, so no other user may write to it.  One that is created with a wider ``perm``
 is a lock on the object's file instead.  It keeps the same promises and is some twenty times as slow.  A
-user with permission to write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that wait, but cannot
-harm the memory of other processes.
+user with permission to write to a mutex can keep it for ever, pretend that an owner has ended, or wake those that
+wait, but cannot harm the memory of other processes.
 
 Linux, macOS, Windows; :doc:`/platforms` lists the differences.  (POSIX: ``pthread_mutex_lock(3)``, robust and
 process-shared, ``fcntl(2)``; Windows: ``CreateMutexW``.)
