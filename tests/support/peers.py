@@ -25,6 +25,7 @@ from ipcio import event, mutex, queue, sem, shm, mmap, strfile
 # What is loaded with the first call that needs it, is loaded before the forks.
 _LOADED_LATER = """
 import contextlib, functools, importlib, weakref
+__import__("queue")  # the standard library's; ipcio's has the name here
 import ipcio._posix.libc, ipcio._posix.sysv, ipcio._posix.robust, ipcio._posix.range_lock, ipcio._posix.file_bytes
 """
 
