@@ -250,20 +250,29 @@ def create(
 
     def make(wanted: str) -> Handle:
         again = _again(attach, owner_of_new(owner))
-        made = segments.create(
-            wanted,
-            DATA + size,
-            perm=perm,
-            persist=bool(persist),
-            reserve=True,
-            init=lambda new: new._write_first(flags),
-            into=lambda mapped: handle._over(mapped, wanted, again, created=True),
-            kind=kind,
-        )
+        opened: list[Handle] = []
+        made = None
+
+        def into(mapped: Mapped) -> Handle:
+            opened.append(handle._over(mapped, wanted, again, created=True))
+            return opened[-1]
+
         try:
+            made = segments.create(
+                wanted,
+                DATA + size,
+                perm=perm,
+                persist=bool(persist),
+                reserve=True,
+                init=lambda new: new._write_first(flags),
+                into=into,
+                kind=kind,
+            )
             _check(made)
         except BaseException:  # an interrupt as well
-            if persist:
+            for each in opened:
+                each.close()
+            if persist and made is not None:
                 with suppress(OSError):
                     segments.unlink(wanted, kind=kind)
             raise

@@ -107,7 +107,9 @@ def _is(fd: int, info: os.stat_result) -> bool:
     """Whether `fd` is that file: a program may close all descriptors, and the numbers then mean other files."""
     try:
         return os.path.samestat(os.fstat(fd), info)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
         return False
 
 

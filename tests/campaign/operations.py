@@ -16,7 +16,7 @@ from children import fork_quietly, leave_orphan
 from leftovers_linux import SHM, semaphore_name
 
 from campaign.parts import new_name
-from ipcio import event, filelock, mmap, proc, sem, shm
+from ipcio import event, filelock, mmap, mutex, proc, queue, sem, shm
 from ipcio._inventory import remove_orphans
 from ipcio._names import SEGMENTS
 from ipcio._posix import inventory, libc
@@ -307,6 +307,38 @@ def _events():
     yield "wait", lambda e, _: bool(e.wait(0.001)), used
 
 
+def _mutexes():
+    def within(m, _):
+        with m:
+            os.getppid()
+
+    def acquired(scene):
+        m = mutex.attach(scene.name)
+        m.acquire()
+        return m
+
+    yield from _named(mutex)
+    used = {
+        "before": lambda scene: mutex.create(scene.name, perm=0o666),
+        "ready": lambda scene: mutex.attach(scene.name),
+    }
+    yield "with", within, used
+    yield "acquire within a time", lambda m, _: (m.acquire(timeout=1), m.release())[0], used
+    yield "release", lambda m, _: m.release(), {**used, "ready": acquired}
+
+
+def _queues():
+    def filled(scene):
+        q = queue.create(scene.name, SIZE, perm=0o666)
+        q.put(HELD)
+        return q
+
+    used = {"before": filled, "ready": lambda scene: queue.attach(scene.name)}
+    yield from _named(queue, SIZE)
+    yield "put", lambda q, _: q.put(NEW), {**used, "changes": (0, 1)}
+    yield "get", lambda q, _: q.get(timeout=0), {**used, "changes": (0, -1)}
+
+
 def _locks():
     def opened(scene):
         return open(scene.path, "r+b")
@@ -376,7 +408,13 @@ def _all():
     for kind, every in [("shm", _shm), ("sem", lambda: _sem(undo=False)), undo, ("lock", _locks)]:
         for name, act, options in every():
             yield Operation(f"{kind}: {name}", kind, act, **options)
-    for kind, every in [("event", _events), ("mmap", _files), ("proc", _children)]:
+    for kind, every in [
+        ("mutex", _mutexes),
+        ("event", _events),
+        ("queue", _queues),
+        ("mmap", _files),
+        ("proc", _children),
+    ]:
         for name, act, options in every():
             yield Operation(f"{kind}: {name}", kind, act, **options)
 
@@ -410,7 +448,8 @@ def warm_up(operation: Operation, name: str, path: str) -> None:
     finally:
         scene.end()
         gc_of(name)  # which is to be warm, too
-    for unlink in (shm.unlink, sem.unlink, event.unlink):
+    for module in (shm, sem, mutex, event, queue):
+        unlink = module.unlink
         with contextlib.suppress(FileNotFoundError):
             unlink(name)
 
@@ -424,8 +463,8 @@ def check(operation: Operation, scene: Scene, *, gc_first: bool) -> None:
         _check_shm(operation, scene, gc_first=gc_first)
     elif operation.kind in {"sem", "undo"}:
         _check_sem(operation, scene, gc_first=gc_first)
-    elif operation.kind == "event":
-        _check_event(operation, scene, gc_first=gc_first)
+    elif operation.kind in SEGMENTS:
+        _check_named(operation, scene, gc_first=gc_first)
     elif operation.kind == "lock":
         _check_lock(scene)
     with open(scene.path, "rb") as file:
@@ -473,27 +512,57 @@ def _check_sem(operation, scene, *, gc_first):
     _next_user(operation, scene, sem.attach, sem.unlink, lambda: sem.create(name, 1, undo=undo), gc_first=gc_first)
 
 
-def _check_event(operation, scene, *, gc_first):
+def _check_named(operation, scene, *, gc_first):
     name, held = scene.name, scene.held
+    module, arguments, use = NAMED[operation.kind]
     if gc_first:
         gc_of(name)
     if held is not None:
-        for _ in range(2):
-            held.set()
-            assert held.wait(0)
-            held.clear()
-            assert not held.wait(0)
+        use(held, operation)
         try:
-            with contextlib.closing(event.attach(name)) as again:
-                again.set()
-                assert held.is_set(), "the name means another event than the survivor's"
+            module.attach(name).close()
         except FileNotFoundError:
             assert operation.unlinks, "a survivor's name is gone"
         else:
-            assert _raises(FileExistsError, event.create, name), "a survivor's name was given to another"
+            assert _raises(FileExistsError, module.create, name, *arguments), "a survivor's name was given to another"
         held.close()
         scene.held = None
-    _next_user(operation, scene, event.attach, event.unlink, lambda: event.create(name), gc_first=gc_first)
+    _next_user(
+        operation, scene, module.attach, module.unlink, lambda: module.create(name, *arguments), gc_first=gc_first
+    )
+
+
+def _use_mutex(m, _):
+    assert m.acquire(timeout=5), "a mutex stays with a process that was killed"
+    m.release()
+    with m:
+        assert not m.abandoned
+
+
+def _use_event(e, _):
+    for _ in range(2):
+        e.set()
+        assert e.wait(0)
+        e.clear()
+        assert not e.wait(0)
+
+
+def _use_queue(q, operation):
+    count = q.qsize()
+    assert operation.changes == (0,) or count - 1 in operation.changes, f"{count} messages where 1 was"
+    q.put(OLD, timeout=5)
+    messages = [q.get(timeout=5) for _ in range(count + 1)]
+    assert messages[-1] == OLD
+    assert set(messages[:-1]) <= {HELD, NEW}, messages
+    assert not q.qsize()
+
+
+NAMED = {
+    "mutex": (mutex, (), _use_mutex),
+    "event": (event, (), _use_event),
+    "queue": (queue, (SIZE,), _use_queue),
+}
+"""The module, what `create` requires after the name, and how a survivor sees that all is well."""
 
 
 def _next_user(operation, scene, attach, unlink, create, *, gc_first):

@@ -93,7 +93,7 @@ FEW = (
     *("shm: create over an orphan", "shm: create persistent", "shm: attach", "shm: close, the only one"),
     *("shm: unlink", "shm: fork with another holder", "sem: create or attach, held", "sem: close, inherited"),
     *("undo: create", "undo: close, the only one", "undo: inc of what is held", "undo: with", "undo: unlink"),
-    *("event: create persistent", "event: attach", "event: set and clear", "event: wait"),
+    *("mutex: with", "mutex: release", "event: set and clear", "event: wait", "queue: put", "queue: get"),
     *("lock: lock", "lock: unlock", "mmap: open", "proc: close"),
 )
 
