@@ -43,7 +43,7 @@ from ipcio._names import (
     remove_name,
 )
 from ipcio._typing import TYPE_CHECKING, TypeVar
-from ipcio._unowned import close_later, close_listed, free_later
+from ipcio._unowned import LARGE, close_later, close_listed, free_later
 
 if sys.platform == "win32":
     from ipcio._windows import parts as _chosen_parts
@@ -181,20 +181,23 @@ class NamedHandle:
 
         May be called again.
         """
+        close: Callable[[int], None] = os.close
         try:
             with fork_lock:
-                fd, share = self._fd, self._share
-                self._fd, self._share, self._opened = -1, None, None
-                if self._memory is not None:
-                    free_later(self._memory)
-                    self._memory = None
+                fd, share, memory = self._fd, self._share, self._memory
+                self._fd, self._share, self._memory, self._opened = -1, None, None, None
+                if memory is not None and len(memory) >= LARGE:
+                    close = close_later
+                    free_later(memory)
+                memory = None
                 self._drop()
                 if share is not None:  # which owns the descriptor
-                    share.release(close_later)
+                    share.release(close)
                 elif fd >= 0 and _is_open(fd, self._info):
-                    close_later(fd)
+                    close(fd)
         finally:
-            close_listed()
+            if close is close_later:
+                close_listed()
 
     def _drop(self) -> None:
         """Forget the parts; under `fork_lock`."""

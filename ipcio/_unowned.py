@@ -138,9 +138,10 @@ def _close_one(me: int) -> None:
     mine: list[int] = []  # the descriptor, and the one that replaces it
     try:
         with fork_lock:
-            if not _descriptors:  # another thread was quicker
+            try:
+                record(mine, _descriptors.pop)
+            except IndexError:  # another thread was quicker, or a handle that the garbage collector closes
                 return
-            record(mine, _descriptors.pop)
             closed_by[mine[0]] = me
         if _is_large(mine[0]):
             with fork_lock:

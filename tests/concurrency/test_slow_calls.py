@@ -400,3 +400,21 @@ def test_without_a_descriptor_left_a_large_segment_is_closed_all_the_same(monkey
         patch.setattr(_unowned, "_ANY_FILE", ("/nowhere", 0))
         h.close()
     assert _descriptors() == before
+
+
+def test_a_handle_that_is_collected_meanwhile_may_close_what_is_to_be_closed(monkeypatch):
+    """The garbage collector may run between the look at the list of descriptors and the step that takes one."""
+    record = _unowned.record
+
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        _unowned.close_listed()  # as the handle of a large segment does in its finalizer
+        record(*arguments)
+
+    fd = os.open(os.devnull, os.O_RDONLY)
+    with _unowned.fork_lock:
+        _unowned.close_later(fd)
+    monkeypatch.setattr(_unowned, "record", interrupted)
+    _unowned.close_listed()
+    with pytest.raises(OSError):
+        os.fstat(fd)
