@@ -16,7 +16,17 @@ from datetime import datetime, timezone
 from benchmarks import rows
 from benchmarks.rows import ROWS, Skip
 
-for module in ("files", "names", "moving", "lua", "sem", "locks", "procs", "imports"):  # in the order of the table
+for module in (
+    "files",
+    "names",
+    "moving",
+    "queues",
+    "lua",
+    "sem",
+    "locks",
+    "procs",
+    "imports",
+):  # in the order of the table
     importlib.import_module(f"benchmarks.{module}")
 
 GROUPS = list(dict.fromkeys(row.group for row in ROWS))

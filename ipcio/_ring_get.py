@@ -129,11 +129,11 @@ class Readers(Ring):
                     used, count = self._used(tail, head)
                     if count:
                         at = head & POSITION
-                        length, stamp = _unpack(self._read(contents, at, BOOK_KEEPING))
+                        length, stamp = _unpack(self._read(contents, view, at, BOOK_KEEPING))
                         if stamp != head or length > used - count * BOOK_KEEPING:
                             raise self._damaged()
                         if into is None:
-                            result = self._read(contents, at + BOOK_KEEPING, length)
+                            result = self._read(contents, view, at + BOOK_KEEPING, length)
                         else:
                             result = length
                             self._read_into(view, into, at + BOOK_KEEPING, length)

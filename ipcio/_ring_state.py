@@ -135,9 +135,11 @@ class RingState:
         for begin, end, place in self._pieces(at, len(view)):
             contents[place] = view[begin:end]
 
-    def _read(self, contents: Bytes, at: int, length: int) -> bytes:
-        pieces = [contents[place] for _, _, place in self._pieces(at, length)]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _read(self, contents: Bytes, view: Any, at: int, length: int) -> bytes:
+        pieces = self._pieces(at, length)
+        if len(pieces) == 1:
+            return contents[pieces[0][2]]
+        return b"".join([view[place] for _, _, place in pieces])  # with one copy of large ones
 
     def _read_into(self, contents: Any, into: memoryview[int], at: int, length: int) -> None:
         check_room(into, length)

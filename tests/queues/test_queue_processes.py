@@ -172,14 +172,13 @@ def test_a_user_who_may_write_to_it_can_do_no_more_than_disturb(name, peer):
     for victim in victims:
         victim.send(
             "run",
-            "import queue as standard\n"
             "end, seen = time.monotonic() + 0.9, set()\n"
             "calls = (lambda: q.put(bytes(50), timeout=0.01), lambda: q.get(timeout=0.01), q.qsize, q.full, q.empty,\n"
             "    lambda: q.get_into(bytearray(5000), timeout=0), q.get_nowait, lambda: q.put_nowait(b''))\n"
             "while time.monotonic() < end:\n"
             "    for call in calls:\n"
             "        try: call()\n"
-            "        except (OSError, standard.Full, standard.Empty, queue.ShutDown) as error: seen.add(type(error))\n",
+            "        except (OSError, queue.Full, queue.Empty, queue.ShutDown) as error: seen.add(type(error))\n",
         )
     for each in (*victims, hostile):
         each.answer()
