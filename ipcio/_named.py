@@ -203,8 +203,12 @@ class NamedHandle:
         """Forget the parts; under `fork_lock`."""
 
     def __del__(self) -> None:
-        with suppress(Exception):  # Python would print it; and a handle that was not made has nothing open
+        # Python would print what is raised: by a handle that was not made, and when a program ends and this module has
+        # no more variables (`suppress` would be one).
+        try:
             self.close()
+        except Exception:  # noqa: BLE001, S110
+            pass
 
     def _check_open(self) -> OpenObject:
         opened = self._opened
