@@ -110,7 +110,13 @@ class Mutex(NamedHandle):
     def __exit__(self, *_: object) -> None:
         """Release the mutex."""
         if self._notes[0]:
-            self._release()
+            depth = None
+            try:
+                depth = self._depth()
+                self._release()
+            except BaseException:
+                self._release_again(depth)
+                raise
         else:
             for code in self._releasing:
                 if not code:
@@ -218,7 +224,13 @@ class Mutex(NamedHandle):
         `RuntimeError` if this thread does not own it.
         """
         if self._notes[0]:
-            self._release()
+            depth = None
+            try:
+                depth = self._depth()
+                self._release()
+            except BaseException:
+                self._release_again(depth)
+                raise
         else:
             for code in self._releasing:
                 if not code:
@@ -229,11 +241,20 @@ class Mutex(NamedHandle):
         lock, words = self._open()
         if not lock.is_mine():
             self._refuse_release()
-        depth = words.load(_DEPTH) if self._is_recursive else 0
+        depth = self._depth()
         if depth:
             words.store(_DEPTH, depth - 1)
         else:
             lock.release()
+
+    def _release_again(self, depth: int | None) -> None:
+        """Release if a signal handler has raised before that was done; `depth` is that before, None: not known."""
+        if self._lock is not None and self._lock.is_mine() and depth in {None, self._depth()}:
+            self._release()
+
+    def _depth(self) -> int:
+        """Return how often this thread, which owns it, has acquired it beyond the first time."""
+        return self._open()[1].load(_DEPTH) if self._is_recursive else 0
 
     def _refuse_release(self) -> NoReturn:
         lock, _ = self._open()

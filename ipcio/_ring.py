@@ -222,8 +222,10 @@ def _change(lock: RingLock, change: Callable[[], None]) -> None:
         if acquired:
             try:
                 change()
-            finally:
+                next(lock.releasing)
+            except BaseException:
                 release_after_error(lock.releasing)
+                raise
 
 
 def check_seconds(timeout: float) -> float | None:

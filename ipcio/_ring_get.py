@@ -146,12 +146,12 @@ class Readers(Ring):
                                     return result
                     elif tail & SHUT_DOWN:
                         raise errors.ShutDown
+                    next(release)
                 except BaseException:
                     if taken is not None:
                         self._kept[get_ident()] = taken if into is None else bytes(into[:taken])
                     release_after_error(release)
                     raise
-                next(release)
             break
         return None
 

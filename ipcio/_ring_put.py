@@ -115,9 +115,9 @@ class Writers(Ring):
                             for _ in release:
                                 for _ in wake[flags[READERS_WAIT] != 0]:
                                     return True
+                    next(release)
                 except BaseException:
                     release_after_error(release)
                     raise
-                next(release)
             break
         return None

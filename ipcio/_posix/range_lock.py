@@ -98,7 +98,7 @@ class RangeLock:
 
     # -- the protocol ------------------------------------------------------
 
-    def acquire(self, seconds: float | None) -> int:
+    def acquire(self, seconds: float | None) -> int:  # noqa: C901 -- one step after another
         me = get_ident()
         forks.this_process()  # after a fork in C, that calls `forget`
         if self._owner == me:
@@ -119,26 +119,30 @@ class RangeLock:
             if filelock.wait(fd, self._request(filelock.EXCLUDE), left):
                 abandoned = file.read(fd, self._offset, _OWNER.size) != _NO_OWNER
                 borrower = self._borrower(fd)
-                if borrower.notes & LENT:
-                    if not lending.wait(fd, file.first + self._offset + 1, borrower, end):
-                        self._let_go(gate, set(), is_done=False)
-                        return 0
-                    os.pwrite(file.data(fd), bytes(SLOT), self._offset)
-                    abandoned = False
-                owner = _OWNER.pack(os.getpid(), self._namespace)
-                for written in calling(os.pwrite, file.data(fd), owner, self._offset):  # noqa: B007
-                    pass
-                held = _held_by_this_thread()
-                held.add(self)
-                result = 2 if abandoned else 1
-                self._is_abandoned = abandoned
-                self._is_held = True
-                return result
+                is_lent = bool(borrower.notes & LENT)
+                if not is_lent or lending.wait(fd, file.first + self._offset + 1, borrower, end):
+                    if is_lent:
+                        os.pwrite(file.data(fd), bytes(SLOT), self._offset)
+                        abandoned = False
+                    owner = _OWNER.pack(os.getpid(), self._namespace)
+                    for written in calling(os.pwrite, file.data(fd), owner, self._offset):  # noqa: B007
+                        pass
+                    held = _held_by_this_thread()
+                    held.add(self)
+                    result = 2 if abandoned else 1
+                    self._is_abandoned = abandoned
+                    self._is_held = True
+                    return result
         except BaseException:
             if arrived:  # and the next owner learns what this one would have learnt
                 self._let_go(gate, _held_by_this_thread(), is_done=bool(written) and not abandoned)
             raise
-        self._let_go(gate, set(), is_done=False)
+        try:
+            self._let_go(gate, set(), is_done=False)
+        except BaseException:
+            if self._owner == me:  # a signal handler raised before anything was done
+                self._let_go(gate, set(), is_done=False)
+            raise
         return 0
 
     def acquire_after(self, _: int, seconds: float | None) -> int:

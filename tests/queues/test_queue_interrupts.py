@@ -103,6 +103,39 @@ def test_with_locks_in_python_code_nothing_is_lost_or_doubled_either(name):
                 break
 
 
+@pytest.mark.parametrize("perm", [0o600, 0o666])
+def test_an_interrupted_call_that_is_in_vain_keeps_no_lock(name, perm):
+    with queue.create(name, 40, perm=perm) as q:
+
+        def put_in_vain():
+            with contextlib.suppress(queue.Full):
+                q.put_nowait(bytes(5))
+
+        def get_in_vain():
+            with contextlib.suppress(queue.Empty):
+                q.get_nowait()
+
+        def use():
+            q.put(b"x", timeout=1)
+            used.append(q.get(timeout=1))
+
+        for is_full, in_vain in (True, put_in_vain), (False, get_in_vain):
+            for at in places():
+                if is_full:
+                    q.put(bytes(20))
+                was_interrupted = interrupted_after(at, in_vain, inside)
+                if is_full:
+                    q.get()
+                used = []
+                use()
+                thread = threading.Thread(target=use)
+                thread.start()
+                thread.join()
+                assert used == [b"x"] * 2
+                if not was_interrupted:
+                    break
+
+
 def test_an_interrupted_read_of_the_file_has_read_nothing(name):
     with queue.create(name, 150) as q, q.reader() as reader:
         for at in itertools.count():

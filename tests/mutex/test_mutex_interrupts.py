@@ -1,0 +1,77 @@
+"""A call on a mutex that a signal handler ends by an exception leaves the mutex as the call promises."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from campaigns import places
+from troubles import interrupted_after
+
+from ipcio import mutex
+
+WIDTHS = pytest.mark.parametrize("perm", [0o600, 0o666])
+
+
+def inside(module):
+    return module.partition(".")[0] == "ipcio"
+
+
+def is_free(m):
+    got = []
+    thread = threading.Thread(target=lambda: got.append(m.acquire(False) and (m.release() or True)))
+    thread.start()
+    thread.join()
+    return got[0]
+
+
+@WIDTHS
+@pytest.mark.parametrize("recursive", [False, True])
+def test_an_interrupted_wait_comes_back_with_the_mutex(name, perm, recursive):
+    m = mutex.create(name, perm=perm, recursive=recursive)
+    for at in places():
+        m.acquire()
+        if recursive:
+            m.acquire()
+        was_interrupted = interrupted_after(at, lambda: m.wait(0), inside)
+        assert not is_free(m)
+        m.release()
+        assert is_free(m) is not recursive
+        if recursive:
+            m.release()
+            assert is_free(m)
+        if not was_interrupted:
+            break
+    m.close()
+
+
+@WIDTHS
+@pytest.mark.parametrize("recursive", [False, True])
+def test_an_interrupted_release_has_released(name, perm, recursive):
+    """Other than in the first instant of the call, which no Python code can guard."""
+    m = mutex.create(name, perm=perm, recursive=recursive)
+    for at in places():
+        for times in range(1 + recursive):
+            m.acquire()
+            if times:
+                m.acquire()
+            was_interrupted = interrupted_after(at + 1, m.release, inside)
+            if times:
+                assert not is_free(m)
+                m.release()
+            assert is_free(m)
+        if not was_interrupted:
+            break
+    m.close()
+
+
+@WIDTHS
+@pytest.mark.parametrize("recursive", [False, True])
+def test_an_interrupted_acquire_has_acquired_nothing(name, perm, recursive):
+    m = mutex.create(name, perm=perm, recursive=recursive)
+    for at in places():
+        if not interrupted_after(at, m.acquire, inside):
+            m.release()
+            break
+        assert is_free(m)
+    m.close()
