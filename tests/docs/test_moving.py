@@ -68,6 +68,12 @@ print(json.dumps(sorted(names)))
 PEERS = {
     "multiprocessing.shared_memory": ("shared_memory.md", "", ["SharedMemory", "ShareableList"]),
     "multiprocessing.managers": ("shared_memory.md", "", ["SharedMemoryManager"]),
+    "multiprocessing.synchronize": (
+        "multiprocessing.md",
+        "",
+        ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event"],
+    ),
+    "multiprocessing.queues": ("multiprocessing.md", "", ["Queue", "SimpleQueue", "JoinableQueue"]),
     "posix_ipc": ("posix_ipc.md", "`posix_ipc`", ["SharedMemory", "Semaphore", "MessageQueue"]),
     "sysv_ipc": ("posix_ipc.md", "`sysv_ipc`", ["SharedMemory", "Semaphore", "MessageQueue"]),
     "filelock": ("filelock.md", "filelock", ["FileLock"]),
