@@ -29,6 +29,7 @@ from itertools import repeat, starmap
 
 from ipcio._light import WeakSet, contextmanager
 from ipcio._posix import filelock, forks, lending, libc, pthread_mutex, thread_ids
+from ipcio._posix.futex import futex_number
 from ipcio._posix.lending import LENT
 from ipcio._posix.own_file import open_again
 from ipcio._posix.pthread_mutex import TID
@@ -48,9 +49,7 @@ _ACQUIRED, _BUSY = {0, errno.EOWNERDEAD}, {errno.EBUSY, errno.ETIMEDOUT}
 
 ABANDONED = 1  # in `RobustLock.notes`
 
-# futex(2) has no function in the C library, and a number of its own on each architecture of Linux.
-_FUTEX = {"x86_64": 202, "i686": 240, "aarch64": 98, "riscv64": 98, "armv7l": 240, "ppc64le": 221, "s390x": 238}
-_futex = _FUTEX.get(os.uname().machine)
+_futex = futex_number()
 _WAKE_OP = 5
 _SET_OWNER_DIED = ctypes.c_uint32((8 | 1) << 28 | 30 << 12)  # or with 1 << 30; and the comparison is never true
 

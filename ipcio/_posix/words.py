@@ -22,6 +22,7 @@ from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
 from ipcio._light import cache, partial
+from ipcio._posix.futex import futex_number
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 from ipcio._words import PolledWords, WordsInMemory
@@ -44,30 +45,6 @@ _IF_WAS = 0x800  # its comparison: with a value that no word of ours has, for th
 
 _LARGEST = 0x7FF  # of its arguments, which have 12 bits and a sign
 
-# The numbers of futex(2): how the name of the machine begins, and the size of a pointer.
-_NUMBERS = (
-    ("x86_64", 8, 202),
-    ("x86_64", 4, 240),
-    ("i", 4, 240),
-    ("aarch64", 8, 98),
-    ("aarch64", 4, 240),
-    ("arm", 4, 240),
-    ("riscv64", 8, 98),
-    ("loongarch64", 8, 98),
-    ("ppc", 8, 221),
-    ("ppc", 4, 221),
-    ("s390", 8, 238),
-    ("s390", 4, 238),
-    ("mips64", 8, 5194),
-    ("mips", 4, 4238),
-    ("sparc", 8, 142),
-    ("sparc", 4, 142),
-    ("alpha", 8, 394),
-    ("parisc", 4, 210),
-    ("m68k", 4, 235),
-    ("sh", 4, 240),
-)
-
 _long: Callable[[int], Any] = ctypes.c_long
 _ZERO, _ONE, _ALL = map(ctypes.c_long, (0, 1, _MOST))
 _LONG_WAIT, _LONG_WAKE, _LONG_WAKE_OP = map(ctypes.c_long, (_WAIT, _WAKE, _WAKE_OP))  # made once: that costs time
@@ -85,18 +62,10 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-def _number() -> int | None:
-    """Return the number of futex(2) for this process; None if it is not known."""
-    if sys.platform != "linux":
-        return None
-    machine, pointer = os.uname().machine, ctypes.sizeof(ctypes.c_void_p)
-    return next((number for name, size, number in _NUMBERS if machine.startswith(name) and size == pointer), None)
-
-
 @cache
 def _futex() -> Callable[..., int] | None:
     """Return the call, for six arguments of the type ``c_long``; None where it does not do what is needed."""
-    number = _number()
+    number = futex_number()
     call: Any = None if number is None else getattr(ctypes.CDLL(None, use_errno=True), "syscall", None)
     if number is None or call is None:
         return None

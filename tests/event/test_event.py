@@ -597,7 +597,7 @@ def test_a_call_that_does_something_else_is_not_used(monkeypatch):
     try:
         for number in getppid, 10_000:  # the second is no system call at all
             words._futex.cache_clear()
-            monkeypatch.setattr(words, "_number", lambda number=number: number)
+            monkeypatch.setattr(words, "futex_number", lambda number=number: number)
             assert words._futex() is None
     finally:
         words._futex.cache_clear()
