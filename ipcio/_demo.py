@@ -5,7 +5,10 @@ name of the run and the worker's number.  The worker finds the rest under that n
 memory that is read and written as files are:
 
 ``RUN``
-    the jobs, as JSON: for each worker a list of paths, and what to lock if that is not the report
+    the paths of the files, as JSON, and what to lock if that is not the report
+``RUN-work``
+    a queue with the place of each file in that list, the largest file first.  A worker takes the next one
+    whenever it is ready for it, until the queue is empty
 ``RUN-board``
     for each worker a line with its progress
 ``RUN-report``
@@ -43,7 +46,7 @@ import sys
 import sysconfig
 from collections import Counter
 
-from ipcio import filelock, mmap, proc, sem, shm, strfile
+from ipcio import filelock, mmap, proc, queue, sem, shm, strfile
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     from ipcio import MemoryFile, Semaphore
 
+_LARGEST_JOB = 32  # bytes of a message in the queue, with its book-keeping
 _WIDEST = 60  # characters of a word that are shown
 _WORD = re.compile(r"[^\W\d_]+")  # letters only: source code is half punctuation
 
@@ -76,20 +80,25 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
     before anything is started, and `SystemExit` if a worker fails or a count is wrong.
     """
     paths = [os.path.abspath(path) for path in paths] or _library()
-    shares = _share_out(paths, min(workers, len(paths)))
-    numbers = range(1, len(shares) + 1)
-    permits = max(1, min(os.cpu_count() or 1, len(shares) - 1))
+    paths = sorted(paths, key=_size, reverse=True)
+    numbers = range(1, min(workers, len(paths)) + 1)
+    permits = max(1, min(os.cpu_count() or 1, len(numbers) - 1))
     counts: Counter[str] = Counter()
     started: list[Worker] = []
     with contextlib.ExitStack() as stack:
         to_lock = stack.enter_context(_lock_file())
-        jobs = stack.enter_context(_publish(None, {"lock": to_lock, "shares": shares}))
+        jobs = stack.enter_context(_publish(None, {"lock": to_lock, "paths": paths}))
         name = jobs.name
-        board = stack.enter_context(shm.create(f"{name}-board", len(shares) * _LINE))
-        report = stack.enter_context(shm.create(f"{name}-report", len(shares) * len(_row(0, 0, *_NOTHING))))
+        work = stack.enter_context(queue.create(f"{name}-work", len(paths) * _LARGEST_JOB))
+        for place in range(len(paths)):
+            work.put(str(place).encode())
+        work.shutdown()
+        board = stack.enter_context(shm.create(f"{name}-board", len(numbers) * _LINE))
+        report = stack.enter_context(shm.create(f"{name}-report", len(numbers) * len(_row(0, 0, *_NOTHING))))
         turns = _create_semaphore(f"{name}-turns", permits)
         stack.callback(turns.close)  # `with turns` would acquire a permit
         _say("Names", f"Shared memory named {name} holds the list of {_some(len(paths), 'file')}, as JSON.")
+        _say("Queue", f"{name}-work says which file is next; each worker takes it in turn.")
         _say(
             "Semaphore",
             f"{name}-turns has {_some(permits, 'permit')}: at most {_some(permits, 'worker')} at a time may count.",
@@ -98,7 +107,7 @@ def run(paths: Sequence[str], workers: int, top: int) -> None:
             _post(board, number, _NOTHING)
         _say(
             "Processes",
-            f"{_some(len(shares), 'worker')}, each a program that is given that name and its number, no data.",
+            f"{_some(len(numbers), 'worker')}, each a program that is given that name and its number, no data.",
         )
         for number in numbers:
             started.append(Worker(name, number))
@@ -237,17 +246,6 @@ def _library() -> list[str]:
     return paths or sys.exit("ipcio: the sources of the standard library are not installed here; name a FILE")
 
 
-def _share_out(paths: Iterable[str], count: int) -> list[list[str]]:
-    """Divide the files among `count` workers: the largest first, each to the worker with the fewest bytes."""
-    shares: list[list[str]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for size, path in sorted(((_size(path), path) for path in paths), reverse=True):
-        least = loads.index(min(loads))
-        shares[least].append(path)
-        loads[least] += size + 1
-    return shares
-
-
 def _size(path: str) -> int:
     with mmap.open(path) as file:
         return file.size()
@@ -275,12 +273,13 @@ def work(name: str, number: int) -> None:
     turns = sem.attach(f"{name}-turns")
     with (
         shm.attach(name, "r") as jobs,
+        queue.attach(f"{name}-work") as work,
         shm.attach(f"{name}-board") as board,
         shm.attach(f"{name}-report") as report,
     ):
         todo = json.load(jobs)
-        for path in todo["shares"][number - 1]:
-            with turns, mmap.open(path) as file:
+        for place in work:
+            with turns, mmap.open(todo["paths"][int(place)]) as file:
                 files += 1
                 size += file.size()
                 words += _count(io.TextIOWrapper(file, encoding="utf-8", errors="replace"), counts)

@@ -1,4 +1,4 @@
-"""``ipcio demo``: one job for the six modules together."""
+"""``ipcio demo``: one job for the modules together."""
 
 from __future__ import annotations
 
