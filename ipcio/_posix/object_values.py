@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _COUNT = struct.Struct("=Q24x")  # on 64 bits, the value is in the lower half of the first word
 _LARGEST = 0x7FFFFFFF  # SEM_VALUE_MAX; musl uses the bit above for itself
 
-_OWNER = struct.Struct(
-    "=II40xI"
-)  # of a range lock: process, PID namespace, notes; of a robust mutex: the first, the last
+# The slot of a lock.  A range lock: process, PID namespace.  A robust mutex: its first word, another one.  Both:
+# notes, and the process to which the lock is lent, with its start.
+_OWNER = struct.Struct("=II40xIIQ")
 _LENT = 2  # of the notes
 _THREAD, _OWNER_ENDED = 0x3FFFFFFF, 0x40000000  # in the first word of a robust mutex
 
@@ -86,8 +86,10 @@ def _owner_of_mutex(found: ObjectFile) -> int | None:
         return borrower
     data = _read(found, 0, LOCKS[0] + SLOT)
     _, flags, _, _, layout = HEADER.unpack_from(data)
-    first, space, notes = _OWNER.unpack_from(data, LOCKS[0])
-    if notes & _LENT or not first:
+    first, space, notes, pid, start = _OWNER.unpack_from(data, LOCKS[0])
+    if notes & _LENT:
+        return pid if start and procfs.start_of(pid) == start else 0
+    if not first:
         return 0
     if flags & WIDE or layout.startswith(RANGE_LOCKS):
         if space != os.stat("/proc/self/ns/pid").st_ino & 0xFFFFFFFF:

@@ -9,8 +9,9 @@ import sys
 import pytest
 from abilities import lacks
 from command import DEADLINE, finish, start
+from named_contract import FILES
 
-from ipcio import mutex
+from ipcio import list_objects, mutex
 
 HOLD = "sh", "-c", "echo in; read line; exit 5"
 
@@ -68,6 +69,8 @@ def test_a_killed_command_releases_it_at_once_and_its_children_do_not_keep_it(na
     with running(name, command=["sh", "-c", "sleep 60 <&- >&- 2>&- & echo in; echo $!; read line"]) as process:
         child = int(process.stdout.readline())
         assert m.owner == process.pid
+        if FILES:
+            assert [each.value for each in list_objects() if each.name == name] == [process.pid]
         process.kill()
         process.wait()
         try:
@@ -81,6 +84,8 @@ def test_a_command_that_closes_all_files_keeps_it(name, m):
     close = "import os; os.closerange(3, 100); print('in', flush=True); input()"
     with running(name, command=[sys.executable, "-c", close]) as process:
         assert m.owner == process.pid
+        if FILES:
+            assert [each.value for each in list_objects() if each.name == name] == [process.pid]
         assert not m.acquire(timeout=0.01)
         process.stdin.close()
         process.wait()
