@@ -23,6 +23,7 @@ for module in (
     "queues",
     "lua",
     "sem",
+    "mutexes",
     "locks",
     "procs",
     "imports",

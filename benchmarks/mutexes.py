@@ -1,0 +1,131 @@
+"""Mutexes: uncontended, contended by a second process, and as a monitor, against what the standard library has.
+
+Nothing that is compared here releases the lock of a process that is killed, but a lock of a file.
+"""
+# ruff: noqa: ARG001 -- every row is given a stack
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import tempfile
+
+from benchmarks.rows import FLOOR, SELF, fork, loops, new_name, one_cpu, optional, row
+from ipcio import filelock, mutex
+
+
+def made(stack, **options):
+    handle = mutex.create(new_name(), **options)
+    stack.callback(handle.close)  # enter_context would acquire it
+    return handle
+
+
+def a_byte(stack):
+    """A file in /dev/shm, of which one byte is locked."""
+    return stack.enter_context(tempfile.TemporaryFile(dir="/dev/shm"))
+
+
+WITH = "with m: pass"
+
+
+@row("mutex", "with", "multiprocessing.Lock: with", 3.0)
+def _(stack):
+    return loops(WITH, "with p: pass", m=made(stack), p=multiprocessing.Lock())
+
+
+@row("mutex", "with", "ipcio.filelock: lock, unlock of a byte", 0.3, SELF)
+def _(stack):
+    names = {"m": made(stack), "f": a_byte(stack), "lock": filelock.lock, "unlock": filelock.unlock}
+    return loops(WITH, "lock(f, 'rw', 0, 1); unlock(f, 0, 1)", **names)
+
+
+@row("mutex", "with", "fcntl.lockf of a byte: lock, unlock")
+def _(stack):
+    names = {"m": made(stack), "f": a_byte(stack), "lockf": fcntl.lockf, "EX": fcntl.LOCK_EX, "UN": fcntl.LOCK_UN}
+    return loops(WITH, "lockf(f, EX, 1, 0); lockf(f, UN, 1, 0)", **names)
+
+
+@row("mutex", "with", "filelock (the package): with")
+def _(stack):
+    package = optional("filelock")
+    directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
+    return loops(WITH, "with p: pass", m=made(stack), p=package.FileLock(os.path.join(directory, "lock")))
+
+
+@row("mutex", "acquire, release", "multiprocessing.Lock: acquire, release")
+def _(stack):
+    return loops("m.acquire(); m.release()", "p.acquire(); p.release()", m=made(stack), p=multiprocessing.Lock())
+
+
+@row("mutex", "with, recursive", "multiprocessing.RLock: with")
+def _(stack):
+    return loops(WITH, "with p: pass", m=made(stack, recursive=True), p=multiprocessing.RLock())
+
+
+@row("mutex", "with, for several users", "the same for one user", kind=SELF)
+def _(stack):
+    return loops("with w: pass", WITH, w=made(stack, perm=0o666), m=made(stack))
+
+
+# -- between two processes -----------------------------------------------------------
+
+
+@row("mutex", "with, contended by another process", "multiprocessing.Lock: with, contended")
+def _(stack):
+    ours, theirs = made(stack), multiprocessing.Lock()
+    sides = loops(WITH, WITH, m=ours), loops(WITH, WITH, m=theirs)
+
+    def contended(lock, side):
+        """The side, while another process acquires and releases the lock as often as it can."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writer, b"!")
+            while True:
+                with lock:
+                    pass
+        try:
+            os.read(reader, 1)
+            return side()
+        finally:
+            # A lock of multiprocessing stays acquired if its owner is killed: so it is killed while this process has it.
+            with lock:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            os.close(reader)
+            os.close(writer)
+
+    return [lambda lock=lock, side=side[0]: contended(lock, side) for lock, side in zip((ours, theirs), sides)]  # noqa: B905
+
+
+def ping(stack, monitor, wait):
+    """Another process answers each notification with one."""
+
+    def answer():
+        with monitor:
+            while True:
+                monitor.notify_all()
+                wait(monitor)
+
+    fork(stack, answer)
+
+
+@row("mutex", "notify_all, wait, to another process and back", "multiprocessing.Condition: notify_all, wait")
+def _(stack):
+    one_cpu(stack)
+    ours, theirs = made(stack), multiprocessing.Condition()
+    for monitor in ours, theirs:
+        ping(stack, monitor, lambda each: each.wait(5))
+    statement = "with m:\n m.notify_all(); m.wait(5)"
+    (mine,), (other,) = loops(statement, m=ours), loops(statement, m=theirs)
+    return mine, other
+
+
+@row("mutex", "with", "pthread_mutex by ctypes, twice", kind=FLOOR)
+def _(stack):
+    handle = made(stack)
+    lock = handle._lock
+    names = {"m": handle, "trying": lock.trying, "releasing": lock.releasing}
+    return loops(WITH, "next(trying); next(releasing)", **names)
