@@ -2,7 +2,6 @@
 
 Nothing that is compared here releases the lock of a process that is killed, but a lock of a file.
 """
-# ruff: noqa: ARG001 -- every row is given a stack
 
 from __future__ import annotations
 
@@ -90,7 +89,7 @@ def _(stack):
             os.read(reader, 1)
             return side()
         finally:
-            # A lock of multiprocessing stays acquired if its owner is killed: so it is killed while this process has it.
+            # A lock of multiprocessing stays acquired if its owner is killed: so this process acquires it first.
             with lock:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)

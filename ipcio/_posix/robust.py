@@ -14,7 +14,7 @@ make other processes write anywhere in their own memory.  The caller makes sure 
 
 **A hole of the kernel.**  If a thread other than the main thread calls ``exec``, the kernel first gives
 it the id of the main thread, and then does not recognise its mutexes: they stay locked by a thread id
-that does not exist.  So a caller that has to wait looks for the owner, and does what the kernel has not done.
+that does not exist.  So a caller that waits looks for the owner, and does what the kernel has not done.
 
 Importing this imports `ctypes`.
 """
@@ -120,14 +120,16 @@ class RobustLock:
         if code == errno.EDEADLK:
             raise RuntimeError("this thread holds the lock already")
         end = None if seconds is None else now() + seconds
+        has_waited = False
         try:
             while code not in _ACQUIRED:
                 if code not in _BUSY:
                     raise self._failure(code)
-                is_new = self._mark_if_owner_is_gone()
                 left = _SLICE if end is None else end - now()
-                if left <= 0 and not is_new:
+                is_marked = (has_waited or left <= 0) and self._mark_if_owner_is_gone()
+                if left <= 0 and not is_marked:
                     return 0
+                has_waited = True
                 for code in calling(pthread_mutex.wait, self._address, min(left, _SLICE)):  # noqa: B007, PLR1704
                     pass
             if code:
