@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 
-from benchmarks.rows import FLOOR, SELF, fork, loops, new_name, one_cpu, optional, row
+from benchmarks.rows import ITSELF, SELF, fork, loops, new_name, one_cpu, optional, row
 from ipcio import filelock, mutex
 
 
@@ -27,40 +27,48 @@ def a_byte(stack):
 
 
 WITH = "with m: pass"
+CALLS = "pthread_mutex_trylock and _unlock, by ctypes"
+TWICE = "next(trying); next(releasing)"
 
 
-@row("mutex", "with", "multiprocessing.Lock: with", 3.0)
+def against(stack, theirs, ours=WITH, handle=None, **names):
+    """Sides: ours, theirs, and the two calls of C on a mutex for one user."""
+    lock = made(stack)._lock
+    return loops(ours, theirs, TWICE, m=handle or made(stack), trying=lock.trying, releasing=lock.releasing, **names)
+
+
+@row("mutex", "with", "multiprocessing.Lock: with", 3.0, floor=CALLS)
 def _(stack):
-    return loops(WITH, "with p: pass", m=made(stack), p=multiprocessing.Lock())
+    return against(stack, "with p: pass", p=multiprocessing.Lock())
 
 
-@row("mutex", "with", "ipcio.filelock: lock, unlock of a byte", 0.3, SELF)
+@row("mutex", "with", "ipcio.filelock: lock, unlock of a byte", 0.3, SELF, CALLS)
 def _(stack):
-    names = {"m": made(stack), "f": a_byte(stack), "lock": filelock.lock, "unlock": filelock.unlock}
-    return loops(WITH, "lock(f, 'rw', 0, 1); unlock(f, 0, 1)", **names)
+    names = {"f": a_byte(stack), "lock": filelock.lock, "unlock": filelock.unlock}
+    return against(stack, "lock(f, 'rw', 0, 1); unlock(f, 0, 1)", **names)
 
 
-@row("mutex", "with", "fcntl.lockf of a byte: lock, unlock")
+@row("mutex", "with", "fcntl.lockf of a byte: lock, unlock", floor=CALLS)
 def _(stack):
-    names = {"m": made(stack), "f": a_byte(stack), "lockf": fcntl.lockf, "EX": fcntl.LOCK_EX, "UN": fcntl.LOCK_UN}
-    return loops(WITH, "lockf(f, EX, 1, 0); lockf(f, UN, 1, 0)", **names)
+    names = {"f": a_byte(stack), "lockf": fcntl.lockf, "EX": fcntl.LOCK_EX, "UN": fcntl.LOCK_UN}
+    return against(stack, "lockf(f, EX, 1, 0); lockf(f, UN, 1, 0)", **names)
 
 
-@row("mutex", "with", "filelock (the package): with")
+@row("mutex", "with", "filelock (the package): with", floor=CALLS)
 def _(stack):
     package = optional("filelock")
     directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
-    return loops(WITH, "with p: pass", m=made(stack), p=package.FileLock(os.path.join(directory, "lock")))
+    return against(stack, "with p: pass", p=package.FileLock(os.path.join(directory, "lock")))
 
 
-@row("mutex", "acquire, release", "multiprocessing.Lock: acquire, release")
+@row("mutex", "acquire, release", "multiprocessing.Lock: acquire, release", floor=CALLS)
 def _(stack):
-    return loops("m.acquire(); m.release()", "p.acquire(); p.release()", m=made(stack), p=multiprocessing.Lock())
+    return against(stack, "p.acquire(); p.release()", "m.acquire(); m.release()", p=multiprocessing.Lock())
 
 
-@row("mutex", "with, recursive", "multiprocessing.RLock: with")
+@row("mutex", "with, recursive", "multiprocessing.RLock: with", floor=CALLS)
 def _(stack):
-    return loops(WITH, "with p: pass", m=made(stack, recursive=True), p=multiprocessing.RLock())
+    return against(stack, "with p: pass", handle=made(stack, recursive=True), p=multiprocessing.RLock())
 
 
 @row("mutex", "with, for several users", "the same for one user", kind=SELF)
@@ -71,7 +79,7 @@ def _(stack):
 # -- between two processes -----------------------------------------------------------
 
 
-@row("mutex", "with, contended by another process", "multiprocessing.Lock: with, contended")
+@row("mutex", "with, contended by another process", "multiprocessing.Lock: with, contended", floor=ITSELF)
 def _(stack):
     ours, theirs = made(stack), multiprocessing.Lock()
     sides = loops(WITH, WITH, m=ours), loops(WITH, WITH, m=theirs)
@@ -111,7 +119,12 @@ def ping(stack, monitor, wait):
     fork(stack, answer)
 
 
-@row("mutex", "notify_all, wait, to another process and back", "multiprocessing.Condition: notify_all, wait")
+@row(
+    "mutex",
+    "notify_all, wait, to another process and back",
+    "multiprocessing.Condition: notify_all, wait",
+    floor=ITSELF,
+)
 def _(stack):
     one_cpu(stack)
     ours, theirs = made(stack), multiprocessing.Condition()
@@ -120,11 +133,3 @@ def _(stack):
     statement = "with m:\n m.notify_all(); m.wait(5)"
     (mine,), (other,) = loops(statement, m=ours), loops(statement, m=theirs)
     return mine, other
-
-
-@row("mutex", "with", "pthread_mutex by ctypes, twice", kind=FLOOR)
-def _(stack):
-    handle = made(stack)
-    lock = handle._lock
-    names = {"m": handle, "trying": lock.trying, "releasing": lock.releasing}
-    return loops(WITH, "next(trying); next(releasing)", **names)
