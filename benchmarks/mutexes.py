@@ -42,7 +42,7 @@ def _(stack):
     return against(stack, "with p: pass", p=multiprocessing.Lock())
 
 
-@row("mutex", "with", "ipcio.filelock: lock, unlock of a byte", 0.3, SELF, CALLS)
+@row("mutex", "with", "ipcio.filelock: lock, unlock of a byte", 0.3, floor=CALLS)
 def _(stack):
     names = {"f": a_byte(stack), "lock": filelock.lock, "unlock": filelock.unlock}
     return against(stack, "lock(f, 'rw', 0, 1); unlock(f, 0, 1)", **names)
