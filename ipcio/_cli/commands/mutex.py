@@ -93,6 +93,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
         lock.lend()
     except NotImplementedError:  # the command ends with this process there
         return _supervise(handle, arguments.command)
+    if handle._share is not None:
+        handle._share.pass_to_program()  # so the name stays as long as the command runs
     try:
         programs.platform.become(arguments.command)
     except OSError as error:
