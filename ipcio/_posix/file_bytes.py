@@ -30,7 +30,8 @@ class FileBytes:
 
     def __init__(self, opened: OpenObject) -> None:
         with fork_lock:
-            self._file = own_file.of(opened.fd, namespace.segment_path(opened.name, opened.kind))
+            path = namespace.segment_path(opened.name, opened.kind)
+            self._file = own_file.of(opened.fd, path, opened.name)
         self._name = opened.name
 
     def __getitem__(self, where: slice) -> bytes:

@@ -20,25 +20,26 @@ _MOST_OBJECTS = 1 << 50
 _files: WeakValueDictionary[tuple[int, int], OwnFile] = WeakValueDictionary()
 
 
-def of(fd: int, path: str) -> OwnFile:
+def of(fd: int, path: str, name: str) -> OwnFile:
     """Under `fork_lock`: return the one of the object that is open as `fd`, and has or had the path."""
     info = os.fstat(fd)
     key = info.st_dev, info.st_ino
     found = _files.get(key)
     if found is None:
-        found = _files[key] = OwnFile(fd, path)
+        found = _files[key] = OwnFile(fd, path, name)
     return found
 
 
 class OwnFile:
     """An object, opened once more, for all of its locks."""
 
-    __slots__ = ("__weakref__", "_common", "_fd", "_info", "_path", "first")
+    __slots__ = ("__weakref__", "_common", "_fd", "_info", "_name", "_path", "first")
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, name: str) -> None:
         self._fd = -1
         self._info = os.fstat(fd)
         self._path = path
+        self._name = name  # for errors
         self.first = 0 if _OF_FILE else self._info.st_ino % _MOST_OBJECTS * _BYTES_OF_AN_OBJECT
         self._common = _common_file()
         try:
@@ -58,14 +59,14 @@ class OwnFile:
         if _OF_FILE and fd >= 0:
             return fd
         if self._fd < 0 or not _is(self._fd, self._info):
-            raise OSError(errno.EBADF, "this process can no longer open the object: attach to it again")
+            raise OSError(errno.EBADF, "this process can no longer open the object: attach to it again", self._name)
         return self._fd
 
     def read(self, fd: int, offset: int, size: int) -> bytes:
         """Read from the object; `OSError` if it was cut short."""
         data = os.pread(self.data(fd), size, offset)
         if len(data) < size:
-            raise OSError(errno.EFAULT, "another process has cut the object short")
+            raise OSError(errno.EFAULT, "another process has truncated the object", self._name)
         return data
 
     def renew(self) -> None:

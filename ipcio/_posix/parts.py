@@ -68,7 +68,7 @@ def lock(opened: OpenObject, at: int, /) -> RobustLock | RangeLock:
 
     path = namespace.segment_path(opened.name, opened.kind)
     make = range_lock.lock_at if opened.wide or pthread_mutex.blank() is None else robust.RobustLock
-    return make(opened.fd, path, at, process_namespace)
+    return make(opened.fd, path, at, process_namespace, opened.name)
 
 
 def by_calls(opened: OpenObject, /) -> tuple[FileCells, FileBytes]:

@@ -50,7 +50,7 @@ _locks: WeakValueDictionary[tuple[int, int, int], RangeLock] = WeakValueDictiona
 _threads: Any = _local()
 
 
-def lock_at(fd: int, path: str, offset: int, pid_namespace: Callable[[], int]) -> RangeLock:
+def lock_at(fd: int, path: str, offset: int, pid_namespace: Callable[[], int], name: str) -> RangeLock:
     """Return the lock at this offset of the object that is open as `fd`; a process has one of each.
 
     The object is opened again, by its descriptor or by `path`.  `pid_namespace` returns the number of that namespace.
@@ -60,7 +60,7 @@ def lock_at(fd: int, path: str, offset: int, pid_namespace: Callable[[], int]) -
         key = info.st_dev, info.st_ino, offset
         found = _locks.get(key)
         if found is None:
-            found = _locks[key] = RangeLock(own_file.of(fd, path), offset, pid_namespace)
+            found = _locks[key] = RangeLock(own_file.of(fd, path, name), offset, pid_namespace)
         return found
 
 

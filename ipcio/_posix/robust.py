@@ -64,6 +64,7 @@ class RobustLock:
         "_fd",
         "_info",
         "_lent",
+        "_name",
         "_namespace",
         "_path",
         "_pid_namespace",
@@ -77,7 +78,7 @@ class RobustLock:
     releasing: Iterator[int]
     notes: Any  # the owner changes them: `ABANDONED` from an acquire to the next release, `LENT` while it is lent
 
-    def __init__(self, fd: int, path: str, offset: int, pid_namespace: Callable[[], int]) -> None:
+    def __init__(self, fd: int, path: str, offset: int, pid_namespace: Callable[[], int], name: str) -> None:
         """Use the mutex at this offset of the object that is open, to read and write, as `fd`.
 
         Its first contents are those of `ipcio._posix.pthread_mutex.blank`.  The descriptor, or else the `path` of
@@ -87,6 +88,7 @@ class RobustLock:
         self._address = memory.address()
         self._words = memory.words
         self._fd, self._path, self._info = fd, path, os.fstat(fd)
+        self._name = name
         self._pid_namespace, self._namespace = pid_namespace, pid_namespace()
         self.notes = memoryview(memory.words).cast("B").cast("I")[_NOTES : _NOTES + 1]
         arguments = repeat((self._address,))
@@ -251,8 +253,8 @@ class RobustLock:
     def _failure(self, code: int) -> OSError:
         if self._words is _no_mutex:
             text = "this process was forked into another PID namespace, or by a system call: attach to the object again"
-            return OSError(errno.EPERM, text)
-        return OSError(code, _REASONS.get(code) or os.strerror(code))
+            return OSError(errno.EPERM, text, self._name)
+        return OSError(code, _REASONS.get(code) or os.strerror(code), self._name)
 
 
 _locks: WeakSet[RobustLock] = WeakSet()

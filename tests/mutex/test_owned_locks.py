@@ -37,7 +37,7 @@ class Locked:
 
     def lock(self):
         make = robust.RobustLock if self.kind == "robust" else range_lock.lock_at
-        return make(self.fd, self.path, 64, lambda: self.space)
+        return make(self.fd, self.path, 64, lambda: self.space, "name")
 
     def close(self):
         os.close(self.fd)
@@ -401,7 +401,7 @@ def test_a_damaged_mutex_is_an_error_or_busy_and_never_a_wait_without_end(file):
 @range_only
 def test_a_range_lock_on_a_file_that_was_cut_short_is_an_error_and_no_sigbus(file, lock):
     os.truncate(file.path, 0)
-    with pytest.raises(OSError, match="cut"):
+    with pytest.raises(OSError, match="truncated"):
         lock.acquire(1)
     assert not lock.is_mine()
 
