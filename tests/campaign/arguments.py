@@ -20,17 +20,28 @@ from children import fork_quietly
 from leftovers_linux import children, descriptors, names_of, paths
 
 from campaign import strange
-from ipcio import MemoryFile, event, filelock, mmap, proc, sem, shm, strfile
+from ipcio import MemoryFile, event, filelock, mmap, proc, queue, sem, shm, strfile
 
 # `io.UnsupportedOperation` is an OSError, `UnicodeError` a ValueError.
 DOCUMENTED = (TypeError, ValueError, OSError, OverflowError, NotImplementedError, BufferError, MemoryError)
 DOCUMENTED += (LookupError,)  # of `proc.spawn` alone, see `Attack.check_error`
+DOCUMENTED += (queue.Full, queue.Empty, queue.ShutDown)  # of queues alone
 DOCUMENTED += (InvalidOperation,)  # a Decimal's own, which is not a number
 
 PERMITS = 30000  # so many that nobody waits for one, and that a crash-safe semaphore can have
 NOTHING = object()
 # What opens descriptors.  (A handle of memory opens one when it is asked for it, and keeps it until its end.)
-OPENERS = [shm.create, shm.attach, sem.create, sem.open, sem.attach, event.create, event.attach]
+OPENERS = [
+    shm.create,
+    shm.attach,
+    sem.create,
+    sem.open,
+    sem.attach,
+    event.create,
+    event.attach,
+    queue.create,
+    queue.attach,
+]
 OPENERS += [mmap.open, strfile.open, proc.spawn]
 
 
@@ -234,6 +245,40 @@ def use_one_event(attack, e, times):
         number = strange.value(attack.rng, around=e)
         calls = [(e.set,), (e.is_set,), (e.wait,), (e.wait, number), (e.wait, number, number), (e.set, number)]
         attack.call(*attack.rng.choice([*calls, (repr, e), (pickle_copy, e), (e.close,)]))
+
+
+def use_queue(attack, times):
+    with queue.create(attack.name, 200):
+        for _ in range(times):
+            kind = attack.rng.randrange(4)
+            if kind == 0:
+                options = attack.maybe(
+                    perm=lambda: attack.any(0o600, 0, 0o666),
+                    persist=lambda: attack.any(True),
+                    exist_ok=lambda: attack.any(True),
+                    owner=lambda: attack.any(0),
+                )
+                made(queue.unlink, attack.call(queue.create, name_of(attack), attack.any(100, 16), **options))
+            elif kind == 1:
+                attack.call(queue.unlink, not_the(attack.name, name_of(attack)))
+            else:
+                with attack.opened(queue.attach, name_of(attack) if kind == 2 else attack.name) as q:
+                    use_one_queue(attack, q, 6)
+
+
+def use_one_queue(attack, q, times):
+    flags = True, False, 0, 1, "", "x", None
+    for turn in range(times if q is not NOTHING else 0):
+        one, two = strange.value(attack.rng, around=q), strange.value(attack.rng, around=q)
+        calls = [(q.put, one, False), (q.put_nowait, one), (q.get_nowait,), (q.get, False, one)]
+        calls += [(q.get_into, one, False)]
+        calls += [(q.qsize,), (q.full,), (q.empty,), (q.get, True, 0), (repr, q), (pickle_copy, q), (q.writer,)]
+        if turn > times // 2:
+            flag = attack.rng.choice(flags)
+            q.closed or q.shutdown()  # so that no wait has no end
+            calls = [(q.put, one, flag, two), (q.get, flag, two), (q.get_into, one, flag, two), (list, q)]
+            calls += [(q.reader,), (q.shutdown, flag), (q.close,)]
+        attack.call(*attack.rng.choice(calls))
 
 
 def pickle_copy(handle):
@@ -527,6 +572,7 @@ USES = {
     "shm": (use_shm, 40),
     "sem": (use_sem, 60),
     "event": (use_event, 60),
+    "queue": (use_queue, 40),
     "mmap": (use_mmap, 40),
     "strfile": (use_strfile, 40),
     "filelock": (use_filelock, 60),

@@ -8,7 +8,7 @@ import pytest
 
 from ipcio import proc
 
-MODULES = ["shm", "sem", "event", "mmap", "strfile", "filelock", "proc", "command", "urls"]
+MODULES = ["shm", "sem", "event", "queue", "mmap", "strfile", "filelock", "proc", "command", "urls"]
 
 
 @pytest.mark.needs("files", "fork", "undo", "proc")
