@@ -42,6 +42,7 @@ def get_into(q):
     return buffer[: q.get_into(buffer)].tobytes()
 
 
+@pytest.mark.needs("robust mutexes")
 @pytest.mark.parametrize("how", PUTS)
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_an_interrupted_put_has_put_nothing(name, how, data):
@@ -57,6 +58,7 @@ def test_an_interrupted_put_has_put_nothing(name, how, data):
         assert q.get() == data
 
 
+@pytest.mark.needs("robust mutexes")
 @pytest.mark.parametrize("how", [*GETS, "get_into"])
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_an_interrupted_get_has_taken_nothing(name, how, data):

@@ -150,6 +150,14 @@ def _sendfile() -> bool:
             return False
 
 
+def _robust_mutexes() -> bool:
+    if os.name != "posix":
+        return False
+    from ipcio._posix import pthread_mutex
+
+    return pthread_mutex.blank() is not None
+
+
 ABILITIES = {
     "fork": (lambda: hasattr(os, "fork"), "processes cannot be forked here"),
     "signals": (lambda: hasattr(signal, "setitimer"), "processes cannot be interrupted by signals here"),
@@ -182,6 +190,7 @@ ABILITIES = {
     "waitid": (lambda: hasattr(os, "waitid"), "a wait for an exit always takes the status here"),
     "pidfd": (lambda: _has_for_children("pidfd_open"), "a child is known by its number alone here"),
     "trees": (lambda: _has_for_children("waitid"), "what is left of a tree after its leader is out of reach here"),
+    "robust mutexes": (_robust_mutexes, "Python code acquires and releases locks here"),
     "posix": (lambda: os.name == "posix", "a test of what only POSIX systems have"),
 }
 """A probe of each, and what to say where it is missing."""
