@@ -9,7 +9,7 @@ import ctypes
 import errno
 import mmap
 import time
-from _thread import get_native_id, start_new_thread
+from _thread import get_native_id
 
 from ipcio._posix import forks, libc, thread_ids
 from ipcio._record import calling
@@ -24,7 +24,6 @@ TID = 0x3FFFFFFF  # the bits of that word
 LARGEST = 48  # bytes of a mutex: 40 on x86-64, 48 on 64-bit ARM
 
 _PROCESS_SHARED, _ROBUST, _ERROR_CHECK = 1, 1, 2  # <pthread.h> of glibc
-_PATIENCE = 2.0  # seconds for the thread of the test
 
 _library: Any = ctypes.CDLL(None, use_errno=True)
 # Without releasing the GIL and without errno: these never wait, and that is half the price.
@@ -133,29 +132,22 @@ def _initialised() -> bytes | None:
 
 def _test(made: bytes) -> bool | None:
     """Whether a mutex works as it has to; None if that cannot be tested now."""
-    memory = mmap.mmap(-1, SIZE)
-    memory[:] = made
+    memory = ctypes.create_string_buffer(made, SIZE)
     word = ctypes.c_uint32.from_buffer(memory)
-    mutex = ctypes.c_void_p(ctypes.addressof(word))
+    mutex, thread = ctypes.c_void_p(ctypes.addressof(memory)), ctypes.c_ulong()
     try:
         if trylock(mutex) or word.value != get_native_id() or trylock(mutex) != errno.EDEADLK:
             return False
         if unlock(mutex) or unlock(mutex) != errno.EPERM or word.value:
             return False
-        start_new_thread(_library.pthread_mutex_lock, (mutex,))  # which ends, and holds it
-        end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end:
-            code = trylock(mutex)
-            if code == errno.EOWNERDEAD:
-                return not (consistent(mutex) or unlock(mutex) or trylock(mutex))
-            if not code:  # the thread has not begun
-                unlock(mutex)
-            time.sleep(0.00005)
-    except RuntimeError:  # no more threads
-        pass
+        # A thread without Python, which does nothing but acquire the mutex.
+        function = ctypes.cast(_library.pthread_mutex_lock, ctypes.c_void_p)
+        if _library.pthread_create(ctypes.byref(thread), None, function, mutex):
+            return None
+        _library.pthread_join(thread, None)
+        return trylock(mutex) == errno.EOWNERDEAD and not (consistent(mutex) or unlock(mutex) or trylock(mutex))
     finally:
         unlock(mutex)
-    return None
 
 
 def knows_this_thread() -> bool:

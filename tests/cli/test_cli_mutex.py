@@ -11,7 +11,7 @@ from abilities import lacks
 from command import DEADLINE, finish, start
 from named_contract import FILES
 
-from ipcio import list_objects, mutex
+from ipcio import _cli, list_objects, mutex
 
 HOLD = "sh", "-c", "echo in; read line; exit 5"
 
@@ -133,8 +133,9 @@ def test_create_makes_a_persistent_one(name):
 @pytest.mark.parametrize(
     "words", [[], ["create"], ["run", "NAME"], ["run", "NAME", "--"], ["run", "NAME", "--nonsense", "true"], ["x"]]
 )
-def test_usage_errors(name, words):
-    with start("mutex", *(name if word == "NAME" else word for word in words)) as process:
-        status, output, errors = finish(process)
-    assert (status, output) == (2, "")
+def test_usage_errors(name, words, capfd):
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["mutex", *(name if word == "NAME" else word for word in words)])
+    output, errors = capfd.readouterr()
+    assert (end.value.code, output) == (2, "")
     assert errors.startswith("usage: ipcio")
