@@ -57,6 +57,7 @@ class Delivery:
 
     def discard(self) -> None:
         """Discard all output, and what comes later."""
+        self._files = []  # a file that nothing else refers to is closed now
         for output in self.outputs:
             output.discard()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import gc
 import gzip
 import io
 import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -696,3 +698,17 @@ def test_the_standard_streams_of_python_as_objects(tmp_path):
         stdout.write("first ")
         run(BOTH, stdout=stdout, stderr=subprocess.STDOUT)
     assert content(tmp_path / "1") == b"first outerr"
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_closed_handle_keeps_no_file(stream):
+    class File(io.BytesIO):
+        pass
+
+    with proc.spawn(python("pass"), **{stream: (file := File())}) as process:
+        pass
+    watched = weakref.ref(file)
+    del file
+    gc.collect()
+    assert watched() is None
+    assert process.wait().ok
