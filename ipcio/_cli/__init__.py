@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _flush()  # so that a full disk or a closed pipe is noticed here, and not at exit
     except KeyboardInterrupt:
         return 130  # as a shell reports a command that SIGINT ended
-    except (OSError, OverflowError, NotImplementedError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         _discard_output()
         if not _is_closed_pipe(error):
             print_error(error)

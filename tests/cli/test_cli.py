@@ -76,6 +76,7 @@ def test_help_of_the_program_itself():
         ["sem", "create", "x", "one"],
         ["lock", "-E", "1.5", "file", "true"],
         ["put", "x", "--perm", "rw"],
+        ["queue", "create", "x", "10M"],
     ],
 )
 def test_usage_errors_are_status_2(arguments, capsys):

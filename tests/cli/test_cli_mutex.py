@@ -100,6 +100,11 @@ def test_a_command_that_acquires_what_it_has_already_gets_an_error(name, m):  # 
         _, _, errors = finish(process)
     assert "RuntimeError" in errors
     assert "ipcio mutex run" in errors
+    nested = sys.executable, "-m", "ipcio", "mutex", "run", name, "true"
+    with start("mutex", "run", name, "--", *nested) as process:
+        status, _, errors = finish(process)
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith("ipcio: `ipcio mutex run` has acquired this mutex")
 
 
 @pytest.mark.needs("sh")

@@ -123,6 +123,13 @@ def test_a_semaphore_that_does_not_live(name, call, verb):
 
 
 @pytest.mark.needs("undo")
+def test_a_release_past_the_bound_is_one_line(name, call):
+    with contextlib.closing(sem.create(name, 1, max=1, undo=True)):
+        assert is_one_line(call("sem", "inc", name), name)
+        assert is_one_line(call("sem", "inc", name, "5"), name)
+
+
+@pytest.mark.needs("undo")
 def test_a_crash_safe_semaphore(persistent, call):
     """To acquire a permit while the same command runs would be of no use."""
     assert call("sem", "create", "--undo", persistent, "1") == DONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 
 from ipcio._cli import completion
@@ -130,10 +131,9 @@ def register(commands: Commands) -> None:
 
 
 def _size(text: str) -> int:
-    number = int(text)
-    if not BOOK_KEEPING <= number <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be {BOOK_KEEPING} to {LARGEST} bytes, not {number}")
-    return number
+    if not re.fullmatch("[0-9]+", text) or not BOOK_KEEPING <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be {BOOK_KEEPING} to {LARGEST} bytes, not {text!r}")
+    return int(text)
 
 
 def _create(arguments: argparse.Namespace) -> None:
