@@ -10,7 +10,6 @@ import sys
 
 from ipcio._cli import completion
 from ipcio._cli.common import add_exit_code, add_names, perm, seconds
-from ipcio._ring_state import BOOK_KEEPING, LARGEST
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -131,6 +130,8 @@ def register(commands: Commands) -> None:
 
 
 def _size(text: str) -> int:
+    from ipcio._ring_state import BOOK_KEEPING, LARGEST
+
     if not re.fullmatch("[0-9]+", text) or not BOOK_KEEPING <= int(text) <= LARGEST:
         raise argparse.ArgumentTypeError(f"must be {BOOK_KEEPING} to {LARGEST} bytes, not {text!r}")
     return int(text)
