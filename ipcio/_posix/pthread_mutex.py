@@ -42,6 +42,9 @@ _munmap: Any = _library.munmap
 _FAILED = ctypes.c_void_p(-1).value
 
 
+_Words = ctypes.c_uint32 * (SIZE // 4)
+
+
 class Address(ctypes.c_void_p):
     """The address of a mutex.  It keeps the memory mapped, and a call that is under way has a reference to it."""
 
@@ -52,10 +55,10 @@ class Memory:
     """A map of the page in which a mutex is; it stays mapped for good if a thread of this process holds the mutex.
 
     A `mmap.mmap` would be unmapped when the interpreter exits, before the kernel looks for the mutexes that are
-    held.
+    held.  What `words` and `address` return keeps the memory.
     """
 
-    __slots__ = ("_size", "_start", "words")
+    __slots__ = ("_at", "_size", "_start")
 
     def __init__(self, fd: int, offset: int) -> None:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -64,16 +67,23 @@ class Memory:
         if found in {None, _FAILED}:
             raise libc.failure()
         self._start: int = found
-        self.words: Any = (ctypes.c_uint32 * (SIZE // 4)).from_address(self._start + offset - start)
+        self._at = self._start + offset - start
+
+    def words(self) -> Any:
+        """Return the mutex, and what is in the object after it, as words."""
+        made: Any = _Words.from_address(self._at)
+        made._memory = self
+        return made
 
     def address(self) -> Address:
-        made = Address(ctypes.addressof(self.words))
+        """Return the address, for calls of C."""
+        made = Address(self._at)
         made._memory = self
         return made
 
     def __del__(self) -> None:
         try:
-            if not thread_ids.may_be_of_this_process(self.words[0] & TID):
+            if not thread_ids.may_be_of_this_process(_Words.from_address(self._at)[0] & TID):
                 _munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
         except (AttributeError, TypeError):  # it was never mapped, or the interpreter exits
             pass

@@ -170,10 +170,6 @@ class RangeLock:
         forks.this_process()
         return self._is_held or self._conflict() is not None or self._is_lent()
 
-    def is_held_here(self) -> bool:
-        """Whether a thread of this process holds it."""
-        return self._is_held
-
     def owner(self) -> int | None:
         forks.this_process()
         if self._is_held:

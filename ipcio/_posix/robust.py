@@ -86,11 +86,11 @@ class RobustLock:
         """
         memory = pthread_mutex.Memory(fd, offset)
         self._address = memory.address()
-        self._words = memory.words
+        self._words = memory.words()
         self._fd, self._path, self._info = fd, path, os.fstat(fd)
         self._name = name
         self._pid_namespace, self._namespace = pid_namespace, pid_namespace()
-        self.notes = memoryview(memory.words).cast("B").cast("I")[_NOTES : _NOTES + 1]
+        self.notes = memoryview(self._words).cast("B").cast("I")[_NOTES : _NOTES + 1]
         arguments = repeat((self._address,))
         self._borrowed = offset + 1
         self._lent = -1
@@ -174,9 +174,6 @@ class RobustLock:
 
     def is_held(self) -> bool:
         return self._is_lent() or self._owner() != 0
-
-    def is_held_here(self) -> bool:
-        return thread_ids.may_be_of_this_process(self._words[0] & TID)
 
     def owner(self) -> int | None:
         if self._is_lent():
