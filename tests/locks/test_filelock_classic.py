@@ -10,6 +10,9 @@ from ipcio.filelock import lock, query, trylock, unlock
 
 fcntl = pytest.importorskip("fcntl", reason="there are no classic locks here")
 
+# A peer may have it already, for the locks of mutexes.
+UNLOADED = "sys.modules.pop('ipcio._posix.filelock', None); vars(ipcio._posix).pop('filelock', None)"
+
 HEADER = "del fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW"
 
 KERNEL = """
@@ -38,7 +41,8 @@ def ours(path):
 def old(request, peer, path):
     """A process that finds no locks of open files; it has the file open as `f` and again as `g`."""
     return peer(
-        "import fcntl",
+        "import fcntl, sys, ipcio._posix",
+        UNLOADED,
         request.param,
         "from ipcio import filelock",
         f"f, g = (open({path!r}, 'r+b', 0) for _ in 'fg')",
