@@ -38,7 +38,7 @@ from ipcio._names import (
     check_owner,
     check_perm,
     create_or_attach,
-    explained,
+    explain,
     owner_of_new,
     remove_name,
 )
@@ -288,8 +288,11 @@ def create(
     def join(wanted: str) -> Handle:
         return _join(handle, attach, wanted, owner)
 
-    with explained(kind, name):
+    try:
         return create_or_attach(name, make, join if exist_ok else None)
+    except OSError as error:
+        explain(error, kind, name)
+        raise
 
 
 def attach(
@@ -298,8 +301,11 @@ def attach(
     """Return a handle on an existing object."""
     check_name(name)
     owner = check_owner(owner)
-    with explained(handle.KIND, name):
+    try:
         return attach_in_time(lambda: _join(handle, attach, name, owner), timeout)
+    except OSError as error:
+        explain(error, handle.KIND, name)
+        raise
 
 
 def unlink(kind: str, name: str, *, missing_ok: bool) -> None:

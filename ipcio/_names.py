@@ -11,7 +11,6 @@ from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     T = TypeVar("T")
 
@@ -42,28 +41,15 @@ _REASONS = {
 }
 
 
-class explained:  # noqa: N801 -- read as a verb: ``with explained("semaphore", name):``
-    """Within the block, an error of the system says which object was wanted, and the usual reason.
+def explain(error: OSError, kind: str, name: str | None) -> None:
+    """Have an error of the system say which object was wanted, and the usual reason.
 
     An error that a back end has explained already keeps its text.
     """
-
-    __slots__ = ("_kind", "_name")
-
-    def __init__(self, kind: str, name: str | None) -> None:
-        self._kind = kind
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if not isinstance(error, OSError) or error.errno not in _REASONS or self._name is None:
-            return
-        if error.strerror == os.strerror(error.errno):
-            error.strerror = _REASONS[error.errno].format(kind=self._kind, name=self._name)
-            error.filename = self._name
-            error.args = error.errno, error.strerror  # what `pickle` keeps
+    if name is not None and error.errno in _REASONS and error.strerror == os.strerror(error.errno):
+        error.strerror = _REASONS[error.errno].format(kind=kind, name=name)
+        error.filename = name
+        error.args = error.errno, error.strerror  # what `pickle` keeps
 
 
 def check_perm(perm: int) -> int:
@@ -147,8 +133,9 @@ def remove_name(kind: str, name: str, unlink: Callable[[str], None], *, missing_
     """Check the name and `unlink` it; that it does not exist is an error unless `missing_ok`."""
     check_name(name)
     try:
-        with explained(kind, name):
-            unlink(name)
-    except FileNotFoundError:
-        if not missing_ok:
-            raise
+        unlink(name)
+    except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError):
+            return
+        explain(error, kind, name)
+        raise

@@ -52,13 +52,10 @@ free_later: Callable[[object], None] = _memories.append
 class HeldByCall:
     """What a call has opened, while it does not hold `fork_lock`; a ``with`` block closes what is left at its end."""
 
-    __slots__ = ("fd", "is_urgent", "memory", "thread")
-
-    def __init__(self) -> None:
-        self.is_urgent = False  # whether `roll_back` has another thread close what is large
-        self.fd = -1
-        self.memory: mmap.mmap | None = None
-        self.thread = 0
+    is_urgent = False  # whether `roll_back` has another thread close what is large
+    fd = -1
+    memory: mmap.mmap | None = None
+    thread = 0
 
     def open_by(self, function: Callable[..., int], *arguments: Any) -> None:
         """Hold the descriptor that the function returns.  A fork waits a moment for the call, but not for ever."""

@@ -44,7 +44,7 @@ from ipcio._names import (
     check_owner,
     check_perm,
     create_or_attach,
-    explained,
+    explain,
     owner_of_new,
     remove_name,
 )
@@ -150,8 +150,11 @@ def create(
             into=lambda opened: Semaphore._over(opened, wanted, _again(owner_of_new(owner), bound), True, bound),
         )
 
-    with explained(_KIND, name):
+    try:
         return create_or_attach(name, make, partial(_join, owner=owner, bound=bound) if exist_ok else None)
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
 
 
 def attach(name: str, *, timeout: float | None = 0, owner: int | None = None) -> Semaphore:
@@ -175,8 +178,11 @@ def attach(name: str, *, timeout: float | None = 0, owner: int | None = None) ->
     """
     check_name(name)
     owner = check_owner(owner)
-    with explained(_KIND, name):
-        return attach_in_time(lambda: _join(name, owner), timeout)
+    try:
+        return attach_in_time(partial(_join, name, owner), timeout)
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
 
 
 def unlink(name: str, *, missing_ok: bool = False) -> None:
@@ -208,8 +214,11 @@ def _join(name: str, owner: int | None, bound: int | None = None) -> Semaphore:
 
 
 def _attach_bounded(name: str, *, owner: int | None, bound: int) -> Semaphore:
-    with explained(_KIND, name):
+    try:
         return _join(name, owner, bound)
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
 
 
 def _again(owner: int | None, bound: int | None = None) -> Callable[[str], Semaphore]:

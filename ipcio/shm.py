@@ -45,7 +45,7 @@ from ipcio._names import (
     check_owner,
     check_perm,
     create_or_attach,
-    explained,
+    explain,
     owner_of_new,
     remove_name,
 )
@@ -131,31 +131,25 @@ def create(
     raised: list[BaseException] = []  # by `init`
 
     def make(wanted: str) -> MemoryFile:
-        def open_handle(opened: Mapped) -> MemoryFile:
-            return _handle(opened, wanted, "rb+", owner_of_new(owner), created=True)
-
-        create_filled = partial(_backend.create, wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
+        into = partial(_handle, wanted, "rb+", owner_of_new(owner), True)
         if init is None:
-            return create_filled(init=None, into=open_handle)
-        return _with_first_contents(init, create_filled, open_handle, raised)
-
-    def join(wanted: str) -> MemoryFile:
-        return _backend.attach(
-            wanted,
-            writable=True,
-            owner=owner,
-            into=lambda mapping: _handle(mapping, wanted, "rb+", owner, created=False),
-        )
+            return _backend.create(
+                wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve), init=None, into=into
+            )
+        create_filled = partial(_backend.create, wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
+        return _with_first_contents(init, create_filled, into, raised)
 
     handle = None
     try:
-        with explained(_KIND, name):
-            handle = create_or_attach(name, make, join if exist_ok else None)
+        handle = create_or_attach(name, make, partial(_join, "rb+", owner) if exist_ok else None)
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
     except _InitRaised:
         pass
     if handle is None:  # it is raised out here, where no text and no meaning are given to errors of the system
         raise raised.pop()
-    if not handle.created and handle.size() < size:
+    if exist_ok and not handle.created and handle.size() < size:
         held = handle.size()
         handle.close()
         raise ValueError(f"segment {name!r} exists with {held} bytes, fewer than the {size} asked for")
@@ -192,19 +186,12 @@ def attach(
     if mode not in {"r", "rw"}:
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
     owner = check_owner(owner)
-    writable = mode == "rw"
     prepare()
-
-    def join() -> MemoryFile:
-        return _backend.attach(
-            name,
-            writable=writable,
-            owner=owner,
-            into=lambda opened: _handle(opened, name, "rb+" if writable else "rb", owner, created=False),
-        )
-
-    with explained(_KIND, name):
-        return attach_in_time(join, timeout)
+    try:
+        return attach_in_time(partial(_join, "rb+" if mode == "rw" else "rb", owner, name), timeout)
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
 
 
 @overload
@@ -247,8 +234,11 @@ def open(
         raise ValueError(f"mode must be 'rb', 'r+b', 'xb' or 'wb', not {mode!r}")
     from ipcio._segment_writer import open_writer
 
-    with explained(_KIND, name):
+    try:
         return open_writer(name, perm, replace=mode == "wb")
+    except OSError as error:
+        explain(error, _KIND, name)
+        raise
 
 
 def unlink(name: str, *, missing_ok: bool = False) -> None:
@@ -305,18 +295,24 @@ def _with_first_contents(
                 each.close()
 
 
-def _handle(opened: Mapped, name: str, mode: str, owner: int | None, *, created: bool) -> MemoryFile:
+def _join(mode: Literal["rb", "rb+"], owner: int | None, name: str) -> MemoryFile:
+    return _backend.attach(name, writable=mode == "rb+", owner=owner, into=partial(_handle, name, mode, owner, False))
+
+
+# All arguments are positional, for a `partial` of it is the fastest way to a handle.
+def _handle(name: str, mode: str, owner: int | None, created: bool, opened: Mapped) -> MemoryFile:
     memory, fd, share = opened
-    again = attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
-
-    def recipe(_: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
-        return again
-
+    recipe = partial(_recipe, name, mode, owner)
     if memory is None:  # an empty segment
         memory = memoryview(bytearray())
     if isinstance(memory, memoryview):
         return MemoryFile._over(None, memory, name, mode, recipe, fd, 0, share, created)
     return FastFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
+
+
+def _recipe(name: str, mode: str, owner: int | None, _: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
+    """Return how a pickled copy attaches."""
+    return attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
 
 
 def __dir__() -> list[str]:

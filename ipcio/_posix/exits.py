@@ -64,7 +64,7 @@ def _interpreter_ends(phase: str, _: dict[str, int]) -> None:
 
 # -- workers -------------------------------------------------------------------
 
-_LIBRARIES = "multiprocessing", "billiard"  # the second is celery's copy of the first
+_LIBRARIES = ("multiprocessing", "multiprocessing.util"), ("billiard", "billiard.util")  # the second is celery's copy
 _LAST = -1000  # the priority of a finalizer that runs after all others
 _EXIT_AS_PROGRAMS = {"spawn", "loky"}  # with these start methods, children exit as any Python program does
 
@@ -73,8 +73,8 @@ _watched: dict[str, Any] = {}  # the ``util`` of each library that has been foun
 
 def watch_workers() -> None:
     """Have the functions called in workers, too; call this again after one of the libraries may have been imported."""
-    for library in _LIBRARIES:
-        util: Any = sys.modules.get(f"{library}.util")
+    for library, name in _LIBRARIES:
+        util: Any = sys.modules.get(name)
         if util is not None and _watched.get(library) is not util and hasattr(util, "register_after_fork"):
             _watched[library] = util
             # A worker forgets all finalizers when it starts, and then calls these.

@@ -39,15 +39,12 @@ class OpenObject(HeldByCall):
     If the ``with`` block fails, it closes them, and puts the name that the caller knows into the `OSError`.
     """
 
-    __slots__ = ("name", "path", "share")
+    share: shares.Share | None = None
 
-    def __init__(self, name: str, path: str) -> None:
-        self.is_urgent = False
-        self.fd = -1
-        self.memory = None
+    def __init__(self, name: str, path: str, owner: int | None = None) -> None:
         self.name = name  # as the user spells it
         self.path = path
-        self.share: shares.Share | None = None
+        self.owner = owner  # the user that an existing object must belong to
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None:
@@ -132,14 +129,9 @@ class NewObject(OpenObject):
     orphaned object that the next call removes.
     """
 
-    __slots__ = ("_perm", "_persists", "_source", "_temporary", "info")
-
     info: os.stat_result
-
-    def __init__(self, name: str, path: str) -> None:
-        super().__init__(name, path)
-        self._temporary = ""
-        self._persists = False
+    _temporary = ""
+    _persists = False
 
     def _reason(self, number: int) -> str | None:
         """Do as for other objects; a new one also needs permission to create it, and ``/proc`` to get its name."""
@@ -173,7 +165,8 @@ class NewObject(OpenObject):
 
     def check_free(self) -> None:
         """Remove an orphaned object that has the name; `FileExistsError` if the name is in use."""
-        if os.path.lexists(self.path) and not self._free_name(self.path):
+        # A link that leads nowhere is not seen here, but by `link`.
+        if os.access(self.path, os.F_OK) and not self._free_name(self.path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _free_name(self, path: str) -> bool:
@@ -255,13 +248,7 @@ class ExistingObject(OpenObject):
     If it belongs to another user than `owner` (None: any user), it is not even locked.
     """
 
-    __slots__ = ("info", "owner")
-
     info: os.stat_result
-
-    def __init__(self, name: str, path: str, owner: int | None = None) -> None:
-        super().__init__(name, path)
-        self.owner = owner
 
     def open(self, *, writable: bool) -> None:
         """Open it, of whatever kind it is, without following a link or waiting for another process."""

@@ -100,7 +100,7 @@ class Share:
             if not lifetime.try_lock(lock, lifetime.SHARED):
                 return False
             info = os.fstat(lock)
-            if info.st_nlink and os.path.samestat(info, opened):
+            if info.st_nlink and info.st_ino == opened.st_ino and info.st_dev == opened.st_dev:
                 self._hold(lock, fd, info)
                 return True
             return False
@@ -209,7 +209,8 @@ class Share:
     def is_open(self, fd: int) -> bool:
         """Whether the descriptor still means the object."""
         try:
-            return os.path.samestat(os.fstat(fd), self._info)
+            now, opened = os.fstat(fd), self._info
+            return now.st_ino == opened.st_ino and now.st_dev == opened.st_dev
         except OSError as error:
             return error.errno != errno.EBADF
 

@@ -72,5 +72,7 @@ def unlink(name: str, *, kind: str = "shm") -> None:
 
 def _existing(name: str, kind: str, owner: int | None = None) -> store.ExistingSegment | store_files.ExistingSegment:
     if kind in SEGMENTS:
-        return store_files.ExistingSegment(name, segment_path(name, kind), owner, CALLED[kind])
+        found = store_files.ExistingSegment(name, segment_path(name, kind), owner)
+        found.called = CALLED[kind]
+        return found
     return store.ExistingSegment(name, segment_path(name), owner)

@@ -86,8 +86,6 @@ def blank() -> bytes:
 class NewRecord(objects.NewObject):
     """The file of a new crash-safe semaphore."""
 
-    __slots__ = ()
-
     KIND = "sem"
 
     def create_unnamed(self, perm: int, *, share_path: str | None = None) -> None:
@@ -109,11 +107,7 @@ class NewRecord(objects.NewObject):
 class _NewObject(NewRecord):
     """A new object and its companion: that is there first, then the object, then the companion says so."""
 
-    __slots__ = ("_announced",)
-
-    def __init__(self, name: str, path: str) -> None:
-        super().__init__(name, path)
-        self._announced = False
+    _announced = False
 
     def _announce(self, size: int = 0) -> None:
         """Have the name; `FileExistsError` if it is in use."""
@@ -152,8 +146,6 @@ class _NewObject(NewRecord):
 
 class NewSegment(_NewObject):
     """A new segment."""
-
-    __slots__ = ()
 
     KIND = "shm"
 
@@ -205,8 +197,6 @@ class NewSegment(_NewObject):
 class NewSemaphore(_NewObject):
     """A new plain semaphore."""
 
-    __slots__ = ("_raw",)
-
     _raw: PosixSemaphore
 
     def make(self, value: int, perm: int) -> None:
@@ -247,8 +237,6 @@ def _without_companion(opened: Mapped) -> Mapped:
 
 class _ExistingObject(objects.ExistingObject):
     """What is there under a name, if only the companion."""
-
-    __slots__ = ()
 
     KIND = "sem"
 
@@ -292,8 +280,6 @@ class _ExistingObject(objects.ExistingObject):
 
 class ExistingSegment(_ExistingObject):
     """A segment that was found under a name."""
-
-    __slots__ = ()
 
     KIND = "shm"
 
@@ -347,8 +333,6 @@ class ExistingSegment(_ExistingObject):
 
 class ExistingSemaphore(_ExistingObject):
     """A semaphore that was found under a name."""
-
-    __slots__ = ()
 
     def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
         """Join it and open it, after `open_if_there`; None: it is gone or going, so roll back and look again."""

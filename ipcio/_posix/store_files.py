@@ -48,8 +48,6 @@ def before_removal(path: str, fd: int, info: os.stat_result) -> bool:
 class NewSegment(objects.NewObject):
     """A new segment."""
 
-    __slots__ = ()
-
     def make(self, size: int, perm: int, *, reserve: bool) -> None:
         """Make it, mapped and with this size, and give it its name."""
         self._make_unnamed(size, perm, reserve=reserve)
@@ -107,11 +105,7 @@ class NewSegment(objects.NewObject):
 class ExistingSegment(objects.ExistingObject):
     """A segment that was found under a name; messages say `called`."""
 
-    __slots__ = ("_called",)
-
-    def __init__(self, name: str, path: str, owner: int | None = None, called: str = "shared memory") -> None:
-        super().__init__(name, path, owner)
-        self._called = called
+    called = "shared memory"
 
     def map(self, *, writable: bool) -> bool:
         """Join it and map it; False: it is gone or going, so roll back and look again."""
@@ -120,9 +114,9 @@ class ExistingSegment(objects.ExistingObject):
             if not self.join():
                 return False
             refuse_semaphore(self.name, self.fd, self.info)
-            if objects.is_empty(self.fd, self.info):
+            if not self.info.st_size and objects.is_empty(self.fd, self.info):
                 return True
-            objects.check_regular(self.info, self._called)
+            objects.check_regular(self.info, self.called)
             try:
                 self.memory = map_descriptor(self.fd, self.info.st_size, writable=writable)
             except ValueError:
@@ -159,8 +153,6 @@ def _may_be_semaphore(path: str) -> bool:
 class NewSemaphore(objects.NewObject):
     """A new semaphore, plain or crash-safe."""
 
-    __slots__ = ()
-
     def make(self, value: int, perm: int) -> None:
         """Make a plain one and give it its name."""
         # To open it by its name takes both permissions; `finish` drops those that are too many.
@@ -186,8 +178,6 @@ NewRecord = NewSemaphore
 
 class ExistingSemaphore(objects.ExistingObject):
     """A semaphore that was found under a name."""
-
-    __slots__ = ()
 
     def open_if_there(self, *, writable: bool) -> bool:
         """Open the file, under `fork_lock`; return whether there is one, which here is always so."""

@@ -44,7 +44,7 @@ def already_exists(name: str) -> FileExistsError:
 
 
 def _failure(name: str) -> OSError:
-    """Return the error of the last call: that of POSIX where `ipcio._names.explained` adds the usual reason."""
+    """Return the error of the last call: that of POSIX where `ipcio._names.explain` adds the usual reason."""
     error = win32.failure(name)
     if error.errno in {errno.ENOENT, errno.EACCES}:
         return OSError(error.errno, os.strerror(error.errno), name)
