@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import closing
@@ -146,6 +148,52 @@ def test_handles_leave_nothing_behind(name, kind):
         with closing(make(kind, name)) as h, closing(KINDS[kind].attach(name)) as other:
             use(h, other)
     assert descriptors() == before
+
+
+@every_kind
+def test_an_interrupt_loses_no_handle(name, kind, monkeypatch):
+    """Between any two steps of create, attach and close; what the call had is closed by the next call or as garbage."""
+    from troubles import interrupted_after
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's own keeps the frames
+
+    def open_and_close():
+        with closing(make(kind, name)), closing(KINDS[kind].attach(name)):
+            pass
+
+    open_and_close()
+    before = descriptors()
+    count = calm = 0
+    while calm < 10:  # Python ignores one that comes as a destructor begins
+        inside = interrupted_after(count, open_and_close, lambda module: module.startswith("ipcio"))
+        calm = 0 if inside else calm + 1
+        count += 1
+        gc.collect()
+        open_and_close()
+        assert descriptors() == before, count
+        with pytest.raises(FileNotFoundError):
+            KINDS[kind].attach(name)
+    assert count > 50
+
+
+@every_kind
+def test_an_interrupt_of_a_call_keeps_no_other_thread_out(name, kind):
+    from troubles import interrupted_after
+
+    with closing(make(kind, name)) as h:
+        count, inside = 0, True
+        while inside:
+            inside = interrupted_after(count, lambda: use(h, h), lambda module: module.startswith("ipcio"))
+            if kind == "mutex" and h._lock.is_mine():  # the interrupt came before the release
+                h.release()
+            while kind == "queue" and not h.empty():  # or after the message was put
+                h.get()
+            used = []
+            thread = meanwhile(lambda used=used: (use(h, h), used.append(True)))
+            thread.join(30)
+            assert used, count
+            count += 1
+        assert count > 20
 
 
 # -- waiting ---------------------------------------------------------------------
