@@ -27,7 +27,7 @@ _NUMBER = 8  # bytes of the slot for the random number; the words for the owner 
 _PID, _THREAD, _ABANDONED = range(3)  # the words: the owner, and whether the last one ended without a release
 _THIS_PROCESS = os.getpid()
 
-_still_owned: dict[str, objects.Handle] = {}
+_still_owned: dict[str, objects.SemLock] = {}
 """Mutexes that a thread of this process owned when a lock was collected.
 
 Windows would forget the owner with the last handle of all processes.  They are closed when this process releases
@@ -52,9 +52,9 @@ class MutexLock:
         slot = memoryview(opened.memory)[at : at + _NUMBER + 12]
         self._words = slot[_NUMBER:].cast("I")
         self._name = f"ipcio/{bytes(slot[:_NUMBER]).hex()}"
-        self._mutex = _open(self._name, opened.name)
+        self._mutex = objects.open_or_create(win32.CreateMutex, None, False, self._name, called=opened.name)
         for name, mutex in list(_still_owned.items()):
-            if not objects.owned(mutex)[0]:
+            if not objects.owned(mutex.handle)[0]:
                 _still_owned.pop(name, None)
 
     def acquire(self, seconds: float | None, /) -> int:
@@ -62,7 +62,7 @@ class MutexLock:
         words = self._words
         if words[_THREAD] == thread and self.is_mine():
             raise RuntimeError("this thread holds the lock already")
-        for code in calling(objects.wait_for, self._mutex, seconds):
+        for code in calling(objects.wait_for, self._mutex.handle, seconds):
             if code != _winapi.WAIT_TIMEOUT:  # no handler runs from here to the return
                 words[_PID] = _THIS_PROCESS
                 words[_THREAD] = thread
@@ -86,20 +86,20 @@ class MutexLock:
 
     def give_back(self) -> None:
         self._words[_THREAD] = 0
-        if not win32.ReleaseMutex(self._mutex):
+        if not win32.ReleaseMutex(self._mutex.handle):
             if ctypes.get_last_error() == win32.ERROR_NOT_OWNER:
                 raise RuntimeError("this thread does not hold the lock")
             raise win32.failure()
         _still_owned.pop(self._name, None)
 
     def is_mine(self) -> bool:
-        return objects.owned(self._mutex)[1]
+        return objects.owned(self._mutex.handle)[1]
 
     def is_abandoned(self) -> bool:
         return bool(self._words[_ABANDONED]) and self.is_mine()
 
     def is_held(self) -> bool:
-        return objects.owned(self._mutex)[0]
+        return objects.owned(self._mutex.handle)[0]
 
     def owner(self) -> int | None:
         return self._words[_PID] or None if self.is_held() else None
@@ -111,13 +111,8 @@ class MutexLock:
         pass
 
     def __del__(self) -> None:
-        # By a new handle, because in a reference cycle that of this lock may be closed next.
         try:
             if self._words[_PID] == _THIS_PROCESS and self.is_held():
-                _still_owned[self._name] = _open(self._name, self._name)
+                _still_owned[self._name] = self._mutex
         except Exception:  # noqa: BLE001, S110 -- it was never opened, or the interpreter exits
             pass
-
-
-def _open(name: str, called: str) -> objects.Handle:
-    return objects.open_or_create(win32.CreateMutex, None, False, name, called=called)

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+    class SemLock:  # typeshed does not know it
+        handle: int
+
+        @classmethod
+        def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None, /) -> SemLock: ...
+
+
 _PATIENCE = 2.0  # seconds; each step of another process takes microseconds
 
 
@@ -119,23 +126,20 @@ def owned(mutex: int) -> tuple[bool, bool]:
     return information.CurrentCount < 1, bool(information.OwnedByCaller)
 
 
-class Handle(int):
-    """A handle that is closed when nothing refers to this object any longer."""
-
-    __slots__ = ()
-
-    def __del__(self, _close: Callable[[int], object] = win32.CloseHandle) -> None:
-        _close(self)
-
-
-def open_or_create(function: Callable[..., int | None], *arguments: Any, called: str) -> Handle:
+def open_or_create(function: Callable[..., int | None], *arguments: Any, called: str) -> SemLock:
     """Call a function that creates an object under a name, its last argument, or opens it if it exists.
 
+    Return the C object of `multiprocessing.Semaphore`, which can own any handle.  It closes the handle
+    when nothing refers to it any longer, in one step and no earlier.  (A `__del__` may be interrupted by a signal
+    handler, and the garbage collector calls those of a reference cycle while other objects still use the handle.)
     Errors contain the name `called`.
     """
+    if not TYPE_CHECKING:
+        from _multiprocessing import SemLock  # which importing this module need not wait for
+
     with Handles() as mine:
         if mine.call(function, *arguments):
-            return mine.give(Handle)
+            return mine.give(SemLock._rebuild, 0, 1, None)
         if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
             raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
         raise _failure(called)

@@ -16,7 +16,7 @@ import _winapi
 import random
 from functools import partial
 from itertools import count, repeat
-from operator import setitem
+from operator import attrgetter, setitem
 
 from ipcio._record import calling, exhaust, in_turn
 from ipcio._timeouts import now
@@ -42,7 +42,7 @@ class EventWords(WordsInMemory):
         super().__init__(opened.memory)
         self._name = opened.name
         self._prefix = f"{opened.name}/{opened.kind} "  # no name of an object has a slash
-        self._events: dict[int, objects.Handle] = {}
+        self._events: dict[int, objects.SemLock] = {}
         self._mutex = self._open(win32.CreateMutex, False, "lock")
 
     def set_and_wake(self, at: int, value: int, /) -> None:
@@ -61,7 +61,7 @@ class EventWords(WordsInMemory):
 
     def wake(self, at: int, /) -> None:
         """Wake the waiting processes."""
-        if not win32.SetEvent(self._event(at)):
+        if not win32.SetEvent(self._event(at).handle):
             raise win32.failure()
 
     def ringing(self, at: int, /) -> Iterator[object]:
@@ -69,7 +69,7 @@ class EventWords(WordsInMemory):
         numbers = map((_MODULUS - 1).__and__, count(random.getrandbits(32), random.getrandbits(32) | 1))
         change: Any = setitem
         changes: Iterator[object] = map(change, repeat(self._words), repeat(at >> 2), numbers)
-        wakes: Iterator[object] = map(win32.SetEvent, repeat(self._event(at)))
+        wakes: Iterator[object] = map(win32.SetEvent, map(attrgetter("handle"), repeat(self._event(at))))
         steps: Any = partial(next, changes), partial(next, wakes)
         return map(exhaust, map(in_turn, repeat(steps)))
 
@@ -78,29 +78,29 @@ class EventWords(WordsInMemory):
         event = self._event(at)
         end = None if seconds is None else now() + seconds
         while True:
-            win32.ResetEvent(event)
+            win32.ResetEvent(event.handle)
             if self.load(at) != expected:
                 return True
             left = objects.SLICE if end is None else min(end - now(), objects.SLICE)
             if left <= 0:
                 return False
-            if objects.wait_for(event, left) == _winapi.WAIT_OBJECT_0:
+            if objects.wait_for(event.handle, left) == _winapi.WAIT_OBJECT_0:
                 return True
 
     def _change(self, at: int, kept: int, added: int) -> None:
         """Keep these bits of the word, and add a number; if a process is killed meanwhile, the next one goes on."""
-        for _ in calling(objects.wait_for, self._mutex, None):
+        for _ in calling(objects.wait_for, self._mutex.handle, None):
             try:
                 self.store(at, ((self.load(at) & kept) + added) % _MODULUS)
             finally:
-                win32.ReleaseMutex(self._mutex)
+                win32.ReleaseMutex(self._mutex.handle)
 
-    def _event(self, at: int) -> objects.Handle:
+    def _event(self, at: int) -> objects.SemLock:
         found = self._events.get(at)
         if found is None:
             found = self._events[at] = self._open(win32.CreateEvent, True, False, str(at))
         return found
 
-    def _open(self, function: Callable[..., int | None], *arguments: object) -> objects.Handle:
+    def _open(self, function: Callable[..., int | None], *arguments: object) -> objects.SemLock:
         *options, part = arguments
         return objects.open_or_create(function, None, *options, f"{self._prefix}{part}", called=self._name)

@@ -225,7 +225,7 @@ def test_a_process_killed_before_it_could_wake_others_leaves_none_asleep(name, p
 def test_a_process_killed_within_a_change_keeps_no_other_one_from_going_on(name, peer):
     with closing(event.create(name)) as e:
         other = peer(f"from ipcio import event; from ipcio._windows import objects; e = event.attach({name!r})")
-        assert other.ask("objects.wait_for(e._words._mutex, 0)") == 0
+        assert other.ask("objects.wait_for(e._words._mutex.handle, 0)") == 0
         other.kill()
         e.set()
         assert e.is_set()
