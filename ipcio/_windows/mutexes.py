@@ -40,6 +40,13 @@ def first_contents() -> bytes:
     return os.urandom(_NUMBER)
 
 
+def close_unowned() -> None:
+    """Close those of `_still_owned` that are not owned any longer."""
+    for name, mutex in list(_still_owned.items()):
+        if not objects.owned(mutex.handle)[0]:
+            _still_owned.pop(name, None)
+
+
 class MutexLock:
     """A mutex of the kernel; the protocol is `ipcio._backend.Lock`."""
 
@@ -53,9 +60,7 @@ class MutexLock:
         self._words = slot[_NUMBER:].cast("I")
         self._name = f"ipcio/{bytes(slot[:_NUMBER]).hex()}"
         self._mutex = objects.open_or_create(win32.CreateMutex, None, False, self._name, called=opened.name)
-        for name, mutex in list(_still_owned.items()):
-            if not objects.owned(mutex.handle)[0]:
-                _still_owned.pop(name, None)
+        close_unowned()
 
     def acquire(self, seconds: float | None, /) -> int:
         thread = get_native_id()

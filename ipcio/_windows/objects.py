@@ -20,7 +20,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -137,12 +137,13 @@ def open_or_create(function: Callable[..., int | None], *arguments: Any, called:
     if not TYPE_CHECKING:
         from _multiprocessing import SemLock  # which importing this module need not wait for
 
-    with Handles() as mine:
-        if mine.call(function, *arguments):
-            return mine.give(SemLock._rebuild, 0, 1, None)
-        if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
-            raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
-        raise _failure(called)
+    ctypes.set_last_error(0)
+    found: Iterator[int] = filter(None, calling(function, *arguments))
+    for owner in map(SemLock._rebuild, found, (0,), (1,), (None,)):  # in one step, so that no handler comes in between
+        return owner
+    if ctypes.get_last_error() == win32.ERROR_INVALID_HANDLE:
+        raise OSError(errno.EINVAL, f"another program made an object of another kind, {arguments[-1]!r}", called)
+    raise _failure(called)
 
 
 class Handles:

@@ -12,7 +12,6 @@ A word is changed while a mutex is held, so that of two changes at the same time
 
 from __future__ import annotations
 
-import _winapi
 import random
 from functools import partial
 from itertools import count, repeat
@@ -74,7 +73,7 @@ class EventWords(WordsInMemory):
         return map(exhaust, map(in_turn, repeat(steps)))
 
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
-        """Wait until the word is not `expected` or a process wakes this one."""
+        """Wait until the word is not `expected`; to be woken without a change is not enough."""
         event = self._event(at)
         end = None if seconds is None else now() + seconds
         while True:
@@ -84,8 +83,7 @@ class EventWords(WordsInMemory):
             left = objects.SLICE if end is None else min(end - now(), objects.SLICE)
             if left <= 0:
                 return False
-            if objects.wait_for(event.handle, left) == _winapi.WAIT_OBJECT_0:
-                return True
+            objects.wait_for(event.handle, left)  # if it was set, perhaps for an earlier change: look again
 
     def _change(self, at: int, kept: int, added: int) -> None:
         """Keep these bits of the word, and add a number; if a process is killed meanwhile, the next one goes on."""

@@ -177,13 +177,13 @@ def test_json_lines_through_a_text_file(q, peer):
 def test_logging(q, peer):
     other = peer(f"import io, logging; q = queue.attach({q.name!r})")
     other.run(
-        "file = io.TextIOWrapper(q.writer(), encoding='utf-8')\n"
+        "file = io.TextIOWrapper(q.writer(), encoding='utf-8', newline='\\n')\n"
         "handler = logging.StreamHandler(file)\n"
         "log = logging.Logger('x'); log.addHandler(handler)\n"
         "log.warning('disk %s', 'full'); log.error('second')"
     )
     assert [q.get(timeout=TIMEOUT) for _ in range(2)] == [b"disk full\n", b"second\n"]
-    handler = logging.StreamHandler(io.TextIOWrapper(q.writer(), encoding="utf-8"))
+    handler = logging.StreamHandler(io.TextIOWrapper(q.writer(), encoding="utf-8", newline="\n"))
     handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "here", (), None))
     handler.stream.close()
     assert q.get() == b"here\n"

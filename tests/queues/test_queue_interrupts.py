@@ -184,6 +184,7 @@ def test_a_handler_that_raises_ends_every_wait_soon(name, perm):
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.needs("signals")
 @pytest.mark.parametrize("perm", [0o600, 0o666])
 def test_a_handler_may_use_the_queue_that_the_interrupted_code_waits_for(name, perm):
     with queue.create(name, 100, perm=perm) as q:

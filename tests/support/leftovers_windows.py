@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+import time
 from ctypes import wintypes
 
 from ipcio._names import SEGMENTS
@@ -98,6 +100,15 @@ that of a named semaphore by now, `named` still finds the name.
 """
 
 
+def _close_mutexes() -> None:
+    """Wait a moment for threads that end and own a mutex: ipcio keeps it until then, and closes it when it looks."""
+    mutexes = sys.modules.get("ipcio._windows.mutexes")
+    end = time.monotonic() + 1
+    while mutexes and mutexes._still_owned and time.monotonic() < end:
+        mutexes.close_unowned()
+        time.sleep(0.001)
+
+
 def descriptors() -> dict[tuple[str, int], str]:
     """The handles on what ipcio makes and uses: sections, files, pipes, processes, jobs, and what has a name of
     semaphores, events and mutexes.
@@ -105,6 +116,7 @@ def descriptors() -> dict[tuple[str, int], str]:
     By what they are and a number, without their values: Pytest takes another value for the same file whenever
     it puts standard output aside.  Not those that Python and Windows make when they need them, and keep.
     """
+    _close_mutexes()
     found: dict[tuple[str, int], str] = {}
     handles = _handles()
     _locks.intersection_update(handles)
