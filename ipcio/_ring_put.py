@@ -37,8 +37,8 @@ class Writers(Ring):
         larger than the queue or a negative timeout, and `OSError` if the queue is damaged.
 
         A process that is killed has put all of the message or nothing.  Ctrl-C ends the wait within 0.2 s, and
-        a call that it interrupts has put nothing.  (Where other users may write to the queue, on macOS, on Windows and with
-        musl, a Ctrl-C at the very end of a call may raise after the message was put.)
+        a call that it interrupts has put nothing.  (Where other users may write to the queue, on macOS, on Windows
+        and with musl, a Ctrl-C at the very end of a call may raise after the message was put.)
         """
         if timeout is not None and block:
             timeout = check_seconds(timeout)
