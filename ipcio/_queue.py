@@ -58,7 +58,11 @@ class Queue(NamedHandle, Writers, Readers):
             cells[TAIL] = cells[HEAD] = DATA
 
     def _set_up(self, opened: OpenObject, flags: int) -> None:  # noqa: ARG002 -- a queue has none
-        _ = errors.ShutDown, errors.Full  # to have them imported
+        # To have them imported: a process that gives up its rights later may not find the modules.
+        from ipcio import _memory, _queue_files  # noqa: F401
+
+        _memory.prepare()
+        _ = errors.ShutDown, errors.Full
         at = CAPACITY * CELL
         size = int.from_bytes(parts.read(opened.fd, opened.memory, at + CELL)[at:], sys.byteorder)
         if not BOOK_KEEPING <= size <= min(len(opened.memory) - DATA, LARGEST):

@@ -31,7 +31,8 @@ def second_handle(handle: Handle) -> Handle:
             fd = os.dup(fd)
         second = handle._over(Mapped(opened.memory, fd, share), handle.name, handle._again, created=False)
     try:
-        second._check()
+        # Not checked again: this process may have given up its rights since the first handle was opened.
+        second._prepare(opened._replace(fd=fd), 0)
     except BaseException:
         second.close()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from file_contract import run
 
-from ipcio import sem, shm
+from ipcio import event, mutex, queue, sem, shm
 
 PROGRAM = """
 import asyncio, io, os, pickle, sys, traceback
@@ -174,3 +174,76 @@ def test_handles_go_on_after_the_rights_are_given_up(become, name, tmp_path):
         for module, left in (shm, name), (sem, name), (sem, f"{name}u"):
             with pytest.raises(FileNotFoundError):  # it could not remove the names, but it no longer holds them
                 module.attach(left)
+
+
+OF_OTHER_KINDS = """
+import asyncio, encodings.idna, os, sys
+from contextlib import suppress
+from ipcio import event, mutex, queue
+
+name, empty, become = sys.argv[1:]
+handles = {}
+for perm in 0o600, 0o666:
+    known = f"{name}{perm}"
+    handles[perm] = mutex.create(known, perm=perm), event.create(known, perm=perm), queue.create(known, 100, perm=perm)
+if become == "chroot":
+    os.chroot(empty)
+    os.chdir("/")
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.path.clear()
+
+
+async def use(m, e, q):
+    assert await m.acquire_async(1)
+    m.release()
+    assert not await e.wait_async(0.01)
+    await q.put_async(b"1")
+    assert await q.get_async() == b"1"
+
+
+for m, e, q in handles.values():
+    assert not m.locked() and m.owner is None and not m.abandoned and not m.recursive and repr(m)
+    with m:
+        assert m.locked() and m.owner == os.getpid()
+        m.notify_all()
+        assert not m.wait(0.01) and m.wait_for(lambda: True)
+    assert m.acquire(timeout=1)
+    m.release()
+    assert not e.is_set() and not e.wait(0.01) and repr(e)
+    e.set()
+    assert e.wait()
+    e.clear()
+    q.put(b"1")
+    assert q.qsize() == 1 and not q.empty() and not q.full() and repr(q)
+    assert q.get() == b"1"
+    q.put_nowait(b"2")
+    assert q.get_into(bytearray(9)) == 1
+    for get in q.get_nowait, lambda: q.get(timeout=0.01):
+        with suppress(queue.Empty):
+            get()
+            raise AssertionError
+    with q.writer() as writer, q.reader() as reader:
+        writer.write(b"3")
+        assert reader.read(9) == b"3"
+    asyncio.run(use(m, e, q))
+    q.shutdown()
+    assert list(q) == []
+    for each in m, e, q:
+        each.close()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.needs("files", "users", "fork", "proc")
+@pytest.mark.parametrize("become", ["user", "chroot"])
+def test_mutexes_events_and_queues_go_on_too(become, name, tmp_path):
+    (tmp_path / "empty").mkdir()
+    try:
+        run(OF_OTHER_KINDS, name, tmp_path / "empty", become)
+    finally:
+        for module in event, mutex, queue:
+            for perm in 0o600, 0o666:
+                with pytest.raises(FileNotFoundError):  # as above
+                    module.attach(f"{name}{perm}")
