@@ -140,6 +140,9 @@ class PipedChild(Generic[_Pipe, _Popen]):
         pipe.close()
 
     def _close_input(self) -> None:
+        given = self._input
+        if given is None:
+            return
         with self._lock:
             if self._input is None:
                 return

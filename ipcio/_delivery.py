@@ -13,7 +13,7 @@ from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Literal, TypeAlias
 
     from ipcio._child_output import Output
@@ -48,7 +48,7 @@ class Delivery:
     @property
     def requires_event_loop(self) -> bool:
         """Whether some consumer is a coroutine function."""
-        return self._has_coroutine_file or is_coroutine_function(self.callback)
+        return self._has_coroutine_file or (self.callback is not None and is_coroutine_function(self.callback))
 
     @property
     def is_finished(self) -> bool:
@@ -70,8 +70,9 @@ class Delivery:
             return False
         for output in self.pipes:
             if self.callback is not None:
-                if not _call_all((map(self.callback, repeat(output.name), batch) for batch in output.batches()), end):
-                    return False
+                while (batch := output.batch()) is not None:
+                    if not _call_all(map(self.callback, repeat(output.name), batch), end):
+                        return False
             else:
                 _handle_unread(output, unread)
         return True
@@ -81,8 +82,9 @@ class Delivery:
         for output, write in self._files:
             while True:
                 try:
-                    if not _call_all((map(write, batch) for batch in output.batches()), end):
-                        return False
+                    while (batch := output.batch()) is not None:
+                        if not _call_all(map(write, batch), end):
+                            return False
                     break
                 except Exception as error:
                     if not _is_repaired(output, error):
@@ -114,14 +116,12 @@ class Delivery:
         return True
 
 
-def _call_all(batches: Iterable[Iterator[object]], end: float | None) -> bool:
+def _call_all(calls: Iterator[object], end: float | None) -> bool:
     """Make calls, of which each `next` of an iterator is one; return whether all were made before the time was up."""
-    for calls in batches:
-        if end is None:
-            exhaust(calls)
-        elif not all(now() < end for _ in calls):
-            return False
-    return True
+    if end is None:
+        exhaust(calls)
+        return True
+    return all(now() < end for _ in calls)
 
 
 async def _call_all_async(results: Iterator[Any], end: float | None) -> bool:

@@ -159,15 +159,9 @@ def spawn(
     if process_group is not None and start_new_session:
         raise ValueError("start_new_session=True makes a process group already: pass process_group= without it")
     pass_fds = tuple(pass_fds)
-    _check_changes(process_group, umask, extra_groups, pass_fds)
-    posix = (
-        ("process_group", process_group, None),
-        ("user", user, None),
-        ("group", group, None),
-        ("extra_groups", None if extra_groups is None else list(extra_groups), None),
-        ("umask", umask, -1),
-        ("pass_fds", pass_fds, ()),
-    )
+    posix: dict[str, Any] = {}
+    if pass_fds or umask != -1 or not (process_group is user is group is extra_groups is None):
+        posix = _changes(process_group, user, group, extra_groups, umask, pass_fds)
     form = OutputFormat(encoding, errors, lines=lines)
     # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
     from ipcio._stdio import redirect_input, redirect_output
@@ -190,7 +184,7 @@ def spawn(
         cwd,
         env,
         start_new_session=start_new_session,
-        posix={name: value for name, value, default in posix if value != default},
+        posix=posix,
         stdin=source,
         outputs=(output, output_too),
     )
@@ -284,8 +278,15 @@ def run(
     return run_to_end(spawn, cmd, input, timeout, check, as_spawn)
 
 
-def _check_changes(process_group: int | None, umask: int, extra_groups: object, pass_fds: Sequence[int]) -> None:
-    """Check the values of what a child changes before the program starts."""
+def _changes(
+    process_group: int | None,
+    user: str | int | None,
+    group: str | int | None,
+    extra_groups: Iterable[str | int] | None,
+    umask: int,
+    pass_fds: Sequence[int],
+) -> dict[str, Any]:
+    """Check what a child changes before the program starts, and return it without what stays as it is."""
     if process_group is not None and process_group < 0:
         raise ValueError(f"process_group must be 0 for a new group, or the number of one, not {process_group!r}")
     if umask != -1 and not 0 <= umask <= _ALL_BITS:
@@ -294,6 +295,15 @@ def _check_changes(process_group: int | None, umask: int, extra_groups: object, 
         raise ValueError(f"extra_groups must be a list, such as [{extra_groups!r}], not a str")  # noqa: TRY004
     if any(fd < 0 for fd in pass_fds):
         raise ValueError(f"pass_fds must be open descriptors, which are never negative, not {pass_fds!r}")
+    changes = (
+        ("process_group", process_group, None),
+        ("user", user, None),
+        ("group", group, None),
+        ("extra_groups", None if extra_groups is None else list(extra_groups), None),
+        ("umask", umask, -1),
+        ("pass_fds", pass_fds, ()),
+    )
+    return {name: value for name, value, default in changes if value != default}
 
 
 def _backend() -> ProcBackend:

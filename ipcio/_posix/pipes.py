@@ -11,7 +11,7 @@ from itertools import chain
 
 from ipcio._forklock import fork_lock
 from ipcio._light import WeakSet, suppress
-from ipcio._record import calling, close_at, close_first, record_until
+from ipcio._record import calling, close_first, record_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,16 +44,17 @@ class Pipe:
     def __init__(self, *, to_child: bool) -> None:
         self._fds: list[int] = []  # the child's end, while it is open here, and ours
         inherited.add(self)
-        ends = calling(os.pipe)
-        with fork_lock:  # a fork in another thread finds both ends in the list, or none
-            self._fds.extend(chain.from_iterable(ends if to_child else map(reversed, ends)))
+        open_pipe(self._fds, is_write_end_first=not to_child)
         self._known = os.fstat(self._fds[0])
 
     def is_intact(self) -> bool:
         """Whether its numbers still mean its ends; those that do not are left alone from here on."""
         known = self._known
-        if known is not None and not all(is_still(fd, known) for fd in self._fds):
-            self._fds[:] = [fd for fd in self._fds if is_still(fd, known)]
+        if known is not None:
+            for fd in self._fds:
+                if not is_still(fd, known):
+                    self._fds[:] = [fd for fd in self._fds if is_still(fd, known)]
+                    break
         return bool(self._fds)
 
     @property
@@ -75,22 +76,23 @@ class Pipe:
             close_first(os.close, self._fds, 1)
 
     def close(self) -> None:
-        with fork_lock:
-            self.close_copies()
-
-    def close_end(self, fd: int) -> None:
-        """Close one of its ends; any other descriptor as well."""
-        if fd in self._fds:
-            close_at(os.close, self._fds, self._fds.index(fd))
-        else:
-            os.close(fd)
+        if self._fds:
+            with fork_lock:
+                self.close_copies()
 
     def close_copies(self) -> None:
         """Close both ends, without a lock: in a forked process, or in a garbage collection, which must not block."""
-        self.is_intact()
-        close_first(os.close, self._fds, len(self._fds))
+        if self.is_intact():
+            close_first(os.close, self._fds, len(self._fds))
 
     __del__ = close_copies
+
+
+def open_pipe(fds: list[int], *, is_write_end_first: bool = False) -> None:
+    """Open a pipe, and append both ends to a list.  A fork in another thread finds both there, or none."""
+    ends = calling(os.pipe)
+    with fork_lock:
+        fds.extend(chain.from_iterable(map(reversed, ends) if is_write_end_first else ends))
 
 
 def enlarge(fd: int) -> None:
@@ -103,6 +105,7 @@ def enlarge(fd: int) -> None:
 def is_still(fd: int, known: os.stat_result) -> bool:
     """Whether a descriptor still means this file: a daemon closes all, and then other files get the numbers."""
     try:
-        return os.path.samestat(os.fstat(fd), known)
+        found = os.fstat(fd)
+        return found.st_ino == known.st_ino and found.st_dev == known.st_dev
     except OSError as error:
         return error.errno != errno.EBADF

@@ -103,12 +103,15 @@ class Child(PipedChild[Pipe, Popen]):
             if not pipe.is_intact():
                 output.ended = True
                 del self._outputs[fd]
-        with self._lock:
-            if self._input is not None and not self._input[0].is_intact():
-                _, stream = self._input
-                self._input = None
-                stream.discard()
-        self._check_selector()
+        given = self._input
+        if given is not None:
+            with self._lock:
+                if self._input is not None and not self._input[0].is_intact():
+                    _, stream = self._input
+                    self._input = None
+                    stream.discard()
+        if self._selector is not None:
+            self._check_selector()
         self._popen.check()
 
     def _check_selector(self) -> None:
@@ -119,8 +122,9 @@ class Child(PipedChild[Pipe, Popen]):
             self._readiness_fds.clear()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # Python would only print it
-            self._check_selector()
+        if self._selector is not None:
+            with suppress(Exception):  # Python would only print it
+                self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
         if timeout is None and not self._outputs and self._input is None:

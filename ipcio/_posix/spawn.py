@@ -11,6 +11,7 @@ that belongs to a child of this process that has not been reaped.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -19,14 +20,13 @@ import time
 from _posixsubprocess import fork_exec
 from grp import getgrnam
 from pwd import getpwnam
-from types import FunctionType, SimpleNamespace
 
-from ipcio._forklock import RLock
+from ipcio._forklock import RLock, fork_lock
 from ipcio._light import WeakSet, itemgetter, suppress
 from ipcio._posix.exits import at_the_end
-from ipcio._posix.pipes import Pipe, inherited, is_still
+from ipcio._posix.pipes import inherited, is_still, open_pipe
 from ipcio._posix.procfs import has_members
-from ipcio._record import calling, close_first, record
+from ipcio._record import calling, close_at, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,21 +56,9 @@ def start_popen(
     """Start a child with these standard streams; after an error no child is left."""
     if sys.version_info < (3, 11) and "process_group" in posix:
         raise NotImplementedError("process_group= requires Python 3.11 or later: pass start_new_session=True")
-    numbers = _numbers(posix)
-    stdin, stdout, stderr = streams
     popen = Popen()
     try:
-        popen.start(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            shell=isinstance(command, str),
-            cwd=cwd,
-            env=env,
-            start_new_session=start_new_session,
-            **numbers,
-        )
+        popen.start(command, streams, cwd, env, start_new_session=start_new_session, changes=_numbers(posix))
     except BaseException as error:
         popen.discard()  # the traceback would keep it
         if isinstance(error, OSError) and error.filename in (None, cwd):
@@ -82,6 +70,8 @@ def start_popen(
 def _numbers(posix: Mapping[str, Any]) -> dict[str, Any]:
     """Find users and groups by their names.  `subprocess` does this with a file open, which Python 3.10 leaves open."""
     numbers = dict(posix)
+    if not numbers:
+        return numbers
     if "user" in posix:
         numbers["user"] = _number("user", posix["user"], lambda name: getpwnam(name).pw_uid)
     if "group" in posix:
@@ -106,7 +96,7 @@ def _number(kind: str, given: str | int, find: Callable[[str], int]) -> int:
 
 
 def _explain(error: OSError, command: str | Sequence[Any], posix: Mapping[str, Any]) -> None:
-    """Say what was wrong if the child could not change itself, which `subprocess` blames on `cwd`.
+    """Say what was wrong if the child could not change itself, which it reports in the same way as a wrong `cwd`.
 
     `chdir` and `fork` fail with other numbers than these.
     """
@@ -122,25 +112,36 @@ def _explain(error: OSError, command: str | Sequence[Any], posix: Mapping[str, A
     error.filename = command if isinstance(command, str) else command[0]
 
 
-_execute_child: FunctionType = getattr(subprocess.Popen, "_execute_child")  # noqa: B009 -- type checkers do not know it
+# Two names in C, by the Python: a replacement of `subprocess`, as that of gevent, uses neither.
+_C_NAMES = {"_fork_exec", "_posixsubprocess"}
+_SHELL = "/system/bin/sh" if hasattr(sys, "getandroidapilevel") else "/bin/sh"
+_STANDARD = 3  # the numbers of the standard streams are below
+_REPORT = 4096  # bytes; a report of a failed start is much shorter
 
 
-class _Os:
-    """What the code of `subprocess` is to find as `os`: its pipe, from which it reads why exec failed, is a `Pipe`."""
+def _candidates(program: bytes, env: Mapping[Any, Any] | None) -> tuple[bytes, ...]:
+    """The paths that are tried in turn for a program."""
+    if b"/" in program:
+        return (program,)
+    return tuple(os.path.join(os.fsencode(directory), program) for directory in os.get_exec_path(env))
 
-    def __init__(self, pipes: list[Pipe]) -> None:
-        self._pipes = pipes
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+def _variables(env: Mapping[Any, Any]) -> list[bytes]:
+    pairs = [(os.fsencode(name), os.fsencode(value)) for name, value in env.items()]
+    for name, _ in pairs:
+        if b"=" in name:
+            raise ValueError(f"the name of an environment variable must not contain '=', as {name!r} does")
+    return [name + b"=" + value for name, value in pairs]
 
-    def pipe(self) -> tuple[int, int]:
-        pipe = Pipe(to_child=False)
-        self._pipes.append(pipe)
-        return pipe.our_end, pipe.child_end
 
-    def close(self, fd: int) -> None:
-        self._pipes[-1].close_end(fd)
+def _start_error(report: bytes, program: Any, cwd: Any) -> Exception:
+    """The error that a child has reported by ``type:number:step``, with the number in hexadecimal digits."""
+    try:
+        _, number, step = report.split(b":", 2)
+        code = int(number, 16)
+    except ValueError:
+        return subprocess.SubprocessError(f"the child has ended before exec, and reported {report!r}")
+    return OSError(code, os.strerror(code), cwd if step.startswith(b"noexec") else program)
 
 
 class Popen(subprocess.Popen[bytes]):
@@ -153,14 +154,14 @@ class Popen(subprocess.Popen[bytes]):
     _owner = 0  # the process that started it; 0 while the object is not complete
 
     # Whether `subprocess` is that of the standard library; gevent puts its own in place of it.
-    _is_standard = not {"_fork_exec", "_posixsubprocess"}.isdisjoint(_execute_child.__code__.co_names)
+    _is_standard = not _C_NAMES.isdisjoint(getattr(subprocess.Popen, "_execute_child").__code__.co_names)  # noqa: B009
 
     def __init__(self) -> None:
         self.returncode: Any = None
         """How it ended, as soon as that has been seen."""
         self.is_status_lost = False
         """Whether it has ended and its status is gone."""
-        self._pipes: list[Pipe] = []  # of `subprocess`
+        self._start_fds: list[int] = []  # descriptors that are open during the start
         self._lock = RLock()  # a signal handler may kill, whatever it interrupts
         self._started: list[int] = []  # its process id
         self._pidfd: list[int] = []
@@ -180,34 +181,101 @@ class Popen(subprocess.Popen[bytes]):
 
     # -- the start -------------------------------------------------------------
 
-    def start(self, command: str | Sequence[Any], *, start_new_session: bool, **options: Any) -> None:
+    def start(
+        self,
+        command: str | Sequence[Any],
+        streams: Sequence[int | None],
+        cwd: Any,
+        env: Mapping[Any, Any] | None,
+        *,
+        start_new_session: bool,
+        changes: Mapping[str, Any],
+    ) -> None:
         """Start it.  If this raises, `discard` ends what has begun."""
-        self._leads_group = start_new_session or options.get("process_group") == 0
-        super().__init__(command, start_new_session=start_new_session, **options)
-        self._pipes.clear()
-        if not self._is_standard:
-            self._started.append(self.pid)
-            self._identify()
-
-    def _execute_child(self, *arguments: Any) -> None:
-        # A signal handler may raise between the fork, or the making of a pipe, and the assignment by which `subprocess`
-        # stores the result.  So the code of `subprocess` runs here, with other functions that do these two things.
-        base = _execute_child
+        self._leads_group = start_new_session or changes.get("process_group") == 0
         if self._is_standard:
-            names = {
-                **base.__globals__,
-                "os": _Os(self._pipes),
-                "_fork_exec": self._fork_exec,
-                "_posixsubprocess": SimpleNamespace(fork_exec=self._fork_exec),  # of Python 3.10
-                "_USE_POSIX_SPAWN": False,
-            }
-            base = FunctionType(base.__code__, names, base.__name__, base.__defaults__, base.__closure__)
-        base(self, *arguments)
-
-    def _fork_exec(self, *arguments: Any) -> int:
-        record(self._started, fork_exec, *arguments)
+            self._fork(command, streams, cwd, env, start_new_session=start_new_session, changes=changes)
+            return
+        stdin, stdout, stderr = streams
+        super().__init__(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            shell=isinstance(command, str),
+            cwd=cwd,
+            env=env,
+            start_new_session=start_new_session,
+            **changes,
+        )
+        self._started.append(self.pid)
         self._identify()
-        return self._started[0]
+
+    def _fork(
+        self,
+        command: str | Sequence[Any],
+        streams: Sequence[int | None],
+        cwd: Any,
+        env: Mapping[Any, Any] | None,
+        *,
+        start_new_session: bool,
+        changes: Mapping[str, Any],
+    ) -> None:
+        # A signal handler may raise between the fork, or the making of a pipe, and the assignment by which `subprocess`
+        # stores the result.  So this does what `subprocess.Popen` does, by the same function of C, and records both.
+        self.args = command
+        arguments: Sequence[Any] = [_SHELL, "-c", command] if isinstance(command, str) else command
+        program = arguments[0]
+        sys.audit("subprocess.Popen", program, arguments, cwd, env)
+        candidates = _candidates(os.fsencode(program), env)
+        variables = None if env is None else _variables(env)
+        stdin, stdout, stderr = [self._given(stream) for stream in streams]
+        if stderr == subprocess.STDOUT:
+            stderr = 1 if stdout < 0 else stdout
+        open_pipe(self._start_fds)
+        reads, writes = self._start_fds[-2:]
+        if writes < _STANDARD:  # the function of C requires another number
+            with fork_lock:
+                record(self._start_fds, fcntl.fcntl, writes, fcntl.F_DUPFD_CLOEXEC, _STANDARD)
+            self._close_start_fd(writes)
+            writes = self._start_fds[-1]
+        kept = {*map(int, changes.get("pass_fds", ())), writes}
+        group, has_group = (changes.get("process_group", -1),), sys.version_info >= (3, 11)
+        record(
+            self._started,
+            fork_exec,
+            *(arguments, candidates, True, tuple(sorted(kept)), cwd, variables),
+            *(stdin, -1, -1, stdout, -1, stderr, reads, writes),
+            *(True, start_new_session, *(group if has_group else ())),
+            *(changes.get("group"), changes.get("extra_groups"), changes.get("user"), changes.get("umask", -1)),
+            *((None, getattr(subprocess, "_USE_VFORK", True)) if has_group else (None,)),
+        )
+        self._identify()
+        self.pid = self._started[0]
+        self._close_start_fd(writes)
+        report = b""
+        while part := os.read(reads, _REPORT):
+            report += part
+        self._close_start_fds()
+        if report:  # nothing else writes to it
+            self._leads_group = False
+            self.await_exit()
+            raise _start_error(report, program, cwd)
+
+    def _given(self, stream: int | None) -> int:
+        """The descriptor of a stream, -1 for that of this process."""
+        if stream == subprocess.DEVNULL:
+            record(self._start_fds, os.open, os.devnull, os.O_RDWR)
+            return self._start_fds[-1]
+        return -1 if stream is None else stream
+
+    def _close_start_fd(self, fd: int) -> None:
+        with fork_lock:
+            close_at(os.close, self._start_fds, self._start_fds.index(fd))
+
+    def _close_start_fds(self) -> None:
+        with fork_lock:
+            close_first(os.close, self._start_fds, len(self._start_fds))
 
     def _identify(self) -> None:
         """Open a descriptor of the child, if the system has such, and make sure that it is the child's."""
@@ -347,8 +415,10 @@ class Popen(subprocess.Popen[bytes]):
     def await_exit(self) -> None:
         """Wait for the exit."""
         if _waitid is not None:
-            with suppress(ChildProcessError):  # which `look` explains
+            try:
                 _waitid(*self._which, os.WEXITED | os.WNOWAIT)
+            except ChildProcessError:  # which `look` explains
+                pass
         self.look()
         pause = _FIRST_PAUSE
         while self.returncode is None:
@@ -369,15 +439,19 @@ class Popen(subprocess.Popen[bytes]):
             self.close()
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the descriptor of the child."""
         with self._lock:
-            self.close_copies()
+            self._close()
 
-    def close_copies(self) -> None:
-        """Close the descriptor, without the lock, which a fork may have copied while it was held."""
+    def _close(self) -> None:
         self.check()
         self._is_identified = False
         close_first(os.close, self._pidfd, len(self._pidfd))
+
+    def close_copies(self) -> None:
+        """Close all descriptors, without the lock, which a fork may have copied while it was held."""
+        close_first(os.close, self._start_fds, len(self._start_fds))
+        self._close()
 
     def kill_and_reap(self) -> None:
         """Kill the child, if it runs, and reap it."""
@@ -397,13 +471,14 @@ class Popen(subprocess.Popen[bytes]):
         the end of its pipes.  If an interrupt prevents that the caller gets a handle, the whole group is
         killed, if it is the child's own.
         """
-        if self.started_here():
+        if not self.started_here():
+            return
+        if self.returncode is None or self._is_unreaped or self._pidfd or self._start_fds:
             with suppress(PermissionError):
                 if self._started and self._leads_group and not self.has_handle:
                     self.send(signal.SIGKILL, tree=True)
                 self.kill_and_reap()
-            for pipe in self._pipes:
-                pipe.close_copies()
+            self._close_start_fds()
             self.close()
 
     __del__ = discard  # in place of Popen's, which leaves a zombie

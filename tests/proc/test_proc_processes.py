@@ -1175,7 +1175,7 @@ def test_a_start_without_processes_leaves_nothing():
 def fail_beside_others():
     """Failing starts in the midst of which others come by children; which of those are there afterwards."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    initialize = subprocess.Popen.__init__
+    start = spawn.Popen.start
     others = []
 
     def start_another(*_):
@@ -1184,18 +1184,18 @@ def fail_beside_others():
     def adopt():
         others.append(int(subprocess.run("sleep 90 >&- & echo $!", shell=True, stdout=-1, check=True).stdout))
 
-    def initialize_late(popen, *arguments, **options):
-        subprocess.Popen.__init__ = initialize
+    def start_late(popen, *arguments, **options):
+        spawn.Popen.start = start
         thread = threading.Thread(target=start_another)  # its child becomes that of another thread when it ends
         thread.start()
         thread.join()
         signal.raise_signal(signal.SIGUSR1)
         adopt()
-        initialize(popen, *arguments, **options)
+        start(popen, *arguments, **options)
 
     signal.signal(signal.SIGUSR1, start_another)
     for command, options in (["/does/not/exist"], {}), (["tr\0ue"], {}), (["true"], {"cwd": "/does/not/exist"}):
-        subprocess.Popen.__init__ = initialize_late
+        spawn.Popen.start = start_late
         with pytest.raises((OSError, ValueError)):
             proc.spawn(command, **options)
     return [os.waitpid(pid, os.WNOHANG)[0] or os.kill(pid, signal.SIGKILL) for pid in others]
@@ -1261,8 +1261,7 @@ def test_an_interrupt_between_two_pipes_leaves_none(number):
 def interrupt_start(options):
     """Interrupt a start before one instruction of Python after another, up to its end; return what was left."""
     other = subprocess.Popen(SLEEP)
-    files = {spawn.__file__, subprocess.__file__}
-    finalizers = {spawn.Popen.__del__.__code__, spawn.Pipe.__del__.__code__}  # Python drops what is raised there
+    finalizer = spawn.Popen.__del__.__code__  # Python drops what is raised there
     left = Counter()
     proc.spawn("exit", **options).wait()
     before = descriptors().keys()
@@ -1271,7 +1270,8 @@ def interrupt_start(options):
         moments = iter(range(number))
 
         def trace(frame, event, _, moments=moments):
-            if frame.f_code.co_filename not in files or frame.f_code in finalizers:
+            code = frame.f_code
+            if (code.co_filename != spawn.__file__ and code is not spawn.open_pipe.__code__) or code is finalizer:
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode" and next(moments, None) is None:
