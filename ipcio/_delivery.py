@@ -38,7 +38,7 @@ class Delivery:
         self.pipes = [output for output, write in outputs if write is None]
         """Those for the callback; without a callback, for a loop."""
         self._files = [(output, write) for output, write in outputs if write is not None]
-        self._has_coroutine_file = any(is_coroutine_function(write) for _, write in self._files)
+        self._has_coroutine_file = bool(self._files) and any(is_coroutine_function(write) for _, write in self._files)
 
     @property
     def is_for_loop(self) -> bool:
@@ -66,7 +66,7 @@ class Delivery:
 
         What is there for a loop is an error (`ValueError`), kept or discarded, as `unread` says.
         """
-        if not self.feed_files(end):
+        if self._files and not self.feed_files(end):
             return False
         for output in self.pipes:
             if self.callback is not None:

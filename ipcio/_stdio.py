@@ -22,6 +22,8 @@ _NO_DESCRIPTOR = -1  # what some objects give instead of an error
 
 def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | None, Input | None]:
     """Return the argument for `subprocess`, and what is to be sent if that is a pipe."""
+    if file is None:
+        return None, None
     kind = _kind_of(file)
     if kind == subprocess.PIPE:
         return kind, Input(encoding, errors)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 
 from ipcio._child_output import OutputFormat
+from ipcio._light import cache
 from ipcio._process import Process
 from ipcio._process_base import EOF, ExitStatus
 from ipcio._run import Completed, TimeoutExpired, run_to_end
@@ -39,10 +40,18 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ipcio._backend import ProcBackend
+    from ipcio._child_input import Input
+    from ipcio._child_output import Output
 
+    _RedirectInput = Callable[[Any, str | None, str], tuple[int | None, Input | None]]
+    _RedirectOutput = Callable[
+        [str, Any, OutputFormat, str | None, str],
+        tuple[int | None, Output | None, Callable[[Any], object] | None],
+    ]
     _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     _Command = str | Sequence[_Path]
 
+_BYTES = OutputFormat()
 _ALL_BITS = 0o777  # of a umask
 
 __all__ = ["EOF", "Completed", "ExitStatus", "Process", "TimeoutExpired", "run", "spawn"]
@@ -162,11 +171,8 @@ def spawn(
     posix: dict[str, Any] = {}
     if pass_fds or umask != -1 or not (process_group is user is group is extra_groups is None):
         posix = _changes(process_group, user, group, extra_groups, umask, pass_fds)
-    form = OutputFormat(encoding, errors, lines=lines)
-    # Not before, for `subprocess`, on which both rest, takes longer to import than all of ipcio.
-    from ipcio._stdio import redirect_input, redirect_output
-
-    backend = _backend()
+    form = _BYTES if encoding is None and not lines else OutputFormat(encoding, errors, lines=lines)
+    redirect_input, redirect_output, backend = _parts()
     child_in, source = redirect_input(stdin, encoding, errors)
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
     child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
@@ -306,12 +312,16 @@ def _changes(
     return {name: value for name, value, default in changes if value != default}
 
 
-def _backend() -> ProcBackend:
+@cache
+def _parts() -> tuple[_RedirectInput, _RedirectOutput, ProcBackend]:
+    # Not before the first start, for `subprocess`, on which all of them rest, takes longer to import than all of ipcio.
+    from ipcio._stdio import redirect_input, redirect_output
+
     if sys.platform == "win32":
         from ipcio._windows import proc
     else:
         from ipcio._posix import proc
-    return proc
+    return redirect_input, redirect_output, proc
 
 
 def __dir__() -> list[str]:

@@ -73,7 +73,6 @@ class Child(PipedChild[Pipe, Popen]):
         self._selector: PollSelector | None = None
         self._known: os.stat_result | None = None  # the identity of its descriptor
         self._readiness_fds: list[int] = []  # copies of its descriptor
-        inherited.add(self)
         super().__init__(popen, pipes, stdin, outputs)
         self._enlarged: set[int] = set()  # pipes
         self._pause = _FIRST_PAUSE
@@ -127,6 +126,8 @@ class Child(PipedChild[Pipe, Popen]):
                 self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
+        if self._selector is None:
+            self._write_without_waiting()
         if timeout is None and not self._outputs and self._input is None:
             self._popen.await_exit()
             return True
@@ -152,6 +153,12 @@ class Child(PipedChild[Pipe, Popen]):
             self._pause = _FIRST_PAUSE
         return bool(ready)
 
+    def _write_without_waiting(self) -> None:
+        """Write what fits into the pipe now: if that is all and its end, no selector is needed."""
+        if self._input is not None and not self._input[1].idle:
+            pipe, stream = self._input
+            self._write(pipe.our_end, stream)
+
     def _poll(self, timeout: float | None) -> dict[int, int]:
         """Wait until something is ready."""
         if self._input is not None or self._selector is not None:  # another thread may queue input meanwhile
@@ -166,6 +173,7 @@ class Child(PipedChild[Pipe, Popen]):
         return dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
 
     def _open_selector(self) -> PollSelector:
+        inherited.add(self)
         selector = Selector()
         if selector.fileno() >= 0:
             self._known = os.fstat(selector.fileno())

@@ -22,7 +22,7 @@ from grp import getgrnam
 from pwd import getpwnam
 
 from ipcio._forklock import RLock, fork_lock
-from ipcio._light import WeakSet, itemgetter, suppress
+from ipcio._light import itemgetter, suppress
 from ipcio._posix.exits import at_the_end
 from ipcio._posix.pipes import inherited, is_still, open_pipe
 from ipcio._posix.procfs import has_members
@@ -56,9 +56,10 @@ def start_popen(
     """Start a child with these standard streams; after an error no child is left."""
     if sys.version_info < (3, 11) and "process_group" in posix:
         raise NotImplementedError("process_group= requires Python 3.11 or later: pass start_new_session=True")
+    changes = _numbers(posix) if posix else posix
     popen = Popen()
     try:
-        popen.start(command, streams, cwd, env, start_new_session=start_new_session, changes=_numbers(posix))
+        popen.start(command, streams, cwd, env, start_new_session=start_new_session, changes=changes)
     except BaseException as error:
         popen.discard()  # the traceback would keep it
         if isinstance(error, OSError) and error.filename in (None, cwd):
@@ -70,8 +71,6 @@ def start_popen(
 def _numbers(posix: Mapping[str, Any]) -> dict[str, Any]:
     """Find users and groups by their names.  `subprocess` does this with a file open, which Python 3.10 leaves open."""
     numbers = dict(posix)
-    if not numbers:
-        return numbers
     if "user" in posix:
         numbers["user"] = _number("user", posix["user"], lambda name: getpwnam(name).pw_uid)
     if "group" in posix:
@@ -176,7 +175,6 @@ class Popen(subprocess.Popen[bytes]):
         self.has_handle = False
         """Whether the caller of `ipcio.proc.spawn` decides what becomes of the descendants."""
         self._owner = os.getpid()
-        _alive.add(self)
         inherited.add(self)
 
     # -- the start -------------------------------------------------------------
@@ -471,9 +469,9 @@ class Popen(subprocess.Popen[bytes]):
         the end of its pipes.  If an interrupt prevents that the caller gets a handle, the whole group is
         killed, if it is the child's own.
         """
-        if not self.started_here():
+        if not self._owner or not (self.returncode is None or self._is_unreaped or self._pidfd or self._start_fds):
             return
-        if self.returncode is None or self._is_unreaped or self._pidfd or self._start_fds:
+        if self.started_here():
             with suppress(PermissionError):
                 if self._started and self._leads_group and not self.has_handle:
                     self.send(signal.SIGKILL, tree=True)
@@ -484,13 +482,11 @@ class Popen(subprocess.Popen[bytes]):
     __del__ = discard  # in place of Popen's, which leaves a zombie
 
 
-_alive: WeakSet[Popen] = WeakSet()
-
-
 def _end_all() -> None:
     # The children of handles that outlive the interpreter, as those in a module's global variables do.
-    for popen in list(_alive):
-        popen.discard()
+    for each in list(inherited):
+        if isinstance(each, Popen):
+            each.discard()
 
 
 at_the_end(_end_all)
