@@ -146,7 +146,7 @@ class OpenMemory(_RawBinaryFile):
                     self._memory = self._share = None
                     self._fd = self._lent = -1
                     try:
-                        if lent not in {-1, fd}:
+                        if lent >= 0 and lent != fd:
                             close(lent)
                     finally:
                         if share is not None:  # which owns the descriptor

@@ -101,8 +101,7 @@ _LONGEST_PAUSE = 0.02  # seconds between two looks for a name
 
 def attach_in_time(attach: Callable[[], T], timeout: float | None) -> T:
     """Return what `attach` returns; wait for the name, up to `timeout` seconds (None or negative: for ever)."""
-    seconds = check_timeout(timeout)
-    if seconds != 0:
+    if timeout != 0 and (seconds := check_timeout(timeout)) != 0:
         found: list[T] = []
         if poll(lambda: found.append(attach()), (FileNotFoundError,), seconds, _LONGEST_PAUSE):
             return found.pop()

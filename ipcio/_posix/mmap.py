@@ -129,9 +129,9 @@ def _open_again(opened: HeldByCall, fd: int, access: int) -> None:
 
 def _check_part(file: Any, info: os.stat_result, *, offset: int, size: int) -> int:
     """Return how many bytes to map."""
-    if stat.S_ISDIR(info.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
     if not stat.S_ISREG(info.st_mode):
+        if stat.S_ISDIR(info.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         raise OSError(errno.ENODEV, "only a regular file can be mapped", file)
     if offset + size > info.st_size:
         raise ValueError(f"cannot map {size or 'the'} bytes from offset {offset}: {file!r} ends at {info.st_size}")

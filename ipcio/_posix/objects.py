@@ -184,13 +184,13 @@ class NewObject(OpenObject):
             self._source = self._temporary = f"{os.path.dirname(share_path)}/.{invent_name()}"
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             self.fd = os.open(self._temporary, flags, 0o600 | namespace.MANAGED)
-        self.info = os.fstat(self.fd)
-        if not self.info.st_mode & stat.S_IRUSR:  # the umask
+        info = self.info = os.fstat(self.fd)
+        if not info.st_mode & stat.S_IRUSR:  # the umask
             os.fchmod(self.fd, 0o600 | namespace.MANAGED)
-            self.info = os.fstat(self.fd)
+            info = self.info = os.fstat(self.fd)
         self.share = shares.Share(share_path)
-        return self.share.take(self.fd, self._source, self.info) and (
-            not self._temporary or lifetime.path_means(self._temporary, self.info)
+        return self.share.take(self.fd, self._source, info) and (
+            not self._temporary or lifetime.path_means(self._temporary, info)
         )
 
     def link(self, path: str) -> None:
@@ -259,7 +259,8 @@ class ExistingObject(OpenObject):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
             raise
         self.info = os.fstat(self.fd)
-        check_owner(self.info, self.owner)
+        if self.owner is not None:
+            check_owner(self.info, self.owner)
 
     def join(self, share_path: str | None = None) -> bool:
         """Take a share in it, under `fork_lock`.
@@ -287,12 +288,13 @@ def check_owner(info: os.stat_result, owner: int | None) -> None:
 
 def check_regular(info: os.stat_result, kind: str) -> None:
     """Raise `OSError` if a name means no file, or an empty one; `kind` is what it should have been."""
-    if stat.S_ISDIR(info.st_mode):
+    if stat.S_ISREG(info.st_mode):
+        if not info.st_size:
+            raise OSError(errno.EINVAL, f"not {kind} (yet): its size is 0")
+    elif stat.S_ISDIR(info.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(info.st_mode):
+    else:
         raise OSError(errno.ENODEV, f"not {kind}: not a regular file")
-    if not info.st_size:
-        raise OSError(errno.EINVAL, f"not {kind} (yet): its size is 0")
 
 
 @cache

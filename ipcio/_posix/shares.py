@@ -174,7 +174,7 @@ class Share:
                     try:
                         # No lock of ours is on the handle's description, so it can ask.  But a forked process has
                         # the same description, and two processes that ask by one do not exclude each other.
-                        if min(lock, fd) >= 0 and self._taker is forks.this_process():
+                        if lock >= 0 and fd >= 0 and self._taker is forks.this_process():
                             self._remove_if_last(fd)
                         elif not _remove_if_orphan_at(self._path):
                             _recheck_later(self._path)
