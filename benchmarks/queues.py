@@ -6,13 +6,14 @@ the first message to the last one that was got.
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
 from multiprocessing import shared_memory
 
 from benchmarks import rows
-from benchmarks.rows import KIB, MIB, SELF, Skip, fork, loops, new_name, optional, pipe, row, timed
+from benchmarks.rows import ITSELF, KIB, MIB, SELF, Skip, fork, loops, new_name, optional, pipe, row, timed
 from ipcio import queue
 
 SMALL = b"x" * 64
@@ -30,6 +31,14 @@ def simple(stack):
     return made
 
 
+COPIES = "mmap[:64] = bytes; mmap[:64]"
+TWICE = "m[:64] = d; m[:64]"
+
+
+def mapped(stack):
+    return stack.enter_context(mmap.mmap(-1, mmap.PAGESIZE))
+
+
 def of_posix(stack, size=64, count=10):
     posix_ipc = optional("posix_ipc")
     made = posix_ipc.MessageQueue(None, posix_ipc.O_CREX, max_messages=count, max_message_size=size)
@@ -41,20 +50,24 @@ def of_posix(stack, size=64, count=10):
 # -- in one process ----------------------------------------------------------------
 
 
-@row("queue", "put, get of 64 bytes", "multiprocessing.SimpleQueue: put, get", 0.35)
+@row("queue", "put, get of 64 bytes", "multiprocessing.SimpleQueue: put, get", 0.35, floor=COPIES)
 def _(stack):
-    return loops("q.put(d); q.get()", "s.put(d); s.get()", q=ours(stack), s=simple(stack), d=SMALL)
+    return loops(
+        "q.put(d); q.get()", "s.put(d); s.get()", TWICE, q=ours(stack), s=simple(stack), m=mapped(stack), d=SMALL
+    )
 
 
-@row("queue", "put, get of 64 bytes", "posix_ipc: send, receive")
+@row("queue", "put, get of 64 bytes", "posix_ipc: send, receive", floor=COPIES)
 def _(stack):
-    return loops("q.put(d); q.get()", "p.send(d); p.receive()", q=ours(stack), p=of_posix(stack), d=SMALL)
+    return loops(
+        "q.put(d); q.get()", "p.send(d); p.receive()", TWICE, q=ours(stack), p=of_posix(stack), m=mapped(stack), d=SMALL
+    )
 
 
-@row("queue", "put, get of 64 bytes, for several users", "multiprocessing.SimpleQueue: put, get")
+@row("queue", "put, get of 64 bytes, for several users", "multiprocessing.SimpleQueue: put, get", floor=COPIES)
 def _(stack):
     wide = stack.enter_context(queue.create(new_name(), 64 * KIB, perm=0o660))
-    return loops("q.put(d); q.get()", "s.put(d); s.get()", q=wide, s=simple(stack), d=SMALL)
+    return loops("q.put(d); q.get()", "s.put(d); s.get()", TWICE, q=wide, s=simple(stack), m=mapped(stack), d=SMALL)
 
 
 # -- from one process to another ------------------------------------------------------
@@ -89,25 +102,32 @@ def small_of_ours(stack):
     return small(stack, q.put, q.get)
 
 
-@row("queue", "64 bytes to another process", "multiprocessing.SimpleQueue", 0.6)
+PIPE = "os.pipe"
+
+
+def small_of_pipe(stack):
+    reader, writer = pipe(stack)
+    return small(stack, lambda data: os.write(writer, data), lambda: os.read(reader, len(SMALL)))
+
+
+@row("queue", "64 bytes to another process", "multiprocessing.SimpleQueue", 0.6, floor=PIPE)
 def _(stack):
     s = simple(stack)
-    return small_of_ours(stack), small(stack, s.put, s.get)
+    return small_of_ours(stack), small(stack, s.put, s.get), small_of_pipe(stack)
 
 
-@row("queue", "64 bytes to another process", "posix_ipc", 1.0)
+@row("queue", "64 bytes to another process", "posix_ipc", 1.0, floor=PIPE)
 def _(stack):
     p = of_posix(stack)
-    return small_of_ours(stack), small(stack, p.send, p.receive)
+    return small_of_ours(stack), small(stack, p.send, p.receive), small_of_pipe(stack)
 
 
-@row("queue", "64 bytes to another process", "os.pipe, without limits of messages")
+@row("queue", "64 bytes to another process", "os.pipe, without limits of messages", floor=ITSELF)
 def _(stack):
-    reader, writer = pipe(stack)
-    return small_of_ours(stack), small(stack, lambda data: os.write(writer, data), lambda: os.read(reader, len(SMALL)))
+    return small_of_ours(stack), small_of_pipe(stack)
 
 
-@row("queue", "64 bytes to another process", "zmq: PUSH, PULL over ipc://")
+@row("queue", "64 bytes to another process", "zmq: PUSH, PULL over ipc://", floor=PIPE)
 def _(stack):
     zmq = optional("zmq")
     address = f"ipc:///tmp/{new_name()}"
@@ -122,20 +142,28 @@ def _(stack):
     side = small(stack, put, lambda: pull.recv())  # noqa: PLW0108 -- the fork comes before the socket
     pull = stack.enter_context(stack.enter_context(zmq.Context()).socket(zmq.PULL))
     pull.bind(address)
-    return small_of_ours(stack), side
+    return small_of_ours(stack), side, small_of_pipe(stack)
 
 
-@row("queue", "1 MiB to another process", "multiprocessing.Queue", 0.15)
+TWO_COPIES = "two copies of memory"
+
+
+def copied(stack, size):
+    """A side: so many bytes copied into a map and out of it."""
+    return loops("m[:] = d; m[:]", m=stack.enter_context(mmap.mmap(-1, size)), d=bytes(size))[0]
+
+
+@row("queue", "1 MiB to another process", "multiprocessing.Queue", 0.15, floor=TWO_COPIES)
 def _(stack):
     count = 4 if rows.quick else 50
     q, m = ours(stack, 8 * MIB), multiprocessing.Queue(8)
     stack.callback(m.join_thread)
     stack.callback(m.close)
     data = bytes(MIB)
-    return sent(stack, q.put, q.get, data, count), sent(stack, m.put, m.get, data, count)
+    return sent(stack, q.put, q.get, data, count), sent(stack, m.put, m.get, data, count), copied(stack, MIB)
 
 
-@row("queue", "1 MiB to another process, get_into", "os.pipe, readinto")
+@row("queue", "1 MiB to another process, get_into", "os.pipe, readinto", floor=TWO_COPIES)
 def _(stack):
     count = 4 if rows.quick else 50
     q, (reader, writer) = ours(stack, 8 * MIB), pipe(stack)
@@ -154,6 +182,7 @@ def _(stack):
     return (
         sent(stack, q.put, lambda: q.get_into(buffer), data, count),
         sent(stack, write, read, data, count),
+        copied(stack, MIB),
     )
 
 
@@ -202,7 +231,7 @@ def frames_of_ours(stack, killed=0):
     return frames(stack, q.put, q.get_into, killed)
 
 
-@row("queue", "1080p frames to three readers", "shared_memory and multiprocessing.Condition")
+@row("queue", "1080p frames to three readers", "shared_memory and multiprocessing.Condition", floor=TWO_COPIES)
 def _(stack):
     if multiprocessing.get_start_method() != "fork":
         raise Skip("the peer is made for forks")
@@ -229,7 +258,7 @@ def _(stack):
             got_at.value += 1
             changed.notify_all()
 
-    return frames_of_ours(stack), frames(stack, put, get)
+    return frames_of_ours(stack), frames(stack, put, get), copied(stack, FRAME)
 
 
 @row("queue", "1080p frames, one of three readers is killed", "with all three", kind=SELF)
