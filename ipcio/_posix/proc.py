@@ -126,8 +126,7 @@ class Child(PipedChild[Pipe, Popen]):
                 self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
-        if self._selector is None:
-            self._write_without_waiting()
+        self._write_without_waiting()
         if timeout is None and not self._outputs and self._input is None:
             self._popen.await_exit()
             return True
@@ -154,10 +153,10 @@ class Child(PipedChild[Pipe, Popen]):
         return bool(ready)
 
     def _write_without_waiting(self) -> None:
-        """Write what fits into the pipe now: if that is all and its end, no selector is needed."""
-        if self._input is not None and not self._input[1].idle:
-            pipe, stream = self._input
-            self._write(pipe.our_end, stream)
+        """Write what fits into a new pipe: if that is all of the input, no selector is needed."""
+        given = self._input
+        if given is not None and self._selector is None and not given[1].idle:
+            self._write(given[0].our_end, given[1])
 
     def _poll(self, timeout: float | None) -> dict[int, int]:
         """Wait until something is ready."""
