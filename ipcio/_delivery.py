@@ -53,7 +53,10 @@ class Delivery:
     @property
     def is_finished(self) -> bool:
         """Whether everything has been consumed and nothing more will come."""
-        return all(output.finished for output in self.outputs)
+        for output in self.outputs:  # a generator for `all` takes longer  # noqa: SIM110
+            if not output.finished:
+                return False
+        return True
 
     def discard(self) -> None:
         """Discard all output, and what comes later."""

@@ -1,4 +1,4 @@
-"""Children on POSIX: `subprocess` starts them, the kernel says what can be done for them.
+"""Children on POSIX: the C code of `subprocess` starts them, the kernel says what can be done for them.
 
 The exit is an event like any other where the kernel has descriptors of processes
 (``pidfd_open(2)``), and is looked for now and then where it has none.  So no call waits for
@@ -131,7 +131,8 @@ class Child(PipedChild[Pipe, Popen]):
             self._popen.await_exit()
             return True
         timeout = timeout if timeout is None else min(timeout, _LONGEST)
-        if self._popen.pidfd < 0:
+        pidfd = self._popen.pidfd
+        if pidfd < 0:
             # The exit is no event here.  Look for it now and then.
             self._popen.look()
             if self._popen.returncode is not None:
@@ -144,9 +145,9 @@ class Child(PipedChild[Pipe, Popen]):
                 self._read(fd)
             elif self._input is not None and self._input[0].our_end == fd:
                 self._write(fd, self._input[1])
-            elif fd != self._popen.pidfd:  # an interrupt came while it was closed
+            elif fd != pidfd:  # an interrupt came while it was closed
                 self._stop_watching(fd)
-        if self._popen.pidfd in ready:
+        if pidfd in ready:
             self._popen.look()
         if ready:
             self._pause = _FIRST_PAUSE
@@ -167,8 +168,9 @@ class Child(PipedChild[Pipe, Popen]):
         poll = select.poll()
         for fd in self._outputs:
             poll.register(fd, select.POLLIN)
-        if self._popen.pidfd >= 0:
-            poll.register(self._popen.pidfd, select.POLLIN)
+        pidfd = self._popen.pidfd
+        if pidfd >= 0:
+            poll.register(pidfd, select.POLLIN)
         return dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
 
     def _open_selector(self) -> PollSelector:

@@ -113,6 +113,7 @@ def _explain(error: OSError, command: str | Sequence[Any], posix: Mapping[str, A
 
 # Two names in C, by the Python: a replacement of `subprocess`, as that of gevent, uses neither.
 _C_NAMES = {"_fork_exec", "_posixsubprocess"}
+_COMMAS = 24  # in the signature of that function; before Python 3.12 it has none
 _SHELL = "/system/bin/sh" if hasattr(sys, "getandroidapilevel") else "/bin/sh"
 _STANDARD = 3  # the numbers of the standard streams are below
 _REPORT = 4096  # bytes; a report of a failed start is much shorter
@@ -152,8 +153,11 @@ class Popen(subprocess.Popen[bytes]):
 
     _owner = 0  # the process that started it; 0 while the object is not complete
 
-    # Whether `subprocess` is that of the standard library; gevent puts its own in place of it.
-    _is_standard = not _C_NAMES.isdisjoint(getattr(subprocess.Popen, "_execute_child").__code__.co_names)  # noqa: B009
+    # Whether `subprocess` is that of the standard library (gevent puts its own in place of it), and calls C as is known.
+    _is_standard = (
+        not _C_NAMES.isdisjoint(getattr(subprocess.Popen, "_execute_child").__code__.co_names)  # noqa: B009
+        and (getattr(fork_exec, "__text_signature__", None) or "," * _COMMAS).count(",") == _COMMAS
+    )
 
     def __init__(self) -> None:
         self.returncode: Any = None
@@ -227,7 +231,9 @@ class Popen(subprocess.Popen[bytes]):
         sys.audit("subprocess.Popen", program, arguments, cwd, env)
         candidates = _candidates(os.fsencode(program), env)
         variables = None if env is None else _variables(env)
-        stdin, stdout, stderr = [self._given(stream) for stream in streams]
+        stdin, stdout, stderr = [
+            -1 if stream is None else self._given(stream) if stream < 0 else stream for stream in streams
+        ]
         if stderr == subprocess.STDOUT:
             stderr = 1 if stdout < 0 else stdout
         open_pipe(self._start_fds)
@@ -237,12 +243,13 @@ class Popen(subprocess.Popen[bytes]):
                 record(self._start_fds, fcntl.fcntl, writes, fcntl.F_DUPFD_CLOEXEC, _STANDARD)
             self._close_start_fd(writes)
             writes = self._start_fds[-1]
-        kept = {*map(int, changes.get("pass_fds", ())), writes}
+        pass_fds = changes.get("pass_fds")
+        kept = tuple(sorted({*map(int, pass_fds), writes})) if pass_fds else (writes,)
         group, has_group = (changes.get("process_group", -1),), sys.version_info >= (3, 11)
         record(
             self._started,
             fork_exec,
-            *(arguments, candidates, True, tuple(sorted(kept)), cwd, variables),
+            *(arguments, candidates, True, kept, cwd, variables),
             *(stdin, -1, -1, stdout, -1, stderr, reads, writes),
             *(True, start_new_session, *(group if has_group else ())),
             *(changes.get("group"), changes.get("extra_groups"), changes.get("user"), changes.get("umask", -1)),
@@ -260,12 +267,11 @@ class Popen(subprocess.Popen[bytes]):
             self.await_exit()
             raise _start_error(report, program, cwd)
 
-    def _given(self, stream: int | None) -> int:
-        """The descriptor of a stream, -1 for that of this process."""
-        if stream == subprocess.DEVNULL:
-            record(self._start_fds, os.open, os.devnull, os.O_RDWR)
-            return self._start_fds[-1]
-        return -1 if stream is None else stream
+    def _given(self, stream: int) -> int:
+        if stream != subprocess.DEVNULL:
+            return stream
+        record(self._start_fds, os.open, os.devnull, os.O_RDWR)
+        return self._start_fds[-1]
 
     def _close_start_fd(self, fd: int) -> None:
         with fork_lock:
