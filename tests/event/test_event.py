@@ -495,7 +495,7 @@ def test_a_loop_goes_on_until_another_process_sets_the_event(run, name, peer):
 
         result, ticks = run(main())
         assert result is True
-        assert ticks > 5
+        assert ticks > 1
         other.run("e.close()")
 
 

@@ -35,12 +35,12 @@ def test_a_loop_goes_on_until_another_process_puts_or_gets(run, q, peer, name):
         assert not waiting.done()
         other.run("q.put(b'1'); q.put(bytes(60))")
         message, ticks = await asyncio.wait_for(waiting, DEADLINE)
-        assert (message, ticks > 3) == (b"1", True)
+        assert (message, ticks > 1) == (b"1", True)
         waiting = asyncio.ensure_future(ticking(q.put_async(bytearray(60))))
         await asyncio.sleep(0.03)
         assert not waiting.done()
         other.run("q.get()")
-        assert (await asyncio.wait_for(waiting, DEADLINE))[1] > 3
+        assert (await asyncio.wait_for(waiting, DEADLINE))[1] > 1
         assert q.get_nowait() == bytes(60)
 
     run(main())
