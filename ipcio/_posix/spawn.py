@@ -10,7 +10,6 @@ that belongs to a child of this process that has not been reaped.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import signal
@@ -18,19 +17,18 @@ import subprocess
 import sys
 import time
 from _posixsubprocess import fork_exec
-from grp import getgrnam
-from pwd import getpwnam
 
 from ipcio._forklock import RLock, fork_lock
 from ipcio._light import itemgetter, suppress
 from ipcio._posix.exits import at_the_end
 from ipcio._posix.pipes import inherited, is_still, open_pipe
 from ipcio._posix.procfs import has_members
+from ipcio._posix.start_arguments import candidates_for, explain, numbers_of, start_error, variables_in
 from ipcio._record import calling, close_at, close_first, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks for the exit, where it is no event
@@ -56,92 +54,24 @@ def start_popen(
     """Start a child with these standard streams; after an error no child is left."""
     if sys.version_info < (3, 11) and "process_group" in posix:
         raise NotImplementedError("process_group= requires Python 3.11 or later: pass start_new_session=True")
-    changes = _numbers(posix) if posix else posix
+    changes = numbers_of(posix) if posix else posix
     popen = Popen()
     try:
         popen.start(command, streams, cwd, env, start_new_session=start_new_session, changes=changes)
     except BaseException as error:
         popen.discard()  # the traceback would keep it
         if isinstance(error, OSError) and error.filename in (None, cwd):
-            _explain(error, command, posix)
+            explain(error, command, posix)
         raise
     return popen
 
 
-def _numbers(posix: Mapping[str, Any]) -> dict[str, Any]:
-    """Find users and groups by their names.  `subprocess` does this with a file open, which Python 3.10 leaves open."""
-    numbers = dict(posix)
-    if "user" in posix:
-        numbers["user"] = _number("user", posix["user"], lambda name: getpwnam(name).pw_uid)
-    if "group" in posix:
-        numbers["group"] = _group(posix["group"])
-    if "extra_groups" in posix:
-        numbers["extra_groups"] = list(map(_group, posix["extra_groups"]))
-    return numbers
-
-
-def _group(group: str | int) -> int:
-    return _number("group", group, lambda name: getgrnam(name).gr_gid)
-
-
-def _number(kind: str, given: str | int, find: Callable[[str], int]) -> int:
-    if isinstance(given, str):
-        return find(given)
-    if not isinstance(given, int):
-        raise TypeError(f"a {kind} must be a name or a number, not {given!r}")
-    if given < 0:
-        raise ValueError(f"the number of a {kind} must not be negative, but it is {given}")
-    return given
-
-
-def _explain(error: OSError, command: str | Sequence[Any], posix: Mapping[str, Any]) -> None:
-    """Say what was wrong if the child could not change itself, which it reports in the same way as a wrong `cwd`.
-
-    `chdir` and `fork` fail with other numbers than these.
-    """
-    changes = ", ".join(f"{name}={posix[name]!r}" for name in ("user", "group", "extra_groups") if name in posix)
-    if error.errno in {errno.EPERM, errno.EINVAL} and changes:
-        error.strerror = f"the system refuses {changes}: this requires root (CAP_SETUID and CAP_SETGID on Linux)"
-    elif error.errno in {errno.EPERM, errno.EINVAL, errno.ESRCH} and "process_group" in posix:
-        error.strerror = (
-            f"process_group={posix['process_group']!r} is not a process group of this session: pass 0 for a new one"
-        )
-    else:
-        return
-    error.filename = command if isinstance(command, str) else command[0]
-
-
-# Two names in C, by the Python: a replacement of `subprocess`, as that of gevent, uses neither.
+# The module in C, or its function, by the version of Python.  A replacement of `subprocess` uses neither.
 _C_NAMES = {"_fork_exec", "_posixsubprocess"}
 _COMMAS = 24  # in the signature of that function; before Python 3.12 it has none
 _SHELL = "/system/bin/sh" if hasattr(sys, "getandroidapilevel") else "/bin/sh"
 _STANDARD = 3  # the numbers of the standard streams are below
 _REPORT = 4096  # bytes; a report of a failed start is much shorter
-
-
-def _candidates(program: bytes, env: Mapping[Any, Any] | None) -> tuple[bytes, ...]:
-    """The paths that are tried in turn for a program."""
-    if b"/" in program:
-        return (program,)
-    return tuple(os.path.join(os.fsencode(directory), program) for directory in os.get_exec_path(env))
-
-
-def _variables(env: Mapping[Any, Any]) -> list[bytes]:
-    pairs = [(os.fsencode(name), os.fsencode(value)) for name, value in env.items()]
-    for name, _ in pairs:
-        if b"=" in name:
-            raise ValueError(f"the name of an environment variable must not contain '=', as {name!r} does")
-    return [name + b"=" + value for name, value in pairs]
-
-
-def _start_error(report: bytes, program: Any, cwd: Any) -> Exception:
-    """The error that a child has reported by ``type:number:step``, with the number in hexadecimal digits."""
-    try:
-        _, number, step = report.split(b":", 2)
-        code = int(number, 16)
-    except ValueError:
-        return subprocess.SubprocessError(f"the child has ended before exec, and reported {report!r}")
-    return OSError(code, os.strerror(code), cwd if step.startswith(b"noexec") else program)
 
 
 class Popen(subprocess.Popen[bytes]):
@@ -153,7 +83,7 @@ class Popen(subprocess.Popen[bytes]):
 
     _owner = 0  # the process that started it; 0 while the object is not complete
 
-    # Whether `subprocess` is that of the standard library (gevent puts its own in place of it), and calls C as is known.
+    # Whether `subprocess` is that of the standard library, and calls C as is known; gevent puts its own in place.
     _is_standard = (
         not _C_NAMES.isdisjoint(getattr(subprocess.Popen, "_execute_child").__code__.co_names)  # noqa: B009
         and (getattr(fork_exec, "__text_signature__", None) or "," * _COMMAS).count(",") == _COMMAS
@@ -229,8 +159,8 @@ class Popen(subprocess.Popen[bytes]):
         arguments: Sequence[Any] = [_SHELL, "-c", command] if isinstance(command, str) else command
         program = arguments[0]
         sys.audit("subprocess.Popen", program, arguments, cwd, env)
-        candidates = _candidates(os.fsencode(program), env)
-        variables = None if env is None else _variables(env)
+        candidates = candidates_for(os.fsencode(program), env)
+        variables = None if env is None else variables_in(env)
         stdin, stdout, stderr = [
             -1 if stream is None else self._given(stream) if stream < 0 else stream for stream in streams
         ]
@@ -265,7 +195,7 @@ class Popen(subprocess.Popen[bytes]):
         if report:  # nothing else writes to it
             self._leads_group = False
             self.await_exit()
-            raise _start_error(report, program, cwd)
+            raise start_error(report, program, cwd)
 
     def _given(self, stream: int) -> int:
         if stream != subprocess.DEVNULL:
