@@ -91,11 +91,14 @@ CALLS_OF_CREATE = """
 os.access(path, os.F_OK)
 fd = os.open(TMPFS, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o1600)
 os.fstat(fd)
-flock(fd, SHARED)
+lock = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+flock(lock, SHARED)
 os.posix_fallocate(fd, 0, 4096)
 m = bare.mmap(fd, 4096)
 os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=0)
 m.close()
+os.fstat(lock)
+os.close(lock)
 flock(fd, EXCLUSIVE)
 os.lstat(path)
 os.unlink(path)
@@ -104,14 +107,16 @@ os.close(fd)
 CALLS_OF_ATTACH = """
 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 os.fstat(fd)
-try: flock(fd, EXCLUSIVE)
+lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+try: flock(lock, EXCLUSIVE)
 except BlockingIOError: pass
-flock(fd, SHARED)
-m = bare.mmap(fd, os.fstat(fd).st_size)
+flock(lock, SHARED)
+m = bare.mmap(fd, os.fstat(lock).st_size)
 m.close()
+os.fstat(lock)
+os.close(lock)
 try: flock(fd, EXCLUSIVE)
 except BlockingIOError: pass
-flock(fd, NOBODY)
 os.close(fd)
 """
 SHARED, EXCLUSIVE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -120,7 +125,7 @@ SHARED, EXCLUSIVE = fcntl.LOCK_SH | fcntl.LOCK_NB, fcntl.LOCK_EX | fcntl.LOCK_NB
 def in_a_row(ours, calls, name, path):
     if not hasattr(os, "O_TMPFILE"):
         raise Skip("there are no files without a name here")
-    locks = {"flock": fcntl.flock, "SHARED": SHARED, "EXCLUSIVE": EXCLUSIVE, "NOBODY": fcntl.LOCK_UN}
+    locks = {"flock": fcntl.flock, "SHARED": SHARED, "EXCLUSIVE": EXCLUSIVE}
     return loops(ours, calls, shm=shm, name=name, path=path, bare=bare, os=os, TMPFS=TMPFS, **locks)
 
 
