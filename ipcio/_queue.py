@@ -59,10 +59,10 @@ class Queue(NamedHandle, Writers, Readers):
 
     def _set_up(self, opened: OpenObject, flags: int) -> None:  # noqa: ARG002 -- a queue has none
         # To have them imported: a process that gives up its rights later may not find the modules.
-        from ipcio import _memory, _queue_files  # noqa: F401
+        from ipcio import _memory, _queue_files
 
         _memory.prepare()
-        _ = errors.ShutDown, errors.Full
+        _ = errors.ShutDown, errors.Full, _queue_files
         at = CAPACITY * CELL
         size = int.from_bytes(parts.read(opened.fd, opened.memory, at + CELL)[at:], sys.byteorder)
         if not BOOK_KEEPING <= size <= min(len(opened.memory) - DATA, LARGEST):

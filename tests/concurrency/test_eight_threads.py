@@ -14,6 +14,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -227,9 +228,14 @@ def use(h, names, n):
         except InvalidSeekError:  # before the start
             continue
         except ValueError:
+            if name not in NARROWING:  # which a narrowed handle refuses
+                # A thread that closes the handle ends its methods first; `closed` is true an instant later.
+                end = time.monotonic() + 10
+                while not h.closed and time.monotonic() < end:
+                    time.sleep(0)
+                assert h.closed, name
             if h.closed:
                 raise
-            assert name in NARROWING, name  # narrowed already, to less
             continue
         if data:
             assert data == RECORD * (len(data) // 16), (name, data)
