@@ -24,6 +24,7 @@ for module in (
     "lua",
     "sem",
     "mutexes",
+    "events",
     "locks",
     "procs",
     "imports",

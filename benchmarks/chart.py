@@ -17,7 +17,8 @@ PANELS = {  # in the order of the page: the groups that each one shows, but for 
     "memory": ("Memory as a file", {"face", "lua"}),
     "lines": ("Lines, and the standard library's wrappers", {"wrappers", "strfile"}),
     "semaphores": ("Semaphores", {"sem"}),
-    "mutexes": ("Mutexes", {"mutex"}),
+    "mutexes": ("Mutexes and events", {"mutex", "event"}),
+    "queues": ("Queues", {"queue"}),
     "locks": ("Locks on files", {"filelock"}),
     "processes": ("Child processes", {"proc"}),
     "moving": ("Much memory, from one process to another", {"moving"}),
@@ -26,7 +27,7 @@ PANELS = {  # in the order of the page: the groups that each one shows, but for 
 }
 
 WIDTH, PLOT, BAR = 440, 385, 11  # right of the plot are the numbers
-SELVES = {"scaling": "shared memory", "sem": "semaphores", "mutex": "mutexes", "strfile": "strfile"}
+SELVES = {"scaling": "shared memory", "sem": "semaphores", "mutex": "mutexes", "queue": "queues", "strfile": "strfile"}
 FASTER, SLOWER = "#2f8f83", "#c9742b"  # three to one or better on white and on black
 LEAST = 0.005  # a floor further down would press all bars of its picture together: the table has it
 STEPS = [factor * 10.0**power for power in range(-4, 5) for factor in (1, 2, 5)]
