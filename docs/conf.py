@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from importlib.util import find_spec
 
 from docutils import nodes
@@ -91,7 +92,17 @@ def link_parameters(_, domain, kind, content):
             link.replace_self(nodes.reference("", "", *text, refid=place, internal=True, classes=["parameter"]))
 
 
+def describe(_, page, template, context, doctree):  # noqa: ARG001 -- what Sphinx passes
+    """Give a page without a description of its own the first sentence of its first paragraph."""
+    tags = context.get("metatags", "")
+    paragraph = None if doctree is None else next(iter(doctree.findall(nodes.paragraph)), None)
+    if paragraph is not None and 'name="description"' not in tags:
+        sentence = " ".join(paragraph.astext().split()).removeprefix("The problem. ").partition(". ")[0].rstrip(".:")
+        context["metatags"] = f'{tags}<meta name="description" content="{escape(f"ipcio: {sentence}.")}" />\n'
+
+
 def setup(app):
     app.connect("doctree-read", tidy)
+    app.connect("html-page-context", describe)
     app.connect("object-description-transform", link_parameters)
     return {"parallel_read_safe": True}
