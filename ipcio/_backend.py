@@ -557,6 +557,14 @@ class Child(Protocol):
         """
         ...
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which `pump` is to be called again because a file was not ready; None if no file is waited for.
+
+        `pump` returns by then.  Output that its consumer has refused stays in the pipe meanwhile.
+        """
+        ...
+
     def input_queued(self) -> None:
         """Send what has been queued for standard input since, also if another thread is in `pump`."""
         ...

@@ -84,6 +84,7 @@ class PipedChild(Generic[_Pipe, _Popen]):
         self._pipes = pipes
         self._lock = RLock()  # a signal handler may write or kill, whatever it interrupts
         self._input: tuple[_Pipe, Input] | None = None if to_child is None or stdin is None else (to_child, stdin)
+        self._streams = [stream for stream in (stdin, *outputs) if stream is not None]
         self._outputs: dict[int, tuple[_Pipe, Output]] = {
             pipe.our_end: (pipe, output)
             for pipe, output in zip(from_child, outputs, strict=True)
@@ -107,6 +108,15 @@ class PipedChild(Generic[_Pipe, _Popen]):
     @property
     def returncode(self) -> int | None:
         return None if self._outputs else self._popen.returncode
+
+    @property
+    def retry_after(self) -> float | None:
+        return min(filter(None, (stream.retry_after for stream in self._streams)), default=None)
+
+    def _until_retry(self, timeout: float | None) -> float | None:
+        """Return the timeout, or less if a file is to be asked again before it."""
+        retry = self.retry_after
+        return timeout if retry is None or (timeout is not None and timeout < retry) else retry
 
     def pump(self, timeout: float | None) -> bool:
         self._check()

@@ -11,6 +11,7 @@ from io import IOBase
 
 from ipcio._forklock import RLock
 from ipcio._record import record
+from ipcio._timeouts import pause_after
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,14 +36,22 @@ class Input:
     """In place of a chunk: the input has ended."""
 
     def __init__(
-        self, encoding: str | None = None, errors: str = "strict", read: Callable[[int], Any] | None = None
+        self,
+        encoding: str | None = None,
+        errors: str = "strict",
+        read: Callable[[int], Any] | None = None,
+        *,
+        read_again: bool = False,
     ) -> None:
+        """`read_again`: that `read` returns None for now, and is to be called again."""
         self._encoder = None if encoding is None else codecs.getincrementalencoder(encoding)(errors)
         self._start = self._state = None if self._encoder is None else self._encoder.getstate()
         self._sending = self._latest = _Put([], self._start, ends=False, after=[])
         self._lock = RLock()  # a signal handler may queue something, too
         self._read = read
         self._from_file = read is not None
+        self._read_again = read_again
+        self._refusals = 0  # how many times in a row `read` has returned None
         self._fetched = _Fetched([], [])
         self._ends = False
         self._discarded = False
@@ -64,13 +73,18 @@ class Input:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to write until something is queued."""
+        """Whether there is nothing to write until something is queued, or the file has something."""
         put = self._sending
         while not put.items:
             if not put.after:
-                return self._read is None
+                return self._read is None or self._refusals > 0
             put = put.after[0]
         return False
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the file, which has nothing now, is to be asked again: call `next_chunk`; else None."""
+        return pause_after(self._refusals) if self._refusals and self._read is not None else None
 
     def put(self, data: Sequence[Any], end: object) -> None:
         """Queue bytes, text, and the end if `end` is the last item; or raise and queue nothing."""
@@ -124,7 +138,7 @@ class Input:
                 item = items[-1]
                 if item is None:
                     return self.END
-                if (left := _unsent(*item)) is not None:
+                if (left := unsent(*item)) is not None:
                     return Chunk(left, item[1])
                 items.pop()
             if not self._sending.after:
@@ -132,12 +146,17 @@ class Input:
             self._sending = self._sending.after[0]
         return None if self._read is None else self._next_of_file(self._read)
 
-    def _next_of_file(self, read: Callable[[int], Any]) -> Chunk:
+    def _next_of_file(self, read: Callable[[int], Any]) -> Chunk | None:
         while True:
             fetched, sent = self._fetched
             if not fetched:
                 record(fetched, read, _CHUNK)
             data = fetched[0]
+            if data is None and self._read_again:
+                self._refusals += 1
+                self._fetched = _Fetched([], [])
+                return None
+            self._refusals = 0
             if isinstance(data, str) and data:
                 encoded, state = self._encode(data, self._state)
                 self._state, self._fetched = state, _Fetched([encoded], [])
@@ -147,7 +166,7 @@ class Input:
             elif data is not None and not isinstance(data, str) and (chunk := _in_bytes(data)):
                 if chunk is not data:
                     self._fetched = _Fetched([chunk], [])
-                elif (left := _unsent(chunk, sent)) is not None:
+                elif (left := unsent(chunk, sent)) is not None:
                     return Chunk(left, sent)
                 else:
                     self._fetched = _Fetched([], [])
@@ -193,7 +212,8 @@ def _in_bytes(data: Any) -> bytes | memoryview[int]:
     return view.tobytes()
 
 
-def _unsent(data: bytes | memoryview, sent: list[int]) -> memoryview | None:
+def unsent(data: bytes | memoryview, sent: list[int]) -> memoryview | None:
+    """Return what is left of the data when so many bytes were sent; None if that is nothing."""
     done = sum(sent)
     if len(sent) > 1:
         sent[:] = [done]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import codecs
 from itertools import chain, repeat, starmap
 
+from ipcio._child_input import unsent
 from ipcio._forklock import FREE_THREADED, RLock
 from ipcio._light import length_hint, partial
-from ipcio._record import call_locked, exhaust
+from ipcio._record import call_locked, calling, exhaust
+from ipcio._timeouts import pause_after
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -133,11 +135,26 @@ class _OutputState(NamedTuple):
     """None when everything has been cut into pieces."""
 
 
+class _Offered(NamedTuple):
+    """How much of a piece its consumer has accepted."""
+
+    ready: Iterator[Any]
+    at: int
+    """Which piece of those it is."""
+    accepted: list[int]
+
+
 class Output:
     """One stream of a child's output."""
 
-    def __init__(self, name: str, form: OutputFormat, text_form: OutputFormat | None = None) -> None:
+    def __init__(
+        self, name: str, form: OutputFormat, text_form: OutputFormat | None = None, *, offer: bool = False
+    ) -> None:
         self.name = name
+        self.is_offered = offer
+        """Whether the consumer may refuse pieces for a while: then `offer` is called."""
+        self._refusals = 0  # of the consumer, in a row
+        self._offered = _Offered(iter([]), 0, [])
         self._text_form = text_form  # for a consumer that may refuse its first piece because it requires text
         self._first: Iterator[Any] | None = None
         self.ended = False
@@ -186,6 +203,37 @@ class Output:
         if self._first is None:
             self._first = self._state.ready
         return True
+
+    def offer(self, write: Callable[[Any], int | None]) -> bool:
+        """Offer the next bytes to the consumer, which returns how many it accepts, None for none now.
+
+        Return whether it accepted any.  A piece is removed when all of it was accepted.  An interrupt loses nothing.
+        """
+        ready = self._state.ready
+        pieces, given = _given(ready)
+        if given >= len(pieces):  # another method has discarded them
+            return True
+        if self._offered.ready is not ready or self._offered.at != given:
+            self._offered = _Offered(ready, given, [])
+        sent = self._offered.accepted
+        left = unsent(pieces[given], sent)
+        if left is None:
+            next(ready, None)
+            return True
+        before = len(sent)
+        try:
+            sent.extend(filter(None, calling(write, left)))
+        except BrokenPipeError:  # it will never accept the piece
+            next(ready, None)
+            raise
+        has_accepted = len(sent) > before
+        self._refusals = 0 if has_accepted else self._refusals + 1
+        return has_accepted
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the consumer, which has refused a piece, is offered it again; else None."""
+        return pause_after(self._refusals) if self._refusals and length_hint(self._state.ready) else None
 
     def give_as_text(self) -> bool:
         """After the consumer has refused its first piece: whether it gets that and all others as text instead."""

@@ -58,6 +58,12 @@ class Delivery:
                 return False
         return True
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether all that is left is for files that are not ready for it."""
+        left = [output for output in self.outputs if not output.finished]
+        return bool(left) and all(output.retry_after is not None for output in left)
+
     def discard(self) -> None:
         """Discard all output, and what comes later."""
         self._files = []  # a file that nothing else refers to is closed now
@@ -69,7 +75,7 @@ class Delivery:
 
         What is there for a loop is an error (`ValueError`), kept or discarded, as `unread` says.
         """
-        if self._files and not self.feed_files(end):
+        if self._files and not self.feed_files(end, unread):
             return False
         for output in self.pipes:
             if self.callback is not None:
@@ -80,9 +86,13 @@ class Delivery:
                 _handle_unread(output, unread)
         return True
 
-    def feed_files(self, end: float | None) -> bool:
-        """Do as `deliver` with what is for files."""
+    def feed_files(self, end: float | None, unread: Unread) -> bool:
+        """Do as `deliver` with what is for files.  What a file is not ready for is kept or discarded."""
         for output, write in self._files:
+            if output.is_offered:
+                if not _call_all(_offers(output, write, unread), end):
+                    return False
+                continue
             while True:
                 try:
                     while (batch := output.batch()) is not None:
@@ -96,7 +106,7 @@ class Delivery:
 
     async def deliver_async(self, end: float | None, unread: Unread) -> bool:
         """Do as `deliver`, while other tasks run; await what a coroutine function returns."""
-        if not await self.feed_files_async(end):
+        if not await self.feed_files_async(end, unread):
             return False
         for output in self.pipes:
             if self.callback is None:
@@ -105,9 +115,13 @@ class Delivery:
                 return False
         return True
 
-    async def feed_files_async(self, end: float | None) -> bool:
+    async def feed_files_async(self, end: float | None, unread: Unread) -> bool:
         """Do as `deliver_async` with what is for files."""
         for output, write in self._files:
+            if output.is_offered:
+                if not await _call_all_async(_offers(output, write, unread), end):
+                    return False
+                continue
             while True:
                 try:
                     if not await _call_all_async(map(write, output.pieces()), end):
@@ -117,6 +131,16 @@ class Delivery:
                     if not _is_repaired(output, error):
                         raise
         return True
+
+
+def _offers(output: Output, write: Callable[[Any], Any], unread: Unread) -> Iterator[None]:
+    """Offer pieces to a file that may refuse them, one with each step, until it does or there are none."""
+    while output.batch() is not None:
+        if not output.offer(write):
+            if unread == "discard":
+                output.discard()
+            return
+        yield
 
 
 def _call_all(calls: Iterator[object], end: float | None) -> bool:

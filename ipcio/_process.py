@@ -108,7 +108,7 @@ class Process(AsyncMethods[Piece]):
         if not self._delivery.deliver(deliver_until, self._unread()):
             return None
         while (status := self._ended()) is None:
-            self._child.pump(None if end is None else max(end - now(), 0))
+            self._pump(None if end is None else max(end - now(), 0))
             if not self._delivery.deliver(deliver_until, self._unread()):
                 return None
             if end is not None and now() >= end:
@@ -151,10 +151,10 @@ class Process(AsyncMethods[Piece]):
         """Wait until something can be done, and do it; return whether there was nothing more to do."""
         try:
             with self._call(), self._pumping:
-                self._delivery.feed_files(None)
+                self._delivery.feed_files(None, self._unread())
                 if self._ended() is not None:
                     return True
-                self._child.pump(None)
+                self._pump(None)
                 return False
         finally:
             if self._is_closing:

@@ -146,6 +146,9 @@ class AsyncMethods(ProcessBase[Piece]):
         try:
             # Another thread that waits holds the lock, and an event loop must not wait for that.
             has_pumped = self._exclusively(0, self._pump_or_open, timeout, fds)
+            retry = self._child.retry_after if not has_pumped else None
+            if retry is not None:
+                timeout = retry if timeout is None else min(retry, timeout)
             if fds and await _until_readable(loop, fds[0], timeout):
                 return
         finally:
@@ -154,10 +157,13 @@ class AsyncMethods(ProcessBase[Piece]):
             if self._is_closing:
                 self._finish_closing()
         # Nothing to wait for: the exit is no event, or the loop has no events of descriptors.
-        await asyncio.sleep(0 if has_pumped else FIRST_PAUSE if timeout is None else min(FIRST_PAUSE, timeout))
+        pause = FIRST_PAUSE if retry is None else max(FIRST_PAUSE, retry)
+        await asyncio.sleep(0 if has_pumped else pause if timeout is None else min(pause, timeout))
 
     def _pump_or_open(self, timeout: float | None, fds: list[int]) -> bool:
         """Do what can be done; if that is nothing, open what is readable when there is something."""
+        if self._only_waits_for_files():
+            return False
         if self._child.pump(0) or timeout == 0:
             return True
         if (fd := self._child.readiness_fd()) >= 0:
@@ -171,7 +177,7 @@ class AsyncMethods(ProcessBase[Piece]):
             for output in self._delivery.pipes:
                 if (batch := self._next_batch(output)) is not None:
                     return zip(repeat(output.name), batch)
-            await self._delivery.feed_files_async(None)
+            await self._delivery.feed_files_async(None, self._unread())
             if self._ended() is not None:
                 return None
             await self._pump_async(loop, None)

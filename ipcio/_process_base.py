@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 from _thread import get_ident
+from time import sleep
 
 from ipcio._delivery import Delivery
 from ipcio._forklock import RLock
@@ -160,6 +161,18 @@ class ProcessBase(Generic[Piece]):
                 return None
             self._status = _exit_status(code)
         return self._status
+
+    def _only_waits_for_files(self) -> bool:
+        """Whether the child has exited, and files are not ready for the rest of its output."""
+        return self._delivery.is_refused and self._child.returncode is not None
+
+    def _pump(self, timeout: float | None) -> None:
+        """Do as `Child.pump`, also when a file alone is waited for."""
+        if self._only_waits_for_files():
+            pause = self._child.retry_after or 0
+            sleep(pause if timeout is None else min(pause, timeout))
+        else:
+            self._child.pump(timeout)
 
     def _unread(self) -> Unread:
         """What `wait` does with output that nothing reads; another thread may have called `close` since it began."""

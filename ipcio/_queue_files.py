@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import io
+from _thread import get_ident
 from itertools import repeat, starmap
 
 from ipcio import _queue_errors as errors
 from ipcio._bytes import raw_bytes, writable_bytes
 from ipcio._forklock import fork_lock
+from ipcio._light import is_not, partial
 from ipcio._memory import CLOSED
 from ipcio._record import calling
+from ipcio._ring import NO_TASK
 from ipcio._ring_state import BOOK_KEEPING
 from ipcio._typing import TYPE_CHECKING
 
@@ -48,6 +51,19 @@ class _QueueFile(_RawBinaryFile):
             super().close()
         finally:
             self._queue.close()
+
+    def without_waiting(self) -> WithoutWaiting:
+        """Return the same file for `ipcio.proc`: where a call would wait, it returns None at once.
+
+        `None` is what the `io` module documents for raw files that would block.  See `WithoutWaiting`.
+        """
+        return WithoutWaiting(self)
+
+    def _fill(self, buffer: Buffer, seconds: float | None) -> int | None:  # noqa: ARG002 -- for readers
+        raise io.UnsupportedOperation("not readable: reader() of the queue gives a file that is")
+
+    def _put_first(self, data: Buffer, late: list[int]) -> int | None:  # noqa: ARG002 -- for writers
+        raise io.UnsupportedOperation("not writable: writer() of the queue gives a file that is")
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
@@ -91,6 +107,25 @@ class QueueWriter(_QueueFile):
             return self._write_pieces(raw_bytes(data), most)
         except errors.ShutDown:
             raise BrokenPipeError(errno.EPIPE, "the queue was shut down", self.name) from None
+
+    def _put_first(self, data: Buffer, late: list[int]) -> int | None:
+        """Put as many of the bytes as one message can have; return how many, None if there is no room now.
+
+        If a signal handler raises after the message was put, `late` gets the number.
+        """
+        if self.closed:
+            raise ValueError(CLOSED)
+        queue = self._queue
+        view = raw_bytes(data)
+        piece = view[: queue._size - BOOK_KEEPING or None]
+        count = len(piece)
+        queue._check_length(count)
+        try:
+            for done in calling(queue._try_put, piece, count, 0, 0, NO_TASK, late):
+                return count if done else None
+        except errors.ShutDown:
+            raise BrokenPipeError(errno.EPIPE, "the queue was shut down", self.name) from None
+        raise AssertionError("unreachable")
 
     def _write_pieces(self, view: memoryview[int], most: int) -> int:
         try:
@@ -140,6 +175,13 @@ class QueueReader(_QueueFile):
 
         A call that a signal handler interrupts has read nothing.
         """
+        for count in calling(self._fill, buffer, None):
+            assert count is not None
+            return count
+        raise AssertionError("unreachable")
+
+    def _fill(self, buffer: Buffer, seconds: float | None) -> int | None:
+        """Do as `readinto`; with 0 seconds, return None in place of waiting."""
         if self.closed:
             raise ValueError(CLOSED)
         view = writable_bytes(buffer)
@@ -148,10 +190,18 @@ class QueueReader(_QueueFile):
                 for count in calling(self._copy, view):
                     if count:
                         return count
-                self._messages.extend(calling(self._queue.get))
+                if seconds is None:
+                    self._messages.extend(calling(self._queue.get))
+                    continue
+                before = len(self._messages)
+                self._messages.extend(filter(_is_some, calling(self._queue._try_take, None, 0, 0)))
+                if len(self._messages) == before:
+                    return None
         except errors.ShutDown:
             pass
         except BaseException:
+            kept = self._queue._kept  # what a call took that a signal handler did not let return is for any thread
+            self._messages.extend(map(kept.pop, filter(kept.__contains__, (get_ident(),))))
             view.release()
             raise
         return 0
@@ -178,5 +228,42 @@ class QueueReader(_QueueFile):
         raise AssertionError("unreachable")
 
 
+class WithoutWaiting(io.RawIOBase):
+    """An end of a queue, of which no call waits: `ipcio.proc` calls it again later, and serves the child meanwhile.
+
+    `read` and `readinto` return None if there is no message now.  `write` puts one message, with as many of the bytes
+    as it can have, and returns how many; None if there is no room now.  A call that a signal handler interrupts has
+    read or written nothing, or the next call returns the result.  To close it does not close the file.
+    """
+
+    def __init__(self, file: _QueueFile) -> None:
+        self._file = file
+        self._late: list[int] = []  # what the last call of `write` put before a signal handler raised
+
+    def readable(self) -> bool:
+        """Return whether the file is."""
+        return self._file.readable()
+
+    def writable(self) -> bool:
+        """Return whether the file is."""
+        return self._file.writable()
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        """Copy what is there; 0 at the end, None if there is nothing now."""
+        for count in calling(self._file._fill, buffer, 0):
+            return count
+        raise AssertionError("unreachable")
+
+    def write(self, data: Buffer, /) -> int | None:
+        """Put one message.  After a call that has raised, the next one must be given the same bytes."""
+        if self._late:
+            for done in calling(self._late.pop):
+                return done
+        for count in calling(self._file._put_first, data, self._late):
+            return count
+        raise AssertionError("unreachable")
+
+
+_is_some = partial(is_not, None)
 _acquiring = starmap(fork_lock.acquire, repeat(()))
 _releasing = starmap(fork_lock.release, repeat(()))

@@ -90,11 +90,21 @@ class Writers(Ring):
                 return
         raise errors.Full
 
-    def _try_put(self, data: Buffer, length: int, code: int, seconds: float | None, task: Any = NO_TASK) -> bool | None:
+    def _try_put(
+        self,
+        data: Buffer,
+        length: int,
+        code: int,
+        seconds: float | None,
+        task: Any = NO_TASK,
+        late: list[int] | None = None,
+    ) -> bool | None:
         """Put if there is room, the lock can be acquired in time, and the task is not cancelled; else return None.
 
-        `code` is what a step of `trying` said; 0 if there was none.
+        `code` is what a step of `trying` said; 0 if there was none.  If a signal handler raises after the message was
+        put, `late` gets its length.
         """
+        has_put = False
         cells, contents, flags = self._cells, self._bytes, self._flags
         wake, lock = self._wake_readers, self._writers
         release = lock.releasing
@@ -112,11 +122,14 @@ class Writers(Ring):
                         after = self._advance(tail, length)
                         if not task._must_cancel:
                             cells[TAIL] = after
+                            has_put = True
                             for _ in release:
                                 for _ in wake[flags[READERS_WAIT] != 0]:
                                     return True
                     next(release)
                 except BaseException:
+                    if has_put and late is not None:
+                        late.append(length)
                     release_after_error(release)
                     raise
             break

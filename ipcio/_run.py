@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
 
+_A_MOMENT = 0.1  # seconds
+
 _Output = TypeVar("_Output")
 
 
@@ -72,7 +74,8 @@ def run_to_end(
             raise
         if status is None:
             _end(child, options)
-            child.wait()
+            while child.wait(_A_MOMENT) is None and not child._only_waits_for_files():
+                pass
             error = TimeoutExpired(
                 errno.ETIMEDOUT, f"the program was killed: it ran longer than {timeout} seconds", command
             )

@@ -38,7 +38,9 @@ def redirect_input(file: Any, encoding: str | None, errors: str) -> tuple[int | 
     if fd is not None:
         refresh(file)  # the child continues where the next read would
         return fd, None
-    return subprocess.PIPE, Input(encoding or "utf-8", errors, file.read)
+    waits = _may_wait(file)
+    read = file.without_waiting().read if waits else file.read
+    return subprocess.PIPE, Input(encoding or "utf-8", errors, read, read_again=waits)
 
 
 def redirect_output(
@@ -61,14 +63,22 @@ def redirect_output(
         return fd, None, None
     if not hasattr(file, "write"):
         raise _no_stream(file)
+    offer = _may_wait(file)
+    if offer:
+        file = file.without_waiting()
     # The method itself where possible: an interrupt in a function of Python around it would lose the piece.
-    sink = _all_of(file) if isinstance(file, io.RawIOBase) and not _is_memory(file) else file.write
+    sink = _all_of(file) if isinstance(file, io.RawIOBase) and not (offer or _is_memory(file)) else file.write
     text = OutputFormat(encoding or "utf-8", errors)
     if isinstance(file, io.RawIOBase | io.BufferedIOBase):
-        return subprocess.PIPE, Output(name, OutputFormat()), sink
+        return subprocess.PIPE, Output(name, OutputFormat(), offer=offer), sink
     if _takes_text(file):
         return subprocess.PIPE, Output(name, text), sink
     return subprocess.PIPE, Output(name, OutputFormat(), text), sink
+
+
+def _may_wait(file: Any) -> bool:
+    """Whether a call of the file may wait for another process, and it has a face of which no call waits."""
+    return isinstance(file, io.RawIOBase) and hasattr(file, "without_waiting")
 
 
 def _takes_text(file: Any) -> bool:

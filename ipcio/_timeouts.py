@@ -15,6 +15,7 @@ now = time.perf_counter
 """The clock of timeouts: monotonic everywhere, and on Windows finer than `time.monotonic`."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries
+_FIRST_RETRY, _LAST_RETRY = 0.00025, 0.01  # seconds between two tries, where other work goes on meanwhile
 _LONGEST = 1e8  # seconds, three years: no clock of any platform overflows
 
 
@@ -33,6 +34,11 @@ def check_timeout(timeout: SupportsFloat | None) -> float | None:
     except OverflowError:  # an int that is larger than any float
         return None
     return seconds if 0 <= seconds <= _LONGEST else None
+
+
+def pause_after(tries: int) -> float:
+    """Return how many seconds to wait before the next try, after so many in a row that were in vain."""
+    return min(_FIRST_RETRY * (1 << min(tries, 10)), _LAST_RETRY)
 
 
 def poll(

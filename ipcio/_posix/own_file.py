@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from ipcio._forklock import fork_lock
 from ipcio._light import WeakValueDictionary
 from ipcio._posix import filelock, forks, namespace
 from ipcio._record import calling
@@ -123,23 +124,33 @@ class _CommonFile:
 
     __slots__ = ("__weakref__", "_fd", "_info")
 
-    _info: os.stat_result
-
     def __init__(self) -> None:
         self._fd = -1
+        self._info: os.stat_result | None = None
 
     def descriptor(self) -> int:
-        if self._fd < 0 or not _is(self._fd, self._info):
+        if not self._is_open():
+            with fork_lock:  # of two threads, one opens it: the other descriptor could not be closed again
+                if not self._is_open():
+                    self._open()
+        return self._fd
+
+    def _open(self) -> None:
+        if self._fd < 0 or self._info is not None:
+            self._info = None
             # With this mode it is not taken for an orphaned object.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             path = f"{namespace.directory()}/.locks"
             for self._fd in calling(os.open, path, flags, 0o600 | namespace.PERSISTENT):
                 pass
-            self._info = os.fstat(self._fd)
-        return self._fd
+        self._info = os.fstat(self._fd)
+
+    def _is_open(self) -> bool:
+        info = self._info
+        return info is not None and _is(self._fd, info)
 
     def __del__(self) -> None:
-        if self._fd >= 0 and _is(self._fd, self._info):
+        if self._is_open():
             os.close(self._fd)
 
 

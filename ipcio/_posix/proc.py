@@ -127,6 +127,7 @@ class Child(PipedChild[Pipe, Popen]):
 
     def _serve(self, timeout: float | None) -> bool:
         self._write_without_waiting()
+        timeout = self._until_retry(timeout)
         if timeout is None and not self._outputs and self._input is None:
             self._popen.await_exit()
             return True
@@ -154,20 +155,30 @@ class Child(PipedChild[Pipe, Popen]):
         return bool(ready)
 
     def _write_without_waiting(self) -> None:
-        """Write what fits into a new pipe: if that is all of the input, no selector is needed."""
-        given = self._input
-        if given is not None and self._selector is None and not given[1].idle:
-            self._write(given[0].our_end, given[1])
+        """Ask a file again that had nothing; write what fits: if that is all and its end, no selector is needed."""
+        if self._input is not None:
+            pipe, stream = self._input
+            if stream.retry_after is not None:
+                stream.next_chunk()
+            if self._selector is None and not stream.idle:
+                self._write(pipe.our_end, stream)
 
     def _poll(self, timeout: float | None) -> dict[int, int]:
         """Wait until something is ready."""
         if self._input is not None or self._selector is not None:  # another thread may queue input meanwhile
             selector = self._selector or self._open_selector()
             self.input_queued()  # an interrupt in `Process.write` may have come before this call there
+            for fd, (_, output) in self._outputs.items():
+                if output.retry_after is not None:  # it stays in the pipe, and the child waits
+                    self._stop_watching(fd)
+                elif output.is_offered:
+                    with suppress(FileExistsError):
+                        selector.register(fd, select.POLLIN)
             return dict(selector.poll(timeout))
         poll = select.poll()
-        for fd in self._outputs:
-            poll.register(fd, select.POLLIN)
+        for fd, (_, output) in self._outputs.items():
+            if output.retry_after is None:
+                poll.register(fd, select.POLLIN)
         pidfd = self._popen.pidfd
         if pidfd >= 0:
             poll.register(pidfd, select.POLLIN)

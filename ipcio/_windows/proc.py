@@ -79,7 +79,11 @@ class Child(PipedChild[Pipe, "_Popen"]):
     def _serve(self, timeout: float | None) -> bool:
         happened = self._move()
         handles = [self._popen.handle, self._wake.first]
-        handles += [event for pipe in self._pipes if pipe is not None and (event := pipe.event) is not None]
+        held = [pipe for pipe, output in self._outputs.values() if output.retry_after is not None]
+        handles += [
+            event for pipe in self._pipes if pipe is not None and pipe not in held and (event := pipe.event) is not None
+        ]
+        timeout = self._until_retry(timeout)
         milliseconds = _winapi.INFINITE if timeout is None else ceil(min(timeout, _LONGEST) * 1000)
         if happened:
             milliseconds = 0
@@ -99,6 +103,8 @@ class Child(PipedChild[Pipe, "_Popen"]):
         """Move data without waiting; return whether there was anything to do."""
         happened = False
         for number, (pipe, output) in list(self._outputs.items()):
+            if output.retry_after is not None:  # it stays in the pipe, and the child waits
+                continue
             try:
                 for _ in range(_OPERATIONS):
                     if not pipe.read(output.raw):

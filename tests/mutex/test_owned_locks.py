@@ -19,7 +19,7 @@ from waiting import blocked
 
 pytest.importorskip("fcntl", reason="these locks are for POSIX")
 
-from ipcio._posix import namespace, pthread_mutex, range_lock, robust
+from ipcio._posix import namespace, own_file, pthread_mutex, range_lock, robust
 
 OTHER_NAMESPACE = 7
 
@@ -432,3 +432,24 @@ def test_descriptors_that_the_program_has_closed_are_an_error_and_are_left_alone
 
     with Forked(child) as forked:
         assert forked.wait() == -signal.SIGUSR1
+
+
+@pytest.mark.skipif(own_file._common_file() is None, reason="here each object has its own file for locks")
+def test_threads_that_lock_at_the_same_time_open_one_file():
+    """A descriptor too many would stay open: to close it would release all locks of the process."""
+    for _ in range(20):
+        common = own_file._CommonFile()
+        barrier = threading.Barrier(4)
+        opened = []
+
+        def descriptor(common=common, barrier=barrier, opened=opened):
+            barrier.wait()
+            opened.append(common.descriptor())
+
+        threads = [threading.Thread(target=descriptor) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(opened) == 4
+        assert len(set(opened)) == 1
