@@ -434,7 +434,7 @@ def test_descriptors_that_the_program_has_closed_are_an_error_and_are_left_alone
         assert forked.wait() == -signal.SIGUSR1
 
 
-@pytest.mark.skipif(own_file._common_file() is None, reason="here each object has its own file for locks")
+@pytest.mark.able(probe=lambda: own_file._common_file() is not None)  # elsewhere each object has its own file for locks
 def test_threads_that_lock_at_the_same_time_open_one_file():
     """A descriptor too many would stay open: to close it would release all locks of the process."""
     for _ in range(20):
