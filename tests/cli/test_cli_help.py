@@ -44,15 +44,12 @@ def installed(tmp_path_factory):
     return str(directory)
 
 
-NAMES = "<!-- names: backup, jobs, ready -->"  # of the examples, beside the usual ones
-
-
 @pytest.mark.needs("sh", "persistence", "value", "undo", "open file locks")
 @pytest.mark.parametrize("parser", EACH)
 def test_every_example_works(parser, unique, installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parser.examples
-    with contextlib.closing(pages.Page(parser.prog, NAMES, unique, installed)) as page:
+    with contextlib.closing(pages.Page(parser.prog, parser.examples, unique, installed)) as page:
         page.shell(parser.examples)
 
 

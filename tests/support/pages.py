@@ -8,7 +8,7 @@ stands for anything, and in a line by itself for any lines or none.
 
 What a page needs it says itself: ``<!-- needs: posix, undo -->`` (see `abilities`), and
 ``<!-- imports: numpy -->`` for what may not be installed.  Its names of memory and semaphores are
-made unique to the run: "prices" and "printers", and those of ``<!-- names: one, another -->``.
+made unique to the run: those of `NAMES`, and those of ``<!-- names: one, another -->``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import sys
 from command import DEADLINE, ENVIRONMENT
 from peers import Peer
 
+from ipcio import mutex
+
 BLOCK = re.compile(r"^(<!-- second terminal -->\n)?```(pycon|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NAMES = ["prices", "printers"]
+NAMES = ["prices", "printers", "ready", "ledger", "jobs", "backup"]
 MARK = "---8<---"
 
 
@@ -80,6 +82,9 @@ class Page:
         self.scope.clear()
         if self.second is not None:
             self.second.stop()
+        if "ipcio mutex run" in self.text:  # a mutex that it created is an orphan once the command has ended
+            for name in self.names.values():
+                mutex.unlink(name, missing_ok=True)
 
     def named(self, text: str) -> str:
         """Replace names in Python code, in quotes or in a URL."""
