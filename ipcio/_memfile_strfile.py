@@ -9,7 +9,7 @@ fewer steps here:
   Its methods are those of the contract without the lock, which would take most of the time.  They look at the
   memory first, and move the position only if it still is the number with which they began; otherwise another
   thread was quicker, and they begin again.  With the GIL, the interpreter switches threads at calls and
-  backward jumps.  There is neither between the last look at the position and the move, so the two are one step.
+  jumps.  There is neither between the last look at the position and the move, so the two are one step.
 """
 
 from __future__ import annotations
@@ -235,10 +235,12 @@ class BufferFile(MemoryFile):
                 if not holds(line, start):
                     span = _FIRST_BLOCK
                     break
-                if self._position is not start or self._view is not view:
+                # Not the other way round: Python 3.10 also switches at a jump forwards.
+                if self._position is start and self._view is view:
+                    self._position = start = end
+                    yield line
+                else:
                     break
-                self._position = start = end
-                yield line
 
 
 for _kind in BytesFile, BufferFile:
