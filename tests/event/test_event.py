@@ -18,6 +18,7 @@ import time
 import loops
 import pytest
 from abilities import lacks
+from campaigns import rounds
 from children import Forked, leave_orphan
 from loops import ticking
 from named_contract import FILES, NOBODY, SOMEBODY
@@ -211,7 +212,7 @@ def test_killed_processes_leave_nothing_to_repair(e):
             e.wait(DEADLINE)
 
     chance = random.Random(7)
-    for _ in range(15):
+    for _ in range(rounds(15)):
         with Forked(change), Forked(change), Forked(watch), Forked(e.wait, DEADLINE) as waiting:
             assert waiting.result() is True, "a waiting process was not woken"
             time.sleep(chance.random() / 50)

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from campaigns import rounds
 
 from ipcio import Queue, queue
 
@@ -113,7 +114,7 @@ def test_any_lengths_come_out_as_they_went_in(make):
     q = make(257)
     model, used = [], 0
     buffer = bytearray(257)
-    for _ in range(3000):
+    for _ in range(rounds(3000)):
         if chance.random() < 0.55:
             data = chance.randbytes(chance.choice([0, 1, 7, 8, 30, 100, 241]))
             try:
