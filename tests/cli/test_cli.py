@@ -212,7 +212,7 @@ def test_gc(name, create):
     leave_orphan(lambda: create(name))
     status, output, errors = run("gc")
     assert (status, errors) == (0, "")
-    assert {line.split()[0] for line in output.splitlines()} <= {"shm", "sem"}
+    assert {line.split()[0] for line in output.splitlines()} <= {"shm", "sem", "mutex", "event", "queue"}
     assert not [entry for entry in os.listdir("/dev/shm") if entry.endswith(name)]
 
 
