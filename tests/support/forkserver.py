@@ -4,7 +4,7 @@ The server makes them with ``CLONE_PARENT``, so they are children of the process
 if it had started them: it gets their signals and reaps them.  They have its standard streams, too.
 
 The C library has no function for that, and would not notice: so each fork gets what its own ``fork`` would do for
-robust mutexes.  The kernel writes the new thread id to where the C library keeps it, and is told again where the
+robust mutexes.  The new thread id is written to where the C library keeps it, and the kernel is told again where the
 list of the mutexes is that the thread holds.
 """
 
@@ -29,23 +29,27 @@ clone, set_list, get_list = map(int, sys.argv[2].split())
 setup, program = sys.argv[3], compile(sys.argv[4], "<program>", "exec")
 exec(setup)
 api = ctypes.pythonapi
-SET_TID, CLEAR_TID = 0x1000000, 0x200000
-PR_GET_TID_ADDRESS = 40
-address, mutexes, size = ctypes.c_long(), ctypes.c_long(), ctypes.c_long()
-flags = 0x8000 | signal.SIGCHLD
-if not api.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address)):
-    flags |= SET_TID | CLEAR_TID
+mutexes, size = ctypes.c_long(), ctypes.c_long()
 api.syscall(ctypes.c_long(get_list), 0, ctypes.byref(mutexes), ctypes.byref(size))
-thread = address.value
+# The C library keeps the thread id in its record of the thread, of more than 2 KiB.
+api.pthread_self.restype = ctypes.c_ulong
+try:
+    has_record = "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+except (OSError, ValueError):
+    has_record = False
+record = (ctypes.c_int * 400).from_address(api.pthread_self()) if has_record else []
+known = [n for n, word in enumerate(record) if word == os.getpid()]
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for those at work
 while True:
     words, fds, _, _ = socket.recv_fds(channel, 1000, 3)
     if not words:
         os._exit(0)
     api.PyOS_BeforeFork()
-    # Where the last two are depends on the machine; the thread-local memory stays as it is.
-    pid = api.syscall(ctypes.c_long(clone), *[ctypes.c_long(value) for value in (flags, 0, 0, thread, thread)])
+    # Which argument is which depends on the machine; the thread-local memory stays as it is.
+    pid = api.syscall(ctypes.c_long(clone), *[ctypes.c_long(value) for value in (0x8000 | signal.SIGCHLD, 0, 0, 0, 0)])
     if not pid:
+        for n in known:
+            record[n] = os.getpid()
         api.syscall(ctypes.c_long(set_list), mutexes, size)
         api.PyOS_AfterFork_Child()
         break
