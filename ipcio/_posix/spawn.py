@@ -68,7 +68,8 @@ def start_popen(
 
 # The module in C, or its function, by the version of Python.  A replacement of `subprocess` uses neither.
 _C_NAMES = {"_fork_exec", "_posixsubprocess"}
-_COMMAS = 24  # in the signature of that function; before Python 3.12 it has none
+_HAS_GROUP, _HAS_VFORK = sys.version_info >= (3, 11), (3, 11) <= sys.version_info < (3, 15)  # its arguments
+_COMMAS = 23 + _HAS_VFORK  # in its signature; before Python 3.12 it has none
 _SHELL = "/system/bin/sh" if hasattr(sys, "getandroidapilevel") else "/bin/sh"
 _STANDARD = 3  # the numbers of the standard streams are below
 _REPORT = 4096  # bytes; a report of a failed start is much shorter
@@ -175,15 +176,15 @@ class Popen(subprocess.Popen[bytes]):
             writes = self._start_fds[-1]
         pass_fds = changes.get("pass_fds")
         kept = tuple(sorted({*map(int, pass_fds), writes})) if pass_fds else (writes,)
-        group, has_group = (changes.get("process_group", -1),), sys.version_info >= (3, 11)
+        group = (changes.get("process_group", -1),)
         record(
             self._started,
             fork_exec,
             *(arguments, candidates, True, kept, cwd, variables),
             *(stdin, -1, -1, stdout, -1, stderr, reads, writes),
-            *(True, start_new_session, *(group if has_group else ())),
+            *(True, start_new_session, *(group if _HAS_GROUP else ())),
             *(changes.get("group"), changes.get("extra_groups"), changes.get("user"), changes.get("umask", -1)),
-            *((None, getattr(subprocess, "_USE_VFORK", True)) if has_group else (None,)),
+            *((None, getattr(subprocess, "_USE_VFORK", True)) if _HAS_VFORK else (None,)),
         )
         self._identify()
         self.pid = self._started[0]

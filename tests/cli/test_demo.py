@@ -54,7 +54,9 @@ def words_of(paths):
     for path in paths:
         with open(path, "rb") as file:
             text = file.read().decode("utf-8", errors="replace").lower()
-            counts.update("".join(letter if letter.isalnum() and not letter.isdecimal() else " " for letter in text).split())
+            counts.update(
+                "".join(letter if letter.isalnum() and not letter.isdecimal() else " " for letter in text).split()
+            )
     return counts
 
 

@@ -19,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 
 from command import DEADLINE, ENVIRONMENT
 from peers import Peer
@@ -42,7 +43,10 @@ def session(text: str, scope: dict, where: str = "", line: int = 0) -> tuple[int
     test.globs = scope  # not a copy: the next session goes on with it
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF | doctest.ELLIPSIS)
-    runner.run(test, out=report.append, clear_globs=False)
+    with warnings.catch_warnings():
+        # Of a test process with threads, which the reader's has not.
+        warnings.filterwarnings("ignore", "This process .*is multi-threaded", DeprecationWarning)
+        runner.run(test, out=report.append, clear_globs=False)
     return len(test.examples), "".join(report)
 
 

@@ -148,6 +148,9 @@ def interrupted_after(count, function, inside):
         nonlocal left
         # No Python code can prevent an interrupt as this method begins.
         if event == "c_return" or (event == "call" and frame.f_code.co_name != "__exit__"):
+            # Of C, reported since 3.14.  No handler runs after one where a `with` uses it (`ipcio._forklock`).
+            if getattr(what, "__name__", "") == "__enter__":
+                return
             if what is not sys.setprofile and inside(frame.f_globals.get("__name__", "")):
                 left -= 1
                 if left == -1:
