@@ -66,7 +66,7 @@ class BytesFile(DirectFile):
         self._view = None  # until it is needed
         return self
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:  # type: ignore[override, unused-ignore]
         if whence == _SET:
             try:
                 return self._cursor.seek(offset)  # type: ignore[no-any-return]
