@@ -19,6 +19,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
+    from typing import ClassVar
 
     from ipcio._backend import OpenObject, Words
 
@@ -42,8 +43,8 @@ class Event(NamedHandle):
 
     __slots__ = ("_words",)
 
-    KIND = "event"
-    HAS_LOCKS = False
+    KIND: ClassVar[str] = "event"
+    HAS_LOCKS: ClassVar[bool] = False
 
     _words: Words | None
 

@@ -20,7 +20,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, ClassVar, NoReturn, TypeVar
 
     from typing_extensions import Self
 
@@ -61,8 +61,8 @@ class Mutex(NamedHandle):
 
     __slots__ = ("_is_recursive", "_lock", "_notes", "_releasing", "_trying", "_words")
 
-    KIND = "mutex"
-    HAS_LOCKS = True
+    KIND: ClassVar[str] = "mutex"
+    HAS_LOCKS: ClassVar[bool] = True
 
     _trying: Iterator[int]  # these three as in `ipcio._backend.Lock`
     _releasing: Iterator[int]

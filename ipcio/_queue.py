@@ -23,7 +23,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
-    from typing import Any, NoReturn
+    from typing import Any, ClassVar, NoReturn
 
     from typing_extensions import Buffer, Self
 
@@ -47,8 +47,8 @@ class Queue(NamedHandle, Writers, Readers):
 
     __slots__ = Writers.FIELDS
 
-    KIND = "queue"
-    HAS_LOCKS = True
+    KIND: ClassVar[str] = "queue"
+    HAS_LOCKS: ClassVar[bool] = True
 
     # -- what it is made of ------------------------------------------------
 

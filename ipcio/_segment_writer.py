@@ -65,7 +65,7 @@ class SegmentWriter(io.FileIO):
         self._is_incomplete = False  # a write has failed
         self.is_wrapped = False  # another object, which has a finalizer, decides what becomes of the segment
         super().__init__(segment.fd, mode, closefd=False)
-        self.name = segment.name
+        self.name: str = segment.name
         _open_writers.add(self)
 
     def __repr__(self) -> str:
