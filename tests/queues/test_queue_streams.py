@@ -25,7 +25,8 @@ def q(name):
 
 
 def child(code, **streams):
-    return proc.spawn([sys.executable, "-c", code], **streams)
+    plain = "import sys; sys.stdout.reconfigure(newline='\\n')\n"  # also on Windows
+    return proc.spawn([sys.executable, "-c", plain + code], **streams)
 
 
 def exited(h):
