@@ -252,10 +252,6 @@ class Words(Protocol):
         """Clear these bits of the word, 0 to 2047, in one step where the kernel has a call for it; wake no process."""
         ...
 
-    def wake(self, at: int, /) -> None:
-        """Wake all that wait for the word, which stays as it is."""
-        ...
-
     def ringing(self, at: int, /) -> Iterator[object] | None:
         """Return an iterator of which each step adds 1 to the word and wakes all that wait for it.
 
@@ -267,7 +263,7 @@ class Words(Protocol):
         """Wait until the word is not `expected` or has been woken, for so long (None: no limit); return whether.
 
         What a signal handler raises ends the wait within 0.2 s.  The wait costs no processor time where the kernel
-        has a call for it.  True is the answer only if the word had another value or one of the three methods
+        has a call for it.  True is the answer only if the word had another value or one of the methods
         that wake was called for it.
         """
         ...

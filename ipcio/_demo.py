@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _LARGEST_JOB = 32  # bytes of a message in the queue, with its book-keeping
 _WIDEST = 60  # characters of a word that are shown
-_WORD = re.compile(r"[^\W\d_]+")  # letters only: source code is half punctuation
+_WORD = re.compile(r"[^\W\d_]+")  # no digits and no punctuation, of which source code is half
 
 
 class Tally(NamedTuple):

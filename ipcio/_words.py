@@ -75,9 +75,6 @@ class PolledWords:
         """Clear bits of the word."""
         self.store(at, self.load(at) & ~bits)
 
-    def wake(self, at: int, /) -> None:
-        """Do nothing: the waiting processes see a change by themselves."""
-
     def ringing(self, at: int, /) -> None:
         """Return None: the waiting processes look by themselves."""
 

@@ -39,7 +39,7 @@ _SIZE = 4  # bytes of a word
 _MOST = 2**31 - 1  # how many are woken at once
 
 # <linux/futex.h>
-_WAIT, _WAKE, _WAKE_OP = 0, 1, 5
+_WAIT, _WAKE_OP = 0, 5
 _SET, _ADD, _CLEAR = 0, 1, 3  # what _WAKE_OP does to the word
 _IF_WAS = 0x800  # its comparison: with a value that no word of ours has, for this is to wake no more processes
 
@@ -47,7 +47,7 @@ _LARGEST = 0x7FF  # of its arguments, which have 12 bits and a sign
 
 _long: Callable[[int], Any] = ctypes.c_long
 _ZERO, _ONE, _ALL = map(ctypes.c_long, (0, 1, _MOST))
-_LONG_WAIT, _LONG_WAKE, _LONG_WAKE_OP = map(ctypes.c_long, (_WAIT, _WAKE, _WAKE_OP))  # made once: that costs time
+_LONG_WAIT, _LONG_WAKE_OP = map(ctypes.c_long, (_WAIT, _WAKE_OP))  # made once: that costs time
 _nobody = ctypes.c_uint32()  # a word for which no process waits
 _NOBODY = ctypes.c_long(ctypes.addressof(_nobody))
 
@@ -194,12 +194,6 @@ class _Futexes:
         # The kernel wakes at least one process.  So it is asked to wake those that wait for another word.
         word = self._longs.get(at) or self._long(at)
         if self._futex(_NOBODY, _LONG_WAKE_OP, _ONE, _ZERO, word, _operation(_CLEAR, bits)) < 0:
-            raise self._failure()
-
-    def wake(self, at: int, /) -> None:
-        """Wake all that wait for the word."""
-        word = self._longs.get(at) or self._long(at)
-        if self._futex(word, _LONG_WAKE, _ALL, _ZERO, _ZERO, _ZERO) < 0:
             raise self._failure()
 
     def ringing(self, at: int, /) -> Iterator[object]:

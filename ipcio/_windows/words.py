@@ -47,18 +47,18 @@ class EventWords(WordsInMemory):
     def set_and_wake(self, at: int, value: int, /) -> None:
         """Change the word and then wake the waiting processes."""
         self._change(at, 0, value)
-        self.wake(at)
+        self._wake(at)
 
     def add_and_wake(self, at: int, number: int, /) -> None:
         """Add to the word and then wake the waiting processes."""
         self._change(at, -1, number)
-        self.wake(at)
+        self._wake(at)
 
     def clear_bits(self, at: int, bits: int, /) -> None:
         """Clear bits of the word."""
         self._change(at, ~bits, 0)
 
-    def wake(self, at: int, /) -> None:
+    def _wake(self, at: int) -> None:
         """Wake the waiting processes."""
         if not win32.SetEvent(self._event(at).handle):
             raise win32.failure()
