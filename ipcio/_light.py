@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from collections import deque
     from contextlib import contextmanager, nullcontext, suppress
     from functools import cache, lru_cache, partial
-    from operator import attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
+    from operator import add, attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
     from weakref import WeakSet, WeakValueDictionary, ref
 else:
     try:
         from _collections import deque
         from _functools import _lru_cache_wrapper, partial
-        from _operator import attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
+        from _operator import add, attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
         from _weakref import _remove_dead_weakref, ref
     except ImportError:  # another Python
         from collections import deque
         from functools import cache, lru_cache, partial
-        from operator import attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
+        from operator import add, attrgetter, index, is_not, itemgetter, length_hint, methodcaller, setitem
         from weakref import WeakSet, WeakValueDictionary, ref
     else:
 
@@ -149,6 +149,7 @@ else:
 __all__ = [
     "WeakSet",
     "WeakValueDictionary",
+    "add",
     "attrgetter",
     "cache",
     "contextmanager",

@@ -21,10 +21,11 @@ from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import line_at, writable_bytes
-from ipcio._light import index
+from ipcio._light import add, index
 from ipcio._memfile import MemoryFile, closed_method, not_writable
 from ipcio._memfile_fast import CursorFile, DirectFile
 from ipcio._memory import CLOSED
+from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,6 +72,14 @@ class BytesFile(DirectFile):
             try:
                 return self._cursor.seek(offset)  # type: ignore[no-any-return]
             except (ValueError, TypeError, AttributeError):
+                pass
+        elif whence == _CUR:
+            # One step, for other threads may read meanwhile; before 0, BytesIO itself would go to 0.
+            offset = index(offset)
+            try:
+                for position in map(self._cursor.seek, map(add, calling(self._cursor_tell), (offset,))):
+                    return position  # type: ignore[no-any-return]
+            except (ValueError, OverflowError, AttributeError):
                 pass
         return MemoryFile.seek(self, offset, whence)
 
