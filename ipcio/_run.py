@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 
+from ipcio._delivery import is_coroutine_function
 from ipcio._process_base import EOF
 from ipcio._typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from ipcio._process import Process
@@ -36,8 +37,24 @@ class Completed(NamedTuple, Generic[_Output]):
 class TimeoutExpired(TimeoutError):  # noqa: N818 -- as `subprocess` has it
     """The time of `ipcio.proc.run` was up; `stdout` and `stderr` are what the child had written until then."""
 
-    stdout: Any
-    stderr: Any
+    _pieces: Mapping[str, list[Any]] = {}
+
+    @property
+    def stdout(self) -> Any:
+        """What the child had written to standard output; None if that was given to `run`."""
+        return self._joined("stdout")
+
+    @property
+    def stderr(self) -> Any:
+        """The same for standard error."""
+        return self._joined("stderr")
+
+    def _joined(self, name: str) -> Any:
+        # Not before it is asked for: to copy a gigabyte takes a second, and the time of the caller is up.
+        if (pieces := self._pieces.get(name)) is None:
+            return None
+        pieces[:] = [_join(pieces)]
+        return pieces[0]
 
 
 def run_to_end(
@@ -56,14 +73,7 @@ def run_to_end(
     session = options.get("process_group") is None
     options = {"stdout": True, "stderr": True, "start_new_session": session, **options}
     options.setdefault("stdin", True if data is not None else subprocess.DEVNULL)
-    pieces: dict[str, list[Any]] = {name: [] for name in ("stdout", "stderr") if options[name] is True}
-    callback = options.pop("callback", None)
-    if pieces and (callback is None or callable(callback)):
-        options["callback"] = _collector(pieces, callback)
-    elif callback is not None:
-        options["callback"] = callback  # an error of `spawn`
-    is_text = options.get("encoding") is not None
-    output = {name: lambda name=name: ("" if is_text else b"").join(pieces[name]) for name in pieces}
+    pieces, callbacks = _capture(options)
     with spawn(command, **options) as child:
         try:
             if data is not None:
@@ -74,28 +84,46 @@ def run_to_end(
             raise
         if status is None:
             _end(child, options)
+            callbacks.clear()  # the caller's may take long for each piece, and its time is up
             while child.wait(_A_MOMENT) is None and not child._only_waits_for_files():
                 pass
             error = TimeoutExpired(
                 errno.ETIMEDOUT, f"the program was killed: it ran longer than {timeout} seconds", command
             )
-            error.stdout, error.stderr = (output[name]() if name in output else None for name in ("stdout", "stderr"))
+            error._pieces = pieces
             raise error
-    stdout, stderr = (output[name]() if name in output else None for name in ("stdout", "stderr"))
+    stdout, stderr = (_join(pieces[name]) if name in pieces else None for name in ("stdout", "stderr"))
     if check and not status.ok:
         code = -status.code if status.kind == "signal" else status.code
         raise subprocess.CalledProcessError(code, command, stdout, stderr)
     return Completed(status, stdout, stderr)
 
 
-def _collector(
-    pieces: dict[str, list[Any]], callback: Callable[[str, Any], object] | None
-) -> Callable[[str, Any], object]:
-    def collect(stream: str, data: Any) -> object:
-        pieces[stream].append(data)
-        return None if callback is None else callback(stream, data)
+def _capture(options: dict[str, Any]) -> tuple[dict[str, list[Any]], list[Any]]:
+    """Have the output captured in the lists that are returned; then the second one is what is also called with it."""
+    empty: Any = b"" if options.get("encoding") is None else ""
+    pieces: dict[str, list[Any]] = {name: [empty] for name in ("stdout", "stderr") if options[name] is True}
+    callback = options.get("callback")
+    if is_coroutine_function(callback):
+        raise ValueError("run() cannot await the callback: use spawn(), and `await process.wait_async()`")
+    if not pieces or not (callback is None or callable(callback)):
+        return pieces, []  # an error of `spawn`, if there is a callback
+    if callback is None:
+        options.pop("lines", None)  # nothing sees the pieces
+    callbacks = [] if callback is None else [callback]
 
-    return collect
+    def collect(stream: str, data: Any) -> None:
+        pieces[stream].append(data)
+        for each in callbacks:
+            each(stream, data)
+
+    options["callback"] = collect
+    return pieces, callbacks
+
+
+def _join(pieces: list[Any]) -> Any:
+    """Join pieces of bytes, or of text; there is at least one."""
+    return pieces[0][:0].join(pieces)
 
 
 def _end(child: Process[Any], options: dict[str, Any]) -> None:

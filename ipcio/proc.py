@@ -270,7 +270,7 @@ def run(
     timeout
         Seconds after which the program and its descendants are killed and `TimeoutExpired` is
         raised, a `TimeoutError`; its attributes `stdout` and `stderr` are what was written
-        until then.  None or negative waits for ever.
+        until then; a `callback` is not called any more.  None or negative waits for ever.
     check
         Raise `subprocess.CalledProcessError` if the program does not exit with 0.
 
@@ -279,7 +279,8 @@ def run(
     it a process group of its own instead.  ``start_new_session=False``, or another `process_group`,
     leaves it in the caller's session, and then only the program itself is killed.
 
-    Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input` with `stdin`.
+    Raises what `spawn` and `Process.wait` raise, and `ValueError` for `input` with `stdin` and for a
+    `callback` that is a coroutine function.
     """
     return run_to_end(spawn, cmd, input, timeout, check, as_spawn)
 

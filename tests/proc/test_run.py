@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from programs import CAT, TRUE
@@ -86,6 +87,47 @@ def test_out_of_time_the_program_is_killed_and_what_it_wrote_is_kept():
     assert (str(again), again.stdout) == (str(error), error.stdout)
 
 
+WITHOUT_END = python("import os\nwhile True: os.write(1, b'line\\n' * 100000)")
+MUCH = 8_000_000  # bytes
+
+
+def test_out_of_time_the_output_is_not_copied_before_it_is_asked_for():
+    """To copy what a program without an end has written may take longer than the timeout."""
+    size = 0
+
+    def wait_until_the_end(_, data):
+        nonlocal size
+        size += len(data)
+        if size >= MUCH:
+            time.sleep(0.5)  # the timeout
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(proc.TimeoutExpired) as caught:
+            run(WITHOUT_END, timeout=0.5, callback=wait_until_the_end)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    output = caught.value.stdout
+    assert peak - len(output) < MUCH / 2 or len(output) < MUCH  # a slow machine
+    assert output.startswith(b"line\nline\n")
+    assert caught.value.stdout is output
+
+
+def test_out_of_time_the_callback_is_called_no_more():
+    """What is left may be a million lines, each of which may take it a while."""
+    calls = []
+
+    def slow(*call):
+        calls.append(call)
+        time.sleep(0.1 if len(calls) < 9 else 0)
+
+    with pytest.raises(proc.TimeoutExpired) as caught:
+        run(WITHOUT_END, timeout=0.3, callback=slow, lines=True)
+    assert len(calls) <= 4
+    assert not calls or caught.value.stdout.count(b"\n") > len(calls)
+
+
 @pytest.mark.needs("trees")
 @pytest.mark.parametrize("end", ["time", "interrupt", "interrupt of the start"])
 def test_its_descendants_are_killed_with_it(end, tmp_path, monkeypatch):
@@ -118,6 +160,10 @@ def test_its_descendants_are_killed_with_it(end, tmp_path, monkeypatch):
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
+async def coroutine_function(*_):
+    pass
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -127,6 +173,7 @@ def test_its_descendants_are_killed_with_it(end, tmp_path, monkeypatch):
         ({"input": 5}, TypeError),
         ({"timeout": float("nan")}, ValueError),
         ({"callback": 5}, TypeError),
+        ({"callback": coroutine_function}, ValueError),
         ({"nonsense": 1}, TypeError),
         ({"encoding": "nonsense"}, LookupError),
     ],
