@@ -43,7 +43,6 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing's own would cost most of the import; checkers know the name
 if TYPE_CHECKING:
     from ipcio import event, filelock, mmap, mutex, proc, queue, sem, shm, strfile
-    from ipcio._backend import ObjectInfo
     from ipcio._event import Event
     from ipcio._inventory import list_objects, remove_orphans
     from ipcio._memfile import MemoryFile
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from ipcio._process_base import ExitStatus
     from ipcio._queue import Queue
     from ipcio._semaphore import Semaphore
+    from ipcio._tuples import ObjectInfo
 
 __all__ = [
     "Event",
@@ -84,7 +84,7 @@ _HOMES = {  # of the names that are no modules
     "ExitStatus": "_process_base",
     "MemoryFile": "_memfile",
     "Mutex": "_mutex",
-    "ObjectInfo": "_backend",
+    "ObjectInfo": "_tuples",
     "Process": "_process",
     "Queue": "_queue",
     "Semaphore": "_semaphore",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ipcio._backend import Words
+    from ipcio._backend.parts import Words
     from ipcio._ring import Bell
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks, where the system has no call that waits

@@ -69,7 +69,7 @@ def start_with_pipes(
 
 
 class PipedChild(Generic[_Pipe, _Popen]):
-    """A child's pipes, and what becomes of them at its end; a back end adds the rest of `ipcio._backend.Child`."""
+    """A child's pipes, and what becomes of them at its end; a back end adds the rest of `ipcio._backend.proc.Child`."""
 
     def __init__(
         self,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import mmap
     from typing import ClassVar
 
-    from ipcio._backend import OpenObject, Words
+    from ipcio._backend.parts import Words
+    from ipcio._tuples import OpenObject
 
 STATE = WORDS
 

@@ -9,8 +9,8 @@ import errno
 import mmap
 import os
 
-from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:

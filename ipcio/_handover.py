@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
 
     Recipe = tuple[Callable[..., Any], tuple[Any, ...]]
 

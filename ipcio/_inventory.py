@@ -10,7 +10,8 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from ipcio._backend import InventoryBackend, ObjectInfo
+    from ipcio._backend.inventory import InventoryBackend
+    from ipcio._tuples import ObjectInfo
 
 KINDS = "shm", "sem", *SEGMENTS
 """In the order of `list_objects`."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, BinaryIO
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
 
     # Type checkers see `io.FileIO` as a `typing.BinaryIO`.  So they accept a handle wherever a
     # binary file is documented.

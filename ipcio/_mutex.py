@@ -1,7 +1,7 @@
 """The handle of a mutex: :class:`Mutex`.
 
 The lock is the back end's.  For a mutex that only this user can write to, acquiring and releasing are
-one call of C each (`ipcio._backend.Lock`), and the methods below have as few steps around it as possible.  How no
+one call of C each (`ipcio._backend.parts.Lock`), and the methods below have as few steps around it as possible.  How no
 signal handler loses what was acquired is described in `ipcio._record`.
 """
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ipcio._backend import Lock, OpenObject, Words
+    from ipcio._backend.parts import Lock, Words
+    from ipcio._tuples import OpenObject
 
     T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class Mutex(NamedHandle):
     KIND: ClassVar[str] = "mutex"
     HAS_LOCKS: ClassVar[bool] = True
 
-    _trying: Iterator[int]  # these three as in `ipcio._backend.Lock`
+    _trying: Iterator[int]  # these three as in `ipcio._backend.parts.Lock`
     _releasing: Iterator[int]
     _notes: Sequence[int]
     _lock: Lock | None  # None: closed

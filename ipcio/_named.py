@@ -3,7 +3,7 @@
 Each is a segment of shared memory under a name that has a prefix for its kind
 (`ipcio._names.SEGMENTS`).  So its lifetime, permissions and removal are those of shared memory.
 
-The layout, in bytes (`ipcio._layout`); `ipcio._backend.PartsBackend` says what a lock and a word are::
+The layout, in bytes (`ipcio._layout`); `ipcio._backend.parts.PartsBackend` says what a lock and a word are::
 
     0     the header: a magic with kind and version, flags, the PID namespace, the layout of a lock
     64    the slot of the first lock
@@ -26,7 +26,6 @@ import errno
 import os
 import sys
 
-from ipcio._backend import OpenObject
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
 from ipcio._layout import DATA, HEADER, LOCKS, WIDE
@@ -42,6 +41,7 @@ from ipcio._names import (
     owner_of_new,
     remove_name,
 )
+from ipcio._tuples import OpenObject
 from ipcio._typing import TYPE_CHECKING, TypeVar
 from ipcio._unowned import LARGE, close_later, close_listed, free_later
 
@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ipcio._backend import Mapped, PartsBackend, Share, ShmBackend
+    from ipcio._backend.parts import PartsBackend
+    from ipcio._backend.shares import Share
+    from ipcio._backend.shm import ShmBackend
+    from ipcio._tuples import Mapped
 
 segments: ShmBackend = _chosen
 parts: PartsBackend = _chosen_parts

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any, Literal
 
-    from ipcio._backend import Child
+    from ipcio._backend.proc import Child
     from ipcio._child_input import Input
     from ipcio._child_output import Output
     from ipcio._delivery import Unread

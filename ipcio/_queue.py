@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from ipcio._backend import Lock, OpenObject
+    from ipcio._backend.parts import Lock
     from ipcio._queue_files import QueueReader, QueueWriter
+    from ipcio._tuples import OpenObject
 
 _IN_ONE_STEP = sys.implementation.name == "cpython" and sys.maxsize > 1 << 32
 """Whether Python stores 8 bytes in memory in one step."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class RingLock(Protocol):
-        """The lock of one end, see `ipcio._backend.Lock`, with the steps that the quick ways are made of."""
+        """The lock of one end, see `ipcio._backend.parts.Lock`, with the steps that the quick ways are made of."""
 
         trying: Iterator[int]
         """Each step tries to acquire the lock: 0 if it did; otherwise call `acquire_after` with the result."""

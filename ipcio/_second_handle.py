@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
     from ipcio._named import NamedHandle
 
     Handle = TypeVar("Handle", bound=NamedHandle)
@@ -40,7 +40,7 @@ def second_handle(handle: Handle) -> Handle:
 
 
 class _SharedByHandles:
-    """The share of several handles, which the last one of them releases; see `ipcio._backend.Share`."""
+    """The share of several handles, which the last one of them releases; see `ipcio._backend.shares.Share`."""
 
     def __init__(self, share: Share) -> None:
         self.count = 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ipcio._backend import UncommittedSegment, WriterBackend
+    from ipcio._backend.writer import UncommittedSegment, WriterBackend
 
 _PIECE = 1 << 24  # bytes, written in some ten milliseconds; signal handlers run in between
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
-    from ipcio._backend import OpenSemaphore, RawSemaphore
+    from ipcio._backend.sem import RawSemaphore
+    from ipcio._tuples import OpenSemaphore
 
 _ONE = 1  # ``is _ONE`` is the fastest test for the default
 _ZERO = 0

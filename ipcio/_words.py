@@ -1,4 +1,4 @@
-"""The 32-bit words of an object (`ipcio._backend.Words`), where the system can only look at memory.
+"""The 32-bit words of an object (`ipcio._backend.parts.Words`), where the system can only look at memory.
 
 A process that waits for a word looks at it again and again, with longer and longer pauses.
 """
@@ -45,7 +45,7 @@ class WordsInMemory:
 
 
 class PolledWords:
-    """Words at which the waiting processes look again and again; the methods are those of `ipcio._backend.Words`."""
+    """Words at which waiting processes look again and again, with the methods of `ipcio._backend.parts.Words`."""
 
     __slots__ = ("_load", "_store")
 

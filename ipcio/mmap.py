@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any, Literal
 
-    from ipcio._backend import MappedFile, MmapBackend
+    from ipcio._backend.mmap import MmapBackend
+    from ipcio._tuples import MappedFile
 
 __all__ = ["open", "pagesize"]
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ipcio._backend import ProcBackend
+    from ipcio._backend.proc import ProcBackend
     from ipcio._child_input import Input
     from ipcio._child_output import Output
 

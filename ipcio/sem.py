@@ -59,7 +59,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipcio._backend import SemBackend
+    from ipcio._backend.sem import SemBackend
 
 __all__ = ["attach", "create", "open", "unlink"]
 

@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from ipcio._backend import Mapped, ShmBackend
+    from ipcio._backend.shm import ShmBackend
     from ipcio._segment_writer import SegmentWriter
+    from ipcio._tuples import Mapped
 
 __all__ = ["attach", "create", "open", "unlink"]
 

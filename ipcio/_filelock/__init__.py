@@ -14,7 +14,7 @@ else:
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    from ipcio._backend import LockBackend
+    from ipcio._backend.filelock import LockBackend
 
     Mode: TypeAlias = Literal["r", "w", "rw"]
 

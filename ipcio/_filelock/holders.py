@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ipcio._backend import Conflict, Owner
     from ipcio._filelock import Mode
+    from ipcio._tuples import Conflict, Owner
 
 # The search begins so many seconds before the timeout ends.  It may go on for so many after it
 # where fewer were left.

@@ -17,7 +17,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ipcio._backend import OpenObject
+    from ipcio._tuples import OpenObject
 
 _CELL = 8
 _LOOKS = 100

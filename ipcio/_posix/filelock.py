@@ -9,17 +9,17 @@ import stat
 import struct
 import sys
 
-from ipcio._backend import Conflict
 from ipcio._light import partial
 from ipcio._posix import procfs, undecided
 from ipcio._timeouts import poll
+from ipcio._tuples import Conflict
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Literal
 
-    from ipcio._backend import Owner
+    from ipcio._tuples import Owner
 
 SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 
@@ -32,7 +32,7 @@ SHARE, EXCLUDE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
 if sys.platform == "linux":
     _ANSWER = struct.Struct("hhqqi0q")
     _KIND, _START, _LENGTH, _PID = 0, 2, 3, 4
-    # Function and method of C: see `ipcio._backend.LockBackend`.
+    # Function and method of C: see `ipcio._backend.filelock.LockBackend`.
     request = struct.Struct("hqq4x0q").pack
     BUSY: tuple[type[OSError], ...] = (BlockingIOError,)
 elif sys.platform == "darwin":

@@ -9,9 +9,9 @@ import os
 import stat
 import sys
 
-from ipcio._backend import MappedFile
 from ipcio._forklock import fork_lock
 from ipcio._posix import undecided
+from ipcio._tuples import MappedFile
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 

@@ -13,11 +13,11 @@ import os
 import stat
 import sys
 
-from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
 from ipcio._light import cache, suppress
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall, close_later, held_by_calls
 

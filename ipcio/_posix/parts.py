@@ -13,10 +13,11 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mmap
 
-    from ipcio._backend import OpenObject, Words
+    from ipcio._backend.parts import Words
     from ipcio._posix.file_bytes import FileBytes, FileCells
     from ipcio._posix.range_lock import RangeLock
     from ipcio._posix.robust import RobustLock
+    from ipcio._tuples import OpenObject
 
 __all__ = ["by_calls", "is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 

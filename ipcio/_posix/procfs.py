@@ -13,13 +13,13 @@ import os
 from itertools import islice
 from math import inf
 
-from ipcio._backend import Owner
+from ipcio._tuples import Owner
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ipcio._backend import Conflict
+    from ipcio._tuples import Conflict
 
 _FEW = 256  # descriptors of a process that are looked at first
 _PIECE = 16384  # bytes

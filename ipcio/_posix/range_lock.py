@@ -65,7 +65,7 @@ def lock_at(fd: int, path: str, offset: int, pid_namespace: Callable[[], int], n
 
 
 class RangeLock:
-    """A lock on a byte; see `ipcio._backend.Lock` and, for the iterators, `ipcio._posix.robust.RobustLock`."""
+    """A lock on a byte; see `ipcio._backend.parts.Lock` and, for the iterators, `ipcio._posix.robust.RobustLock`."""
 
     __slots__ = (
         "__weakref__",

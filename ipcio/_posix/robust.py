@@ -55,7 +55,7 @@ _SET_OWNER_DIED = ctypes.c_uint32((8 | 1) << 28 | 30 << 12)  # or with 1 << 30; 
 
 
 class RobustLock:
-    """A mutex in the memory of an object; see `ipcio._backend.Lock`."""
+    """A mutex in the memory of an object; see `ipcio._backend.parts.Lock`."""
 
     __slots__ = (
         "__weakref__",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
 from ipcio._light import partial, suppress
 from ipcio._posix import lifetime, namespace, objects, semlock, undo, undo_record
 from ipcio._posix.store import store
+from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

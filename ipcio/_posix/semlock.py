@@ -17,7 +17,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
 
     class SemLock:  # typeshed does not know it
         SEM_VALUE_MAX: int

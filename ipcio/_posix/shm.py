@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._backend import Mapped
+    from ipcio._tuples import Mapped
 
     Handle = TypeVar("Handle")
 

@@ -33,7 +33,6 @@ import os
 import struct
 import sys
 
-from ipcio._backend import Mapped
 from ipcio._first_contents import in_private_memory
 from ipcio._forklock import fork_lock
 from ipcio._light import partial, suppress
@@ -42,6 +41,7 @@ from ipcio._posix.companion_paths import path_of
 from ipcio._posix.companions import FOREIGN, MAKING, READY
 from ipcio._posix.mmap import map_descriptor
 from ipcio._posix.semlock import PosixSemaphore, create_semaphore
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

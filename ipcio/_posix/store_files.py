@@ -10,12 +10,12 @@ import errno
 import os
 import struct
 
-from ipcio._backend import Mapped
 from ipcio._forklock import fork_lock
 from ipcio._light import lru_cache, partial
 from ipcio._posix import lifetime, namespace, objects, removal
 from ipcio._posix.allocation import allocate
 from ipcio._posix.mmap import map_descriptor
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 

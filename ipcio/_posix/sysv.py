@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
 
 MAXIMUM = 32767  # SEMVMX; also the limit of what the kernel undoes for one process
 

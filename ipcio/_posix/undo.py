@@ -20,11 +20,11 @@ import os
 import stat
 import sys
 
-from ipcio._backend import OpenSemaphore
 from ipcio._forklock import fork_lock
 from ipcio._light import suppress
 from ipcio._posix import lifetime, namespace, undo_record
 from ipcio._posix.objects import keep_share
+from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 

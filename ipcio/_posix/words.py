@@ -7,7 +7,7 @@ by its number, which depends on the machine.  A test in private memory decides w
 Elsewhere the processes that wait look again and again (`ipcio._words`).
 
 The words of an object that another user may write to are read and changed by calls that fail if
-the file was cut short (`ipcio._backend.OpenObject`).  The kernel's futex calls are such calls:
+the file was cut short (`ipcio._tuples.OpenObject`).  The kernel's futex calls are such calls:
 they fail with ``EFAULT``.
 """
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ipcio._backend import OpenObject, Words
+    from ipcio._backend.parts import Words
+    from ipcio._tuples import OpenObject
     from ipcio._words import Access
 
 _SLICE = 0.15  # seconds that one call waits: a signal that comes right before the call does not end it
@@ -150,7 +151,7 @@ def cut_short(name: str) -> OSError:
 
 
 class _Futexes:
-    """Words of which the kernel knows the waiting processes; the methods are those of `ipcio._backend.Words`."""
+    """Words of which the kernel knows the waiting processes; the methods are those of `ipcio._backend.parts.Words`."""
 
     __slots__ = ("_address", "_futex", "_load", "_longs", "_memory", "_name", "_store")
 

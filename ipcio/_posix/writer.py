@@ -18,7 +18,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
-    from ipcio._backend import UncommittedSegment
+    from ipcio._backend.writer import UncommittedSegment
     from ipcio._posix import store_companions, store_files
 elif namespace.NAMES_ARE_FILES:
     from ipcio._posix import store_files
@@ -29,7 +29,7 @@ _HIDDEN = re.compile(r"\.ipcio-[0-9a-f]{16}")  # what `invent_name` invents, beh
 
 
 def open_writer(name: str, perm: int, size: int, *, replace: bool) -> UncommittedSegment:
-    """Begin a segment; see `ipcio._backend.WriterBackend`."""
+    """Begin a segment; see `ipcio._backend.writer.WriterBackend`."""
     return (_InPlace if namespace.NAMES_ARE_FILES else _ByCopy)(name, perm, size, replace=replace)
 
 

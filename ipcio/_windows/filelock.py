@@ -9,9 +9,9 @@ from contextlib import suppress
 from functools import partial
 from operator import index
 
-from ipcio._backend import Conflict
 from ipcio._forklock import fork_lock
 from ipcio._timeouts import poll
+from ipcio._tuples import Conflict
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import pieces, win32
 from ipcio._windows.pieces import END, OpenFile, could_lock
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal
 
-    from ipcio._backend import Owner
+    from ipcio._tuples import Owner
 
 SEMANTICS: Literal["open file", "process"] = "open file"
 SHARE: int = pieces.SHARE

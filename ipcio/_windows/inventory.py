@@ -16,8 +16,8 @@ import os
 from ctypes import wintypes
 from itertools import chain, repeat
 
-from ipcio._backend import ObjectInfo
 from ipcio._names import SEGMENTS
+from ipcio._tuples import ObjectInfo
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 

@@ -9,7 +9,7 @@ import msvcrt
 import os
 import stat
 
-from ipcio._backend import MappedFile
+from ipcio._tuples import MappedFile
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 

@@ -21,7 +21,7 @@ from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from ipcio._backend import OpenObject
+    from ipcio._tuples import OpenObject
 
 _NUMBER = 8  # bytes of the slot for the random number; the words for the owner come after it
 _PID, _THREAD, _ABANDONED = range(3)  # the words: the owner, and whether the last one ended without a release
@@ -48,7 +48,7 @@ def close_unowned() -> None:
 
 
 class MutexLock:
-    """A mutex of the kernel; the protocol is `ipcio._backend.Lock`."""
+    """A mutex of the kernel; the protocol is `ipcio._backend.parts.Lock`."""
 
     __slots__ = ("_mutex", "_name", "_words")
 

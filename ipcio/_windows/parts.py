@@ -1,4 +1,4 @@
-"""What mutexes, events and queues are made of on Windows: see `ipcio._backend.PartsBackend`."""
+"""What mutexes, events and queues are made of on Windows: see `ipcio._backend.parts.PartsBackend`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipcio._windows.words import EventWords as words  # noqa: N813
 if TYPE_CHECKING:
     import mmap
 
-    from ipcio._backend import OpenObject
+    from ipcio._tuples import OpenObject
 
 __all__ = ["by_calls", "is_trusted", "lock", "lock_layout", "new_lock", "process_namespace", "read", "words"]
 

@@ -7,8 +7,8 @@ from functools import partial
 from itertools import starmap
 from time import perf_counter
 
-from ipcio._backend import OpenSemaphore
 from ipcio._record import calling
+from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from ipcio._backend import Share
+    from ipcio._backend.shares import Share
 
     Handle = TypeVar("Handle")
 

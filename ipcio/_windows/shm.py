@@ -21,9 +21,9 @@ import errno
 import os
 import time
 
-from ipcio._backend import Mapped
 from ipcio._first_contents import in_private_memory
 from ipcio._names import CALLED, SEGMENTS
+from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 

@@ -1,4 +1,4 @@
-"""The 32-bit words of an object (`ipcio._backend.Words`): memory that is shared, and a named event for each word.
+"""The 32-bit words of an object (`ipcio._backend.parts.Words`): memory that is shared, and a named event for each word.
 
 Windows has no call by which one process changes a word and wakes another one.  So the change comes first and then the
 wake-up.  A process that waits also looks at the word ten times a second: it sees a change within 0.1 s if the process
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from ipcio._backend import OpenObject
+    from ipcio._tuples import OpenObject
 
 _MODULUS = 1 << 32
 

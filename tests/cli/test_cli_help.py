@@ -13,8 +13,8 @@ import pages
 import pytest
 
 from ipcio import _cli, _inventory, shm
-from ipcio._backend import ObjectInfo
 from ipcio._cli import commands, programs
+from ipcio._tuples import ObjectInfo
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -14,9 +14,9 @@ import pytest
 from command import DEADLINE, finish, run, start
 
 from ipcio import _cli, _inventory, sem, shm
-from ipcio._backend import ObjectInfo, ProcessInfo
 from ipcio._cli import table
 from ipcio._cli.commands import ls
+from ipcio._tuples import ObjectInfo, ProcessInfo
 
 FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.able(probe=lambda: not lacks("sections"))
 
 # For a peer, too.
 OBJECT = """
-from ipcio._backend import OpenObject
+from ipcio._tuples import OpenObject
 from ipcio._windows import parts, shm as segments
 
 class Object:

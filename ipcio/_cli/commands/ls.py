@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
+    from ipcio._tuples import ObjectInfo
 
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
 _PERIOD = 2.0  # seconds

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ipcio._backend import ObjectInfo
     from ipcio._cli.common import Commands
+    from ipcio._tuples import ObjectInfo
 
 _IN_WORDS = {"shm": " (shared memory)", "sem": " (semaphore)"}
 _EXAMPLES = """\

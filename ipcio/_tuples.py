@@ -1,0 +1,123 @@
+"""What passes between the portable modules and a back end: named tuples."""
+
+from __future__ import annotations
+
+from ipcio._typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import mmap
+    import os
+    from collections.abc import Callable
+    from typing import Literal
+
+    from ipcio._backend.sem import RawSemaphore
+    from ipcio._backend.shares import Share
+
+
+class Mapped(NamedTuple):
+    """A segment that a back end opened, for the handle to give back at its end."""
+
+    memory: mmap.mmap | memoryview[int] | None
+    """Bytes, which can be written if that was asked for; None for an empty segment."""
+    fd: int
+    """A descriptor of the object with an offset of its own; -1 where the platform has none."""
+    share: Share | None
+    """The handle's share in the name; None if ipcio does not decide how long the object exists."""
+
+
+class OpenObject(NamedTuple):
+    """A mutex, an event or a queue that was opened, for its locks and words (`ipcio._backend.parts`)."""
+
+    kind: str
+    """One of `ipcio._names.SEGMENTS`."""
+    name: str
+    memory: mmap.mmap | memoryview[int]
+    """All of it.  Whatever keeps an address in it also keeps this object, which unmaps it when it goes."""
+    fd: int
+    """A descriptor of the object, -1 where the platform has none; another one may have the number after a `close`."""
+    trusted: bool
+    """Whether this user alone can write to the object.
+
+    If not, another process may cut its file short at any moment.  To touch the memory would then be a SIGBUS, so its
+    bytes are read and written by calls that fail instead.
+    """
+    wide: bool
+    """Whether its locks are those for objects that other users may write to; the creator has decided that."""
+
+
+class MappedFile(NamedTuple):
+    """A file that a back end mapped."""
+
+    memory: mmap.mmap | None  # of no bytes
+    fd: int
+    status: os.stat_result  # of the file
+
+
+class OpenSemaphore(NamedTuple):
+    """A semaphore that a back end opened, for the handle."""
+
+    raw: RawSemaphore
+    post: Callable[[int], None]
+    """Releases several permits; `OverflowError`, and no permit released, if that would exceed the maximum."""
+    value: Callable[[], int]
+    """Returns the value; `NotImplementedError` where the platform does not say it."""
+    crash_safe: bool
+    bound: int | None = None
+    """What the value may be at most, if the back end itself refuses to exceed that (`ValueError`)."""
+
+
+class Conflict(NamedTuple):
+    """A lock that a request conflicts with."""
+
+    start: int
+    length: int
+    """In bytes; 0 means to infinity."""
+    exclusive: bool
+    pid: int | None
+    """The process that has it; None where the system does not name it."""
+
+
+class Owner(NamedTuple):
+    """A process, and the descriptor by which it has a file open."""
+
+    pid: int
+    descriptor: int
+
+
+class ProcessInfo(NamedTuple):
+    """A process that has an object open or mapped."""
+
+    pid: int
+    command: str
+    """Its short name, empty if it is unknown."""
+
+
+class ObjectInfo(NamedTuple):
+    """What is known of a named object, in the words of ``ipcio ls --json``; None for what is unknown.
+
+    On Windows only the kind and the name are known.
+    """
+
+    kind: Literal["shm", "sem", "mutex", "event", "queue"]
+    """``"shm"`` for shared memory, ``"sem"`` for a semaphore."""
+    name: str
+    """As given to ipcio."""
+    size: int | None
+    """In bytes, of shared memory or a queue."""
+    value: int | None
+    """Of a semaphore; the number of messages in a queue; of an event, 1 if it is set and 0 if not; the process id of
+    the owner of a mutex, 0 if it is free."""
+    undo: bool
+    """Whether it is a crash-safe semaphore."""
+    perm: str | None
+    """The permission bits as four octal digits: ``"0600"``."""
+    owner: str | None
+    """The user's name, or their number if they do not have one."""
+    age: float | None
+    """Seconds since it was created; a write through a file descriptor may make it younger."""
+    state: Literal["live", "orphan", "persistent", "foreign"]
+    """``"live"``: a process has a handle.  ``"orphan"``: all of its holders have been killed.
+    ``"persistent"``: it stays until ``unlink``.  ``"foreign"``: another program made it."""
+    holders: list[ProcessInfo]
+    """The processes that have it open or mapped, as far as this user may see them; each has a ``pid`` and a
+    ``command``, which is its short name."""
