@@ -45,6 +45,7 @@ if TYPE_CHECKING:
             ...
 
 
+_PIPE = subprocess.PIPE
 _Pipe = TypeVar("_Pipe", bound="Pipe")
 _Popen = TypeVar("_Popen", bound="subprocess.Popen[bytes]")
 _Started = TypeVar("_Started")
@@ -54,17 +55,22 @@ def start_with_pipes(
     make_pipe: Callable[..., _Pipe], streams: Sequence[int | None], start: Callable[[Sequence[int | None]], _Started]
 ) -> tuple[_Started, list[_Pipe | None]]:
     """Call `start` with the streams, pipes in place of `subprocess.PIPE`; return its result and the pipes."""
-    pipes = [
-        make_pipe(to_child=number == 0) if stream == subprocess.PIPE else None for number, stream in enumerate(streams)
-    ]
+    pipes: list[_Pipe | None] = []
+    ends: list[int | None] = []
     try:
-        started = start([pipe.child_end if pipe else stream for pipe, stream in zip(pipes, streams, strict=True)])
+        for number, stream in enumerate(streams):
+            pipes.append(make_pipe(to_child=number == 0) if stream == _PIPE else None)
+            pipe = pipes[-1]
+            ends.append(stream if pipe is None else pipe.child_end)
+        started = start(ends)
     except BaseException:
-        for pipe in filter(None, pipes):  # the traceback would keep them open
-            pipe.close()
+        for pipe in pipes:
+            if pipe is not None:  # the traceback would keep it open
+                pipe.close()
         raise
-    for pipe in filter(None, pipes):
-        pipe.close_child_end()
+    for pipe in pipes:
+        if pipe is not None:
+            pipe.close_child_end()
     return started, pipes
 
 
@@ -78,18 +84,19 @@ class PipedChild(Generic[_Pipe, _Popen]):
         stdin: Input | None,
         outputs: Sequence[Output | None],
     ) -> None:
-        to_child, *from_child = pipes
         self.pid = popen.pid
         self._popen = popen
         self._pipes = pipes
         self._lock = RLock()  # a signal handler may write or kill, whatever it interrupts
-        self._input: tuple[_Pipe, Input] | None = None if to_child is None or stdin is None else (to_child, stdin)
-        self._streams = [stream for stream in (stdin, *outputs) if stream is not None]
-        self._outputs: dict[int, tuple[_Pipe, Output]] = {
-            pipe.our_end: (pipe, output)
-            for pipe, output in zip(from_child, outputs, strict=True)
-            if pipe is not None and output is not None
-        }
+        self._input: tuple[_Pipe, Input] | None = None
+        self._outputs: dict[int, tuple[_Pipe, Output]] = {}
+        to_child, *from_child = pipes
+        if to_child is not None and stdin is not None:
+            self._input = to_child, stdin
+        for pipe, output in zip(from_child, outputs, strict=True):
+            if pipe is not None and output is not None:
+                self._outputs[pipe.our_end] = pipe, output
+        self._may_refuse = [each for each in (stdin, *outputs) if each is not None and each.may_refuse]
 
     # -- what a back end adds ------------------------------------------------------
 
@@ -111,11 +118,11 @@ class PipedChild(Generic[_Pipe, _Popen]):
 
     @property
     def retry_after(self) -> float | None:
-        return min(filter(None, (stream.retry_after for stream in self._streams)), default=None)
+        return min(filter(None, (stream.retry_after for stream in self._may_refuse)), default=None)
 
     def _until_retry(self, timeout: float | None) -> float | None:
         """Return the timeout, or less if a file is to be asked again before it."""
-        retry = self.retry_after
+        retry = self.retry_after if self._may_refuse else None
         return timeout if retry is None or (timeout is not None and timeout < retry) else retry
 
     def pump(self, timeout: float | None) -> bool:
@@ -163,5 +170,6 @@ class PipedChild(Generic[_Pipe, _Popen]):
         pipe.close()
 
     def _close_rest(self) -> None:
-        for pipe in filter(None, self._pipes):
-            pipe.close()
+        for pipe in self._pipes:
+            if pipe is not None:
+                pipe.close()

@@ -62,6 +62,11 @@ class Input:
         return not self._from_file
 
     @property
+    def may_refuse(self) -> bool:
+        """Whether there may be a file that has nothing for now."""
+        return self._read_again
+
+    @property
     def pending(self) -> int:
         """How many bytes are queued."""
         put = self._sending

@@ -147,20 +147,25 @@ class _Offered(NamedTuple):
 class Output:
     """One stream of a child's output."""
 
+    may_refuse = False
+    """Whether the consumer may refuse pieces for a while: then `offer` is called."""
+    ended = False
+    """Whether nothing more will be read; set by the back end."""
+    _text_form: OutputFormat | None = None  # for a consumer that may refuse its first piece because it requires text
+    _first: Iterator[Any] | None = None
+    _offered = _Offered(iter([]), 0, [])
+    _refusals = 0  # of the consumer, in a row
+
     def __init__(
         self, name: str, form: OutputFormat, text_form: OutputFormat | None = None, *, offer: bool = False
     ) -> None:
         self.name = name
-        self.is_offered = offer
-        """Whether the consumer may refuse pieces for a while: then `offer` is called."""
-        self._refusals = 0  # of the consumer, in a row
-        self._offered = _Offered(iter([]), 0, [])
-        self._text_form = text_form  # for a consumer that may refuse its first piece because it requires text
-        self._first: Iterator[Any] | None = None
-        self.ended = False
-        """Whether nothing more will be read; set by the back end."""
         self._form = form
         self._state = _OutputState([], iter([]), None, form.start)
+        if text_form is not None:
+            self._text_form = text_form
+        if offer:
+            self.may_refuse = True
 
     @property
     def raw(self) -> list[bytes]:

@@ -34,10 +34,16 @@ class Delivery:
         callback: Callable[[str, Any], object] | None,
     ) -> None:
         self.callback = callback
-        self.outputs = [output for output, _ in outputs]
-        self.pipes = [output for output, write in outputs if write is None]
+        self.outputs: list[Output] = []
+        self.pipes: list[Output] = []
         """Those for the callback; without a callback, for a loop."""
-        self._files = [(output, write) for output, write in outputs if write is not None]
+        self._files: list[tuple[Output, Callable[[Any], object]]] = []
+        for output, write in outputs:
+            self.outputs.append(output)
+            if write is None:
+                self.pipes.append(output)
+            else:
+                self._files.append((output, write))
         self._has_coroutine_file = bool(self._files) and any(is_coroutine_function(write) for _, write in self._files)
 
     @property
@@ -61,6 +67,8 @@ class Delivery:
     @property
     def is_refused(self) -> bool:
         """Whether all that is left is for files that are not ready for it."""
+        if not self._files:
+            return False
         left = [output for output in self.outputs if not output.finished]
         return bool(left) and all(output.retry_after is not None for output in left)
 
@@ -77,19 +85,20 @@ class Delivery:
         """
         if self._files and not self.feed_files(end, unread):
             return False
+        callback = self.callback
         for output in self.pipes:
-            if self.callback is not None:
-                while (batch := output.batch()) is not None:
-                    if not _call_all(map(self.callback, repeat(output.name), batch), end):
-                        return False
-            else:
+            if callback is None:
                 _handle_unread(output, unread)
+                continue
+            while (batch := output.batch()) is not None:
+                if not _call_all(map(callback, repeat(output.name), batch), end):
+                    return False
         return True
 
     def feed_files(self, end: float | None, unread: Unread) -> bool:
         """Do as `deliver` with what is for files.  What a file is not ready for is kept or discarded."""
         for output, write in self._files:
-            if output.is_offered:
+            if output.may_refuse:
                 if not _call_all(_offers(output, write, unread), end):
                     return False
                 continue
@@ -118,7 +127,7 @@ class Delivery:
     async def feed_files_async(self, end: float | None, unread: Unread) -> bool:
         """Do as `deliver_async` with what is for files."""
         for output, write in self._files:
-            if output.is_offered:
+            if output.may_refuse:
                 if not await _call_all_async(_offers(output, write, unread), end):
                     return False
                 continue

@@ -47,13 +47,21 @@ def redirect_output(
     name: str, file: Any, form: OutputFormat, encoding: str | None, errors: str
 ) -> tuple[int | None, Output | None, Callable[[Any], object] | None]:
     """Return the argument for `subprocess`; what is to be read if that is a pipe; and what to call with it, or None."""
+    if file is None or file is False:
+        return None, None, None
+    if file is True:
+        return subprocess.PIPE, Output(name, form), None
+    if not isinstance(file, int):
+        return _redirect_to_object(name, file, encoding, errors)
     kind = _kind_of(file)
-    if kind == subprocess.PIPE:
-        return kind, Output(name, form), None
-    if not _is_object(file):
-        if kind == subprocess.STDOUT and name != "stderr":
-            raise ValueError("subprocess.STDOUT is for stderr")
-        return kind, None, None
+    if kind == subprocess.STDOUT and name != "stderr":
+        raise ValueError("subprocess.STDOUT is for stderr")
+    return kind, Output(name, form) if kind == subprocess.PIPE else None, None
+
+
+def _redirect_to_object(
+    name: str, file: Any, encoding: str | None, errors: str
+) -> tuple[int | None, Output | None, Callable[[Any], object] | None]:
     _check(file, "writable")
     fd = _descriptor(file)
     if fd is not None:

@@ -177,13 +177,13 @@ def spawn(
     child_out, output, sink = redirect_output("stdout", stdout, form, encoding, errors)
     child_err, output_too, sink_too = redirect_output("stderr", stderr, form, encoding, errors)
     if source is None and output is None and output_too is None:
-        for name, given, pipes in (
-            ("callback", callback is not None, "stdout=True or stderr=True"),
-            ("lines", lines, "stdout=True or stderr=True"),
-            ("encoding", encoding is not None, "stdin=True, stdout=True or stderr=True"),
-        ):
-            if given:
-                raise ValueError(f"{name}= has no effect without a pipe: pass {pipes} to spawn()")
+        if callback is not None or lines:
+            name = "lines" if callback is None else "callback"
+            raise ValueError(f"{name}= has no effect without a pipe: pass stdout=True or stderr=True to spawn()")
+        if encoding is not None:
+            raise ValueError(
+                "encoding= has no effect without a pipe: pass stdin=True, stdout=True or stderr=True to spawn()"
+            )
     child = backend.start(
         command,
         (child_in, child_out, child_err),
@@ -194,7 +194,9 @@ def spawn(
         stdin=source,
         outputs=(output, output_too),
     )
-    ends = [(each, to) for each, to in ((output, sink), (output_too, sink_too)) if each is not None]
+    ends = [] if output is None else [(output, sink)]
+    if output_too is not None:
+        ends.append((output_too, sink_too))
     queue = source if source is not None and source.is_queue else None
     return Process(child, queue, ends, callback, leads_group=start_new_session or process_group == 0)
 

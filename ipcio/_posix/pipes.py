@@ -39,13 +39,13 @@ class Pipe:
     """A pipe to or from a child; see `ipcio._child.Pipe`."""
 
     _fds: list[int] = []  # noqa: RUF012 -- of an object that an interrupt left incomplete
-    _known: os.stat_result | None = None  # the identity of both ends
+    _known: tuple[int, ...] | None = None  # the identity of both ends
 
     def __init__(self, *, to_child: bool) -> None:
         self._fds: list[int] = []  # the child's end, while it is open here, and ours
         inherited.add(self)
         open_pipe(self._fds, is_write_end_first=not to_child)
-        self._known = os.fstat(self._fds[0])
+        self._known = identity(self._fds[0])
 
     def is_intact(self) -> bool:
         """Whether its numbers still mean its ends; those that do not are left alone from here on."""
@@ -102,10 +102,14 @@ def enlarge(fd: int) -> None:
             fcntl.fcntl(fd, _SETPIPE_SZ, LARGE)
 
 
-def is_still(fd: int, known: os.stat_result) -> bool:
+def identity(fd: int) -> tuple[int, ...]:
+    """The number of the file that a descriptor means, and that of its device."""
+    return os.fstat(fd)[1:3]
+
+
+def is_still(fd: int, known: tuple[int, ...]) -> bool:
     """Whether a descriptor still means this file: a daemon closes all, and then other files get the numbers."""
     try:
-        found = os.fstat(fd)
-        return found.st_ino == known.st_ino and found.st_dev == known.st_dev
+        return os.fstat(fd)[1:3] == known
     except OSError as error:
         return error.errno != errno.EBADF

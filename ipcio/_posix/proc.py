@@ -16,7 +16,7 @@ from math import ceil
 
 from ipcio._child import PipedChild, start_with_pipes
 from ipcio._light import partial, suppress
-from ipcio._posix.pipes import CHUNK, LARGE, Pipe, enlarge, inherited, is_still
+from ipcio._posix.pipes import CHUNK, LARGE, Pipe, enlarge, identity, inherited, is_still
 from ipcio._posix.selector import PollSelector, Selector
 from ipcio._posix.spawn import Popen, start_popen
 from ipcio._record import close_at, close_first, record, record_until
@@ -67,15 +67,16 @@ def _check_open(fd: int) -> None:
 class Child(PipedChild[Pipe, Popen]):
     """A child, its pipes, and what waits for all of them."""
 
+    _selector: PollSelector | None = None
+    _known: tuple[int, ...] | None = None  # the identity of its descriptor
+    _pause = _FIRST_PAUSE
+
     def __init__(
         self, popen: Popen, pipes: Sequence[Pipe | None], stdin: Input | None, outputs: Sequence[Output | None]
     ) -> None:
-        self._selector: PollSelector | None = None
-        self._known: os.stat_result | None = None  # the identity of its descriptor
-        self._readiness_fds: list[int] = []  # copies of its descriptor
         super().__init__(popen, pipes, stdin, outputs)
+        self._readiness_fds: list[int] = []  # copies of the descriptor of `_selector`
         self._enlarged: set[int] = set()  # pipes
-        self._pause = _FIRST_PAUSE
         for fd in self._outputs:
             os.set_blocking(fd, False)
         if self._input is not None:
@@ -171,7 +172,7 @@ class Child(PipedChild[Pipe, Popen]):
             for fd, (_, output) in self._outputs.items():
                 if output.retry_after is not None:  # it stays in the pipe, and the child waits
                     self._stop_watching(fd)
-                elif output.is_offered:
+                elif output.may_refuse:
                     with suppress(FileExistsError):
                         selector.register(fd, select.POLLIN)
             return dict(selector.poll(timeout))
@@ -188,7 +189,7 @@ class Child(PipedChild[Pipe, Popen]):
         inherited.add(self)
         selector = Selector()
         if selector.fileno() >= 0:
-            self._known = os.fstat(selector.fileno())
+            self._known = identity(selector.fileno())
         for fd in self._outputs:
             selector.register(fd, select.POLLIN)  # epoll has the same numbers
         if self._popen.pidfd >= 0:

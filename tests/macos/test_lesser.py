@@ -18,7 +18,7 @@ from waiting import until_it_waits
 pytest.importorskip("fcntl", reason="a test of what POSIX systems have")
 
 from ipcio import mmap, proc
-from ipcio._posix import filelock, pipes, spawn
+from ipcio._posix import filelock, known_child, pipes, spawn
 from ipcio._posix import mmap as mapping
 from ipcio._posix import proc as backend
 from ipcio._posix.selector import PollSelector
@@ -35,9 +35,9 @@ class OtherError(Exception):
 LOOK = """
 import os, select, subprocess, sys
 from ipcio import filelock, mmap
-from ipcio._posix import proc, spawn
-print(filelock.semantics, hasattr(proc.select, "epoll"), hasattr(spawn.os, "pidfd_open"), spawn._waitid)
-print(hasattr(select, "poll"), os.stat in (spawn.os.stat,), sys.modules["os"] is os)
+from ipcio._posix import known_child, proc
+print(filelock.semantics, hasattr(proc.select, "epoll"), hasattr(known_child.os, "pidfd_open"), known_child._waitid)
+print(hasattr(select, "poll"), os.stat in (known_child.os.stat,), sys.modules["os"] is os)
 if len(sys.argv) == 1:
     sys.stdout.flush()
     subprocess.run([sys.executable, "-c", sys.orig_argv[2], "grandchild"], check=True, cwd="/")
@@ -182,7 +182,7 @@ def test_an_event_loop_looks_now_and_then():
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_an_exit_is_looked_for_without_waitid(monkeypatch, code):
-    monkeypatch.setattr(spawn, "_waitid", None)
+    monkeypatch.setattr(known_child, "_waitid", None)
     assert proc.spawn(["sh", "-c", f"sleep 0.01; exit {code}"]).wait() == (code == 0, "exit", code)
     h = proc.spawn(["sleep", "90"])
     h.close()

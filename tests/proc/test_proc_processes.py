@@ -29,6 +29,7 @@ from ipcio import proc
 
 resource = pytest.importorskip("resource", reason="children by fork, and limits, are of POSIX systems only")
 spawn = pytest.importorskip("ipcio._posix.spawn")
+known_child = pytest.importorskip("ipcio._posix.known_child")
 pytestmark = pytest.mark.needs("proc", "waitid")  # by which this module looks at them
 
 DEADLINE = 30  # seconds until what does not happen is a failed test
@@ -389,14 +390,14 @@ def test_a_whole_tree_is_killed(flood, kernel):
 @pytest.fixture(params=["by descriptor", "by number"])
 def group(request, monkeypatch):
     """Kernels that signal a group by the descriptor of its leader, and older ones."""
-    if request.param == "by number" and spawn._pidfd_send_signal is not None:
+    if request.param == "by number" and known_child._pidfd_send_signal is not None:
 
         def refuse(fd, number, siginfo, flags):
             if flags:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             signal.pidfd_send_signal(fd, number, siginfo, flags)
 
-        monkeypatch.setattr(spawn, "_pidfd_send_signal", refuse)
+        monkeypatch.setattr(known_child, "_pidfd_send_signal", refuse)
     return request.param
 
 
@@ -1278,6 +1279,9 @@ def test_an_interrupt_between_two_pipes_leaves_none(number):
 # -- interrupts ------------------------------------------------------------------------
 
 
+STARTS = spawn.__file__, known_child.__file__
+
+
 def interrupt_start(options):
     """Interrupt a start before one instruction of Python after another, up to its end; return what was left."""
     other = subprocess.Popen(SLEEP)
@@ -1291,7 +1295,7 @@ def interrupt_start(options):
 
         def trace(frame, event, _, moments=moments):
             code = frame.f_code
-            if (code.co_filename != spawn.__file__ and code is not spawn.open_pipe.__code__) or code is finalizer:
+            if code is finalizer or not (code.co_filename in STARTS or code is spawn.open_pipe.__code__):
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode" and next(moments, None) is None:
