@@ -44,6 +44,8 @@ class Delivery:
                 self.pipes.append(output)
             else:
                 self._files.append((output, write))
+        self.may_refuse = bool(self._files)
+        """Whether there is a consumer that may not be ready."""
         self._has_coroutine_file = bool(self._files) and any(is_coroutine_function(write) for _, write in self._files)
 
     @property
@@ -67,8 +69,6 @@ class Delivery:
     @property
     def is_refused(self) -> bool:
         """Whether all that is left is for files that are not ready for it."""
-        if not self._files:
-            return False
         left = [output for output in self.outputs if not output.finished]
         return bool(left) and all(output.retry_after is not None for output in left)
 

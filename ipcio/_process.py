@@ -78,7 +78,7 @@ class Process(AsyncMethods[Piece]):
         for output that nothing reads, which stays; `ChildProcessError` if the exit
         status was taken by other code of this program.
         """
-        seconds = check_timeout(timeout)
+        seconds = None if timeout is None else check_timeout(timeout)
         if self._status is None and self._is_interrupted():
             with suppress(ChildProcessError):  # which the interrupted call raises
                 self._ended()
@@ -95,21 +95,24 @@ class Process(AsyncMethods[Piece]):
             raise ValueError(
                 "the callback, or the write of a file, is a coroutine function: use `await process.wait_async()`"
             )
-        end = None if seconds is None else now() + seconds
         try:
             with self._call():
-                return self._exclusively(-1 if seconds is None else seconds, self._pump_until, end, seconds == 0)
+                if seconds is not None:
+                    return self._exclusively(seconds, self._pump_until, now() + seconds, seconds == 0)
+                with self._pumping:
+                    return self._pump_until(None, at_once=False)
         finally:
             if self._is_closing:
                 self._finish_closing()
 
     def _pump_until(self, end: float | None, at_once: bool) -> ExitStatus | None:
         deliver_until = None if at_once else end  # `nowait` delivers all that is there
-        if not self._delivery.deliver(deliver_until, self._unread()):
+        deliver = self._delivery.deliver
+        if not deliver(deliver_until, self._unread()):
             return None
         while (status := self._ended()) is None:
             self._pump(None if end is None else max(end - now(), 0))
-            if not self._delivery.deliver(deliver_until, self._unread()):
+            if not deliver(deliver_until, self._unread()):
                 return None
             if end is not None and now() >= end:
                 return self._ended()

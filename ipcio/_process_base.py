@@ -168,7 +168,7 @@ class ProcessBase(Generic[Piece]):
 
     def _pump(self, timeout: float | None) -> None:
         """Do as `Child.pump`, also when a file alone is waited for."""
-        if self._only_waits_for_files():
+        if self._delivery.may_refuse and self._only_waits_for_files():
             pause = self._child.retry_after or 0
             sleep(pause if timeout is None else min(pause, timeout))
         else:

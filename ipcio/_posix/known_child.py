@@ -93,6 +93,11 @@ class KnownChild:
             self._pidfd.clear()
 
     @property
+    def has_descriptor(self) -> bool:
+        """Whether a descriptor of it is open."""
+        return bool(self._pidfd)
+
+    @property
     def pidfd(self) -> int:
         """A descriptor that is readable after the exit, or -1."""
         return self._pidfd[0] if self._is_identified else -1
@@ -154,11 +159,15 @@ class KnownChild:
 
     # -- the end ---------------------------------------------------------------
 
-    def look(self) -> None:
-        """See whether it has exited; reap it, unless its number is needed for others of its group."""
+    def look(self, *, close: bool = False) -> None:
+        """See whether it has exited; reap it, unless its number is needed for others of its group.
+
+        With `close`, close its descriptor when it has been reaped.
+        """
         with self._lock:
             if self.returncode is not None or (self._is_grace and _waitid is None):
                 return
+            has_asked = bool(self._exits)
             code = self._ask()
             if code is None:
                 return
@@ -167,6 +176,10 @@ class KnownChild:
                 if self._has_killed_tree or not has_members(self._started[0], at_most=_MANY):
                     self._reap()
             self.returncode = code
+            if close and self._is_identified and not (has_asked or self._leads_group or self.is_status_lost):
+                # The call that reaped it has just shown that the descriptor is the child's.
+                self._is_identified = False
+                close_first(os.close, self._pidfd, 1)
 
     def _ask(self) -> int | None:
         """Ask how it ended.  The system answers only once, so the answer is recorded."""
@@ -196,14 +209,14 @@ class KnownChild:
                     record(self._reaped, _waitid, *self._which, os.WEXITED | os.WNOHANG)
             self._is_unreaped = False
 
-    def await_exit(self) -> None:
-        """Wait for the exit."""
+    def await_exit(self, *, close: bool = False) -> None:
+        """Wait for the exit; `close` is as for `look`."""
         if _waitid is not None:
             try:
                 _waitid(*self._which, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:  # which `look` explains
                 pass
-        self.look()
+        self.look(close=close)
         pause = _FIRST_PAUSE
         while self.returncode is None:
             time.sleep(pause)

@@ -82,6 +82,7 @@ class Child(PipedChild[Pipe, Popen]):
         if self._input is not None:
             os.set_blocking(self._input[0].our_end, False)
         popen.has_handle = True
+        self.started_here = popen.started_here
 
     @property
     def returncode(self) -> int | None:
@@ -127,12 +128,12 @@ class Child(PipedChild[Pipe, Popen]):
                 self._check_selector()
 
     def _serve(self, timeout: float | None) -> bool:
-        self._write_without_waiting()
+        if self._input is not None:
+            self._write_without_waiting(*self._input)
         timeout = self._until_retry(timeout)
         if timeout is None and not self._outputs and self._input is None:
-            self._popen.await_exit()
+            self._popen.await_exit(close=not self._readiness_fds)
             return True
-        timeout = timeout if timeout is None else min(timeout, _LONGEST)
         pidfd = self._popen.pidfd
         if pidfd < 0:
             # The exit is no event here.  Look for it now and then.
@@ -141,36 +142,34 @@ class Child(PipedChild[Pipe, Popen]):
                 return True
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
-        ready = self._poll(timeout)
+        ready = self._poll(pidfd, timeout)
         for fd in ready:
             if fd in self._outputs:
                 self._read(fd)
-            elif self._input is not None and self._input[0].our_end == fd:
-                self._write(fd, self._input[1])
-            elif fd != pidfd:  # an interrupt came while it was closed
-                self._stop_watching(fd)
+            elif fd != pidfd:
+                self._write_or_stop_watching(fd)
         if pidfd in ready:
-            self._popen.look()
-        if ready:
+            self._popen.look(close=not self._readiness_fds)
+        elif ready and pidfd < 0:
             self._pause = _FIRST_PAUSE
         return bool(ready)
 
-    def _write_without_waiting(self) -> None:
+    def _write_without_waiting(self, pipe: Pipe, stream: Input) -> None:
         """Ask a file again that had nothing; write what fits: if that is all and its end, no selector is needed."""
-        if self._input is not None:
-            pipe, stream = self._input
-            if stream.retry_after is not None:
-                stream.next_chunk()
-            if self._selector is None and not stream.idle:
-                self._write(pipe.our_end, stream)
+        if stream.retry_after is not None:
+            stream.next_chunk()
+        if self._selector is None and not stream.idle:
+            self._write(pipe.our_end, stream)
 
-    def _poll(self, timeout: float | None) -> dict[int, int]:
+    def _poll(self, pidfd: int, timeout: float | None) -> dict[int, int]:
         """Wait until something is ready."""
+        if timeout is not None:
+            timeout = min(timeout, _LONGEST)
         if self._input is not None or self._selector is not None:  # another thread may queue input meanwhile
             selector = self._selector or self._open_selector()
             self.input_queued()  # an interrupt in `Process.write` may have come before this call there
             for fd, (_, output) in self._outputs.items():
-                if output.retry_after is not None:  # it stays in the pipe, and the child waits
+                if output.may_refuse and output.retry_after is not None:  # it stays in the pipe, and the child waits
                     self._stop_watching(fd)
                 elif output.may_refuse:
                     with suppress(FileExistsError):
@@ -178,9 +177,8 @@ class Child(PipedChild[Pipe, Popen]):
             return dict(selector.poll(timeout))
         poll = select.poll()
         for fd, (_, output) in self._outputs.items():
-            if output.retry_after is None:
+            if not output.may_refuse or output.retry_after is None:
                 poll.register(fd, select.POLLIN)
-        pidfd = self._popen.pidfd
         if pidfd >= 0:
             poll.register(pidfd, select.POLLIN)
         return dict(poll.poll(None if timeout is None else ceil(timeout * 1000)))
@@ -232,6 +230,12 @@ class Child(PipedChild[Pipe, Popen]):
             # this it would give the chunks' memory back to the system after each read.
             bytes(2 * LARGE)
 
+    def _write_or_stop_watching(self, fd: int) -> None:
+        if self._input is not None and self._input[0].our_end == fd:
+            self._write(fd, self._input[1])
+        else:  # an interrupt came while it was closed
+            self._stop_watching(fd)
+
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
         for _ in range(_CHUNKS):
@@ -273,9 +277,6 @@ class Child(PipedChild[Pipe, Popen]):
 
     # -- the end -------------------------------------------------------------------
 
-    def started_here(self) -> bool:
-        return self._popen.started_here()
-
     def kill(self, number: int, *, tree: bool, grace: bool = False) -> None:
         if self.started_here():
             self._popen.send(number, tree=tree, grace=grace)
@@ -308,5 +309,6 @@ class Child(PipedChild[Pipe, Popen]):
             selector, self._selector = self._selector, None
             if selector is not None:
                 selector.close()
-        self._popen.close_if_settled()
+        if self._popen.has_descriptor:
+            self._popen.close_if_settled()
         super()._close_rest()
