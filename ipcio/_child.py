@@ -55,17 +55,18 @@ def start_with_pipes(
     make_pipe: Callable[..., _Pipe], streams: Sequence[int | None], start: Callable[[Sequence[int | None]], _Started]
 ) -> tuple[_Started, list[_Pipe | None]]:
     """Call `start` with the streams, pipes in place of `subprocess.PIPE`; return its result and the pipes."""
-    pipes: list[_Pipe | None] = []
-    ends: list[int | None] = []
+    pipes: list[_Pipe | None] = [None] * len(streams)
+    ends = list(streams)
     try:
-        for number, stream in enumerate(streams):
-            pipes.append(make_pipe(to_child=number == 0) if stream == _PIPE else None)
-            pipe = pipes[-1]
-            ends.append(stream if pipe is None else pipe.child_end)
+        while _PIPE in ends:
+            number = ends.index(_PIPE)
+            pipes[number] = made = make_pipe(to_child=number == 0)
+            ends[number] = made.child_end
         started = start(ends)
     except BaseException:
+        made = None  # the traceback would keep it open
         for pipe in pipes:
-            if pipe is not None:  # the traceback would keep it open
+            if pipe is not None:
                 pipe.close()
         raise
     for pipe in pipes:
@@ -90,13 +91,16 @@ class PipedChild(Generic[_Pipe, _Popen]):
         self._lock = RLock()  # a signal handler may write or kill, whatever it interrupts
         self._input: tuple[_Pipe, Input] | None = None
         self._outputs: dict[int, tuple[_Pipe, Output]] = {}
-        to_child, *from_child = pipes
-        if to_child is not None and stdin is not None:
-            self._input = to_child, stdin
-        for pipe, output in zip(from_child, outputs, strict=True):
-            if pipe is not None and output is not None:
+        self._may_refuse: list[Input | Output] = []  # for a while, what flows through a pipe
+        if stdin is not None and (pipe := pipes[0]) is not None:
+            self._input = pipe, stdin
+            if stdin.may_refuse:
+                self._may_refuse.append(stdin)
+        for number, output in enumerate(outputs, 1):
+            if output is not None and (pipe := pipes[number]) is not None:
                 self._outputs[pipe.our_end] = pipe, output
-        self._may_refuse = [each for each in (stdin, *outputs) if each is not None and each.may_refuse]
+                if output.may_refuse:
+                    self._may_refuse.append(output)
 
     # -- what a back end adds ------------------------------------------------------
 

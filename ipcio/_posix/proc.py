@@ -23,7 +23,7 @@ from ipcio._record import close_at, close_first, record, record_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from ipcio._child_input import Input
@@ -143,16 +143,28 @@ class Child(PipedChild[Pipe, Popen]):
             timeout = self._pause if timeout is None else min(self._pause, timeout)
             self._pause = min(2 * self._pause, _LAST_PAUSE)
         ready = self._poll(pidfd, timeout)
-        for fd in ready:
-            if fd in self._outputs:
-                self._read(fd)
-            elif fd != pidfd:
-                self._write_or_stop_watching(fd)
+        if not ready:
+            return False
+        has_read = self._move(ready)
         if pidfd in ready:
             self._popen.look(close=not self._readiness_fds)
-        elif ready and pidfd < 0:
+        elif pidfd < 0:
             self._pause = _FIRST_PAUSE
-        return bool(ready)
+        elif timeout is None and not has_read and not self._outputs and self._input is None:
+            self._popen.await_exit(close=not self._readiness_fds)  # most exits come right after the end of the pipes
+        return True
+
+    def _move(self, ready: Iterable[int]) -> bool:
+        """Read from these pipes, write to those; return whether there was anything to read."""
+        has_read = False
+        for fd in ready:
+            if fd in self._outputs:
+                has_read |= self._read(fd)
+            elif self._input is not None and self._input[0].our_end == fd:
+                self._write(fd, self._input[1])
+            elif fd != self._popen.pidfd:  # an interrupt came while it was closed
+                self._stop_watching(fd)
+        return has_read
 
     def _write_without_waiting(self, pipe: Pipe, stream: Input) -> None:
         """Ask a file again that had nothing; write what fits: if that is all and its end, no selector is needed."""
@@ -210,8 +222,8 @@ class Child(PipedChild[Pipe, Popen]):
                 except FileExistsError:
                     pass
 
-    def _read(self, fd: int) -> None:
-        """Read what is there, within limits."""
+    def _read(self, fd: int) -> bool:
+        """Read what is there, within limits; return whether there was anything."""
         _, output = self._outputs[fd]
         raw = output.raw
         before = len(raw)
@@ -222,19 +234,14 @@ class Child(PipedChild[Pipe, Popen]):
         else:
             if len(raw) - before < _CHUNKS:  # the end
                 self._close_output(fd)
-                return
+                return len(raw) > before
         if fd not in self._enlarged and sum(map(len, raw)) >= _MUCH:
             self._enlarged.add(fd)
             enlarge(fd)
             # The C library keeps as much free memory as the largest block that was ever freed.  Without
             # this it would give the chunks' memory back to the system after each read.
             bytes(2 * LARGE)
-
-    def _write_or_stop_watching(self, fd: int) -> None:
-        if self._input is not None and self._input[0].our_end == fd:
-            self._write(fd, self._input[1])
-        else:  # an interrupt came while it was closed
-            self._stop_watching(fd)
+        return len(raw) > before
 
     def _write(self, fd: int, stream: Input) -> None:
         """Write what there is, as much as fits."""
