@@ -1,36 +1,34 @@
-"""Draw what ``python -m benchmarks --json FILE`` found: ``python -m benchmarks.chart FILE DIRECTORY``.
+"""Draw the charts and write the table of docs/performance.md: ``python -m benchmarks.chart DIRECTORY``.
 
-Writes one picture per panel, and ``benchmarks.txt``, a table of everything, for
-docs/performance.md to include.  The pictures are part of the page, so that text has the
-page's colour, in light and dark; they need no program to draw them but this one.
+Reads what ``python -m benchmarks --json DIRECTORY/benchmarks-VERSION.json`` has written, one file for each Python.
+Writes ``benchmarks.txt``, a table of all of them, and two pictures for each panel, one for a light page and one for
+a dark page.  The pictures show the newest Python, and need matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import math
 import os
-from html import escape
+import re
 
 PANELS = {  # in the order of the page: the groups that each one shows, but for what `panel_of` says
     "memory": ("Memory as a file", {"face", "lua"}),
     "lines": ("Lines, and the standard library's wrappers", {"wrappers", "strfile"}),
+    "moving": ("Memory between processes", {"moving"}),
     "semaphores": ("Semaphores", {"sem"}),
     "mutexes": ("Mutexes and events", {"mutex", "event"}),
     "queues": ("Queues", {"queue"}),
     "locks": ("Locks on files", {"filelock"}),
     "processes": ("Child processes", {"proc"}),
-    "moving": ("Much memory, from one process to another", {"moving"}),
     "names": ("Names and imports", {"names", "import"}),
     "scaling": ("ipcio against itself with less to do", {"scaling"}),
 }
 
-WIDTH, PLOT, BAR = 440, 385, 11  # right of the plot are the numbers
 SELVES = {"scaling": "shared memory", "sem": "semaphores", "mutex": "mutexes", "queue": "queues", "strfile": "strfile"}
-FASTER, SLOWER = "#2f8f83", "#c9742b"  # three to one or better on white and on black
-LEAST = 0.005  # a floor further down would press all bars of its picture together: the table has it
-STEPS = [factor * 10.0**power for power in range(-4, 5) for factor in (1, 2, 5)]
+MISSED = "✗"  # after a ratio above its goal
 
 
 def panel_of(row):
@@ -42,9 +40,17 @@ def panel_of(row):
     return next(panel for panel, (_, groups) in PANELS.items() if row["group"] in groups)
 
 
+def peer_of(row):
+    return f"{SELVES[row['group']]}, {row['peer']}" if row["kind"] == "self" else row["peer"]
+
+
+# -- numbers -------------------------------------------------------------------
+
+
 def three(number):
     """Three digits, and never in powers of ten."""
-    return f"{number:.{max(0, 2 - math.floor(math.log10(number)))}f}" if number < 100 else f"{number:.0f}"
+    power = int(f"{number:.2e}".partition("e")[2])
+    return f"{number:.{max(0, 2 - power)}f}"
 
 
 def duration(seconds):
@@ -54,137 +60,204 @@ def duration(seconds):
     return f"{three(seconds * 1e9)} ns"
 
 
-def amount(row, number):
+def amount(row, side):
     """What was measured of a row: a time, or memory."""
-    return f"{three(number / 2**20)} MiB" if row["kind"] == "memory" else duration(number)
+    least = row[side]["min"]
+    return f"{three(least / 2**20)} MiB" if row["kind"] == "memory" else duration(least)
 
 
-def text(x, y, words, size=12, **attributes):
-    more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}"{more}>{escape(words)}</text>'
+def missed(row):
+    """Whether the ratio, as the page shows it, is above the goal."""
+    return isinstance(row["goal"], float) and float(three(row["ratio"])) > row["goal"]
 
 
-def vertical(x, top, bottom, **attributes):
-    more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="currentColor"{more}/>'
+# -- the table -----------------------------------------------------------------
 
 
-def diamond(x, y, size=4):
-    corners = f"{x - size:.1f},{y:.1f} {x:.1f},{y - size:.1f} {x + size:.1f},{y:.1f} {x:.1f},{y + size:.1f}"
-    return f'<polygon points="{corners}" stroke="#888" stroke-width="0.5"/>'
+def python_of(run):
+    """The version of a run's Python, as numbers and as the table names it."""
+    numbers = tuple(map(int, re.findall(r"\d+", run["about"]["python"])[:2]))
+    return numbers, ".".join(map(str, numbers))
 
 
-def chart(title, rows):
-    """A picture: for each row a bar from 1, to the left if ipcio is faster, to the right if it is slower."""
-    ratios = [row["ratio"] for row in rows] + [row["floor_ratio"] for row in rows if row.get("floor_ratio", 0) >= LEAST]
-    low = max(step for step in STEPS if step <= min([0.5, *ratios]))
-    high = min(step for step in STEPS if step >= max([2, *ratios]))
+def measured(run):
+    """The rows of a run by what they compare."""
+    return {
+        (row["group"], row["operation"], row["peer"], row["kind"]): row for row in run["rows"] if "skipped" not in row
+    }
 
-    def x(ratio):
-        return 12 + (PLOT - 24) * math.log(ratio / low) / math.log(high / low)
 
+def table(runs):
+    """Everything, as Markdown, a table for each panel; the newest Python comes first."""
+    versions = [python_of(run)[1] for run in runs]
+    found = [measured(run) for run in runs]
+    rows = {key: row for rows in reversed(found) for key, row in rows.items()}  # of the newest Python that has the row
+    lines = [f"Charts and times are those of Python {versions[0]}. A time is the least of all rounds.", ""]
+    for run, has in zip(runs, found, strict=True):
+        goals = [missed(row) for row in has.values() if isinstance(row["goal"], float)]
+        about = ", ".join(run["about"].values())
+        lines.append(f"- {about}, on {run['date']}: {sum(goals)} of {len(goals)} rows with a goal miss it ({MISSED}).")
+    for panel, (title, _) in PANELS.items():
+        lines += ["", f"**{title}**", ""]
+        lines.append(f"| operation | against | ipcio | the other | {' | '.join(versions)} | goal | floor |")
+        lines.append(f"| --- | --- | ---: | ---: |{' ---: |' * len(versions)} --- | --- |")
+        for key in (key for key, row in rows.items() if panel_of(row) == panel):
+            row = rows[key]
+            against = f"{row['peer']} (bare)" if row["kind"] == "floor" else peer_of(row)
+            times = f"{amount(row, 'ours')} | {amount(row, 'theirs')}"
+            ratios = " | ".join(ratio(has[key]) if key in has else "" for has in found)
+            goal = "" if row["goal"] is None else row["goal"]
+            floor = f"{three(row['floor_ratio'])}: {row['floor']}" if "floor" in row else ""
+            lines.append(f"| {row['operation']} | {against} | {times} | {ratios} | {goal} | {floor} |")
+    return "\n".join([*lines, *not_measured(runs[0])]) + "\n"
+
+
+def ratio(row):
+    """A cell of the table."""
+    return f"**{three(row['ratio'])}** {MISSED}" if missed(row) else three(row["ratio"])
+
+
+def not_measured(run):
+    if skipped := [row for row in run["rows"] if "skipped" in row]:
+        reasons = dict.fromkeys(row["skipped"] for row in skipped)
+        yield ""
+        yield f"Rows that could not be measured: {len(skipped)} ({'; '.join(reasons)})."
+
+
+# -- the pictures --------------------------------------------------------------
+
+WIDTH, PLOT, BAR = 400, 350, 11  # pixels; right of the plot are the numbers
+FASTER, SLOWER = "#2f8f83", "#c9742b"  # three to one or better on white and on black
+TEXTS = {"light": "#000000", "dark": "#cfd0d0"}  # those of the theme
+LEAST = 0.005  # a floor further down would press all bars of its picture together: the table has it
+STEPS = [factor * 10.0**power for power in range(-7, 7) for factor in (1, 2, 5)]
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "ipcio",  # the same picture each time
+    "text.parse_math": False,
+    "font.sans-serif": ["Segoe UI", "Helvetica Neue", "Roboto", "DejaVu Sans"],  # the last one comes with matplotlib
+    "font.size": 12,
+}
+PALE = {"alpha": 0.75}
+SPACE = "\N{NO-BREAK SPACE}" * 2
+UNIT = "time of ipcio / time of the other"
+
+
+def drawn(run):
+    """The rows of a run that are in pictures, by panel; rows of one operation are together."""
+    panels = {panel: [] for panel in PANELS}
+    for row in measured(run).values():
+        if row["kind"] != "bound":
+            panels[panel_of(row)].append(row)
+    for rows in panels.values():
+        operations = list(dict.fromkeys(row["operation"] for row in rows))
+        rows.sort(key=lambda row: operations.index(row["operation"]))
+    return {panel: rows for panel, rows in panels.items() if rows}
+
+
+def label(row):
+    return f"against the bare call: {row['peer']}" if row["kind"] == "floor" else f"against {peer_of(row)}"
+
+
+def scale_of(rows):
+    """The ends of the scale, and its marks.  On each side of 1 is room for the word of that side."""
+    shown = [row["ratio"] for row in rows] + [row["floor_ratio"] for row in rows if row.get("floor_ratio", 0) >= LEAST]
+    low = max(step for step in STEPS if step <= min([0.5, max(shown) ** -0.2, *shown]))
+    high = min(step for step in STEPS if step >= max([2, min(shown) ** -0.2, *shown]))
     marks = [step for step in STEPS if low <= step <= high]
-    if len(marks) > 8:
-        marks = [step for step in marks if step in {low, high} or math.log10(step).is_integer()]
-    drawn, y, operation = [], 24, None
+    return low, high, marks if len(marks) <= 8 else [mark for mark in marks if math.log10(mark).is_integer()]
+
+
+def places(rows):
+    """How far down the labels and the bars are, and the end of all: labels with their words and styles."""
+    labels, bars, y, operation = [], [], 0, None
     for row in rows:
         if row["operation"] != operation:
             operation = row["operation"]
-            y += 26
-            drawn.append(text(0, y, operation, 13, font_weight="600"))
+            y += 23
+            labels.append((y, operation, {"fontweight": "bold", "fontsize": 13}))
         y += 17
-        bare = row["kind"] == "floor"
-        against = f"the bare call: {row['peer']}" if bare else row["peer"]
-        if row["kind"] == "self":
-            against = f"{SELVES[row['group']]}, {against}"
-        drawn.append(text(0, y, f"against {against}", opacity=0.75))
-        y += 6
-        ratio = row["ratio"]
-        left, right = sorted((x(ratio), x(1)))
-        colour = FASTER if ratio <= 1 else SLOWER
-        drawn += [vertical(x(step), y - 3, y + BAR + 3, opacity=0.8 if step == 1 else 0.2) for step in marks]
-        fill = f'fill="none" stroke="{colour}" stroke-width="1.5"' if bare else f'fill="{colour}"'
-        drawn.append(f'<rect x="{left:.1f}" y="{y}" width="{max(right - left, 1):.1f}" height="{BAR}" {fill}/>')
-        if isinstance(row["goal"], float) and low <= row["goal"] <= high:
-            drawn.append(vertical(x(row["goal"]), y - 3, y + BAR + 3, stroke_width=2))
-        if low <= row.get("floor_ratio", 0) <= high and not bare:
-            drawn.append(diamond(x(row["floor_ratio"]), y + BAR / 2))
-        drawn.append(text(WIDTH, y + BAR - 1.5, three(ratio), text_anchor="end"))
-        y += BAR
-
-    scale = [text(x(step), y + 20, f"{step:g}", 11, text_anchor="middle", opacity=0.75) for step in marks]
-    sides = [
-        text(x(1) - 8, 26, "← faster", 11, text_anchor="end", opacity=0.75),
-        text(x(1) + 8, 26, "slower →", 11, opacity=0.75),
-    ]
-    height = y + 26
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(title)}: ratios"',
-            f'  viewBox="0 0 {WIDTH} {height}" style="width: 100%; max-width: 34rem" fill="currentColor"',
-            '  font-family="system-ui, sans-serif">',
-            text(0, 12, "what ipcio takes / what the other takes", 12, opacity=0.75),
-            *sides,
-            *drawn,
-            *scale,
-            "</svg>\n",
-        ]
-    )
+        labels.append((y, label(row), PALE))
+        y += 6 + BAR
+        bars.append(y - BAR / 2)
+    return labels, bars, y + 5
 
 
-def table(found):
-    """Everything, as Markdown."""
-    lines = [
-        f"Measured on {found['date']}: {'; '.join(found['about'].values())}. The least of all rounds.",
-        "",
-        "| operation | against | ipcio | the other | ratio | of medians | goal | floor / the other |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    panel = ""
-    for row in sorted(found["rows"], key=lambda row: list(PANELS).index(panel_of(row))):
-        if "skipped" in row:
-            continue
-        if panel != (panel := panel_of(row)):
-            lines.append(f"| **{PANELS[panel][0]}** | | | | | | | |")
-        goal = "" if row["goal"] is None else row["goal"]
-        against = f"{row['peer']} (bare)" if row["kind"] == "floor" else row["peer"]
-        floor = f"{three(row['floor_ratio'])}: {row['floor']}" if "floor" in row else ""
-        times = " | ".join(amount(row, row[side]["min"]) for side in ("ours", "theirs"))
-        ratios = f"{three(row['ratio'])} | {three(row['median'])}"
-        lines.append(f"| {row['operation']} | {against} | {times} | {ratios} | {goal} | {floor} |")
-    if skipped := [row for row in found["rows"] if "skipped" in row]:
-        reasons = dict.fromkeys(row["skipped"] for row in skipped)
-        lines += ["", f"Rows that could not be measured: {len(skipped)} ({'; '.join(reasons)})."]
-    return "\n".join(lines) + "\n"
+def picture(path, rows, theme):
+    """Draw a panel: for each row a bar from 1, to the left if ipcio is faster, to the right if it is slower."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import blended_transform_factory
+
+    low, high, marks = scale_of(rows)
+    labels, bars, height = places(rows)
+    whole = 50 + height + 18
+    text = TEXTS[theme]
+    with mpl.rc_context({**STYLE, "text.color": text, "xtick.color": text}):
+        figure = Figure((WIDTH / 72, whole / 72), dpi=72)
+        axes = figure.add_axes((12 / WIDTH, 18 / whole, (PLOT - 24) / WIDTH, height / whole), frameon=False)
+        axes.set(xscale="log", xlim=(low, high), ylim=(height, 0), yticks=[])
+        axes.minorticks_off()
+        axes.set_xticks(marks, [f"{mark:.5f}".rstrip("0").rstrip(".") for mark in marks], fontsize=11, alpha=0.75)
+        axes.tick_params(length=0, pad=4, labeltop=True)
+
+        def lines(points, **options):
+            """A vertical line at each point, all of them one path."""
+            half = BAR / 2 + 3
+            path = [end for x, y in points for end in ((x, y - half), (x, y + half), (x, math.nan))]
+            axes.plot([x for x, _ in path], [y for _, y in path], color=text, clip_on=False, **options)
+
+        lines([(mark, y) for y in bars for mark in marks if mark != 1], linewidth=1, alpha=0.2, zorder=0)
+        lines([(1, y) for y in bars], linewidth=1, alpha=0.8)
+        goals, floors = [], []
+        for number, (y, row) in enumerate(zip(bars, rows, strict=True)):
+            bare = row["kind"] == "floor"
+            colour = FASTER if row["ratio"] <= 1 else SLOWER
+            (bar,) = axes.barh(y, row["ratio"] - 1, BAR - 1, left=1, edgecolor=colour, clip_on=False)
+            bar.set(facecolor="none" if bare else colour, gid=f"bar-{number}")
+            if isinstance(row["goal"], float) and low <= row["goal"] <= high:
+                goals.append((row["goal"], y))
+            if low <= row.get("floor_ratio", 0) <= high and not bare:
+                floors.append((row["floor_ratio"], y))
+        lines(goals, linewidth=2.5)
+        diamonds = {"marker": "D", "ms": 5.5, "mec": "#888", "mew": 0.5, "ls": "none"}
+        axes.plot([x for x, _ in floors], [y for _, y in floors], color=text, clip_on=False, **diamonds)
+
+        beside = blended_transform_factory(figure.transFigure, axes.transData)
+        for y, words, options in labels:
+            axes.text(0, y, words, transform=beside, **options)
+        for y, row in zip(bars, rows, strict=True):
+            axes.text(1, y + 4, three(row["ratio"]), transform=beside, ha="right")
+        axes.text(1, -20, f"← faster{SPACE}", fontsize=11, ha="right", **PALE)
+        axes.text(1, -20, f"{SPACE}slower →", fontsize=11, **PALE)
+        axes.text(0, -38, UNIT, transform=beside, **PALE)
+        axes.text(1, -38, f"| goal{SPACE} ◆ floor", transform=beside, ha="right", **PALE)
+        about = {"Title": f"{PANELS[panel_of(rows[0])][0]}: {UNIT}"}
+        unknown = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # what would differ from day to day
+        figure.savefig(path, format="svg", transparent=True, metadata={**about, **unknown})
 
 
-def draw(found):
-    """All files, by name."""
-    rows = [row for row in found["rows"] if "skipped" not in row and row["kind"] != "bound"]
-    files = {"benchmarks.txt": table(found)}
-    for panel, (title, _) in PANELS.items():
-        if shown := [row for row in rows if panel_of(row) == panel]:
-            files[f"benchmarks-{panel}.svg"] = chart(title, sorted(shown, key=first_of(shown)))
-    return files
-
-
-def first_of(rows):
-    """Rows of one operation together, each operation where its first row is."""
-    operations = list(dict.fromkeys(row["operation"] for row in rows))
-    return lambda row: operations.index(row["operation"])
+def draw(runs, directory):
+    """Write all files."""
+    runs = sorted(runs, key=python_of, reverse=True)
+    with open(os.path.join(directory, "benchmarks.txt"), "w", encoding="utf-8", newline="\n") as file:
+        file.write(table(runs))
+    for panel, rows in drawn(runs[0]).items():
+        for theme in TEXTS:
+            picture(os.path.join(directory, f"benchmarks-{panel}-{theme}.svg"), rows, theme)
 
 
 def main():
-    parser = argparse.ArgumentParser("python -m benchmarks.chart", description="Draw charts of a run.")
-    parser.add_argument("file", metavar="FILE", help="what python -m benchmarks --json has written")
-    parser.add_argument("directory", metavar="DIRECTORY", help="where charts and table go")
-    arguments = parser.parse_args()
-    with open(arguments.file, encoding="utf-8") as file:
-        found = json.load(file)
-    os.makedirs(arguments.directory, exist_ok=True)
-    for name, content in draw(found).items():
-        with open(os.path.join(arguments.directory, name), "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
+    parser = argparse.ArgumentParser("python -m benchmarks.chart", description="Draw charts of runs, write a table.")
+    parser.add_argument("directory", metavar="DIRECTORY", help="has benchmarks-*.json, and gets charts and table")
+    directory = parser.parse_args().directory
+    runs = []
+    for path in glob.glob(os.path.join(glob.escape(directory), "benchmarks-*.json")):
+        with open(path, encoding="utf-8") as file:
+            runs.append(json.load(file))
+    if not runs:
+        parser.error(f"no benchmarks-*.json in {directory}: python -m benchmarks --json writes one")
+    draw(runs, directory)
 
 
 if __name__ == "__main__":

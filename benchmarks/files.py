@@ -61,7 +61,7 @@ def _(stack):
     return loops("h.seek(0); h.read(64)", "m.seek(0); m.read(64)", "m[:64]", **same_pages(stack, LINES))
 
 
-@row("face", "iterate lines of 64 B", 'iter(mmap.readline, b"")', 1.05, floor="BytesIO")
+@row("face", "iterate lines of 64 B", "mmap.readline until the end", 1.05, floor="BytesIO")
 def _(stack):
     return loops(
         "h.seek(0)\nfor line in h: pass",

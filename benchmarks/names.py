@@ -9,9 +9,27 @@ import mmap as bare
 import os
 import shutil
 import tempfile
+import threading
+import time
 from multiprocessing import shared_memory
 
-from benchmarks.rows import FLOOR, GIB, MANY, MIB, SELF, TMPFS, Skip, crowd, crowds, loops, new_name, optional, row
+from benchmarks import rows
+from benchmarks.rows import (
+    BOUND,
+    FLOOR,
+    GIB,
+    MANY,
+    MIB,
+    SELF,
+    TMPFS,
+    Skip,
+    crowd,
+    crowds,
+    loops,
+    new_name,
+    optional,
+    row,
+)
 from ipcio import mmap, shm
 
 # -- names -------------------------------------------------------------------
@@ -34,7 +52,7 @@ m.close()
 """
 
 
-@row("names", "create, close", "multiprocessing: create, close, unlink", 1.3, floor=MADE)
+@row("names", "create, close", "multiprocessing: create, close, unlink", 1.6, floor=MADE)
 def _(stack):
     return loops(
         "shm.create(name, 4096).close()",
@@ -49,7 +67,7 @@ def _(stack):
     )
 
 
-@row("names", "attach, close", "multiprocessing: attach, close", 0.9, floor=FOUND)
+@row("names", "attach, close", "multiprocessing: attach, close", 1.5, floor=FOUND)
 def _(stack):
     held = stack.enter_context(shm.create(new_name(), 4096))
     theirs = shared_memory.SharedMemory(new_name(), create=True, size=4096)
@@ -157,6 +175,42 @@ def _(stack):
     return in_a_row("shm.attach(name).close()", CALLS_OF_ATTACH, held.name, f"{TMPFS}/{held.name}")
 
 
+# -- other threads meanwhile ---------------------------------------------------
+
+
+def longest_pause(function):
+    """A side: how long another thread, which would run all the time, does not run while this one does the function."""
+
+    def once():
+        done, pauses = threading.Event(), []
+
+        def run():
+            longest, last = 0.0, time.perf_counter()
+            while not done.is_set():
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
+            pauses.append(longest)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            function()
+        finally:
+            done.set()
+            thread.join()
+        return pauses[0]
+
+    return once
+
+
+@row("names", "longest pause of another thread while create reserves 1 GiB", "a millisecond", 20.0, BOUND, "time.sleep")
+def _(stack):
+    size = 32 * MIB if rows.quick else GIB
+    need(size)
+    name = new_name()
+    return longest_pause(lambda: shm.create(name, size).close()), lambda: 0.001, longest_pause(lambda: time.sleep(0.3))
+
+
 # -- scaling: ipcio against itself ---------------------------------------------
 
 OTHERS = functools.partial(crowd, "shm")
@@ -186,9 +240,13 @@ for holders in (10, 100):
         return loops("shm.attach(many).close()", "shm.attach(one).close()", shm=shm, many=many, one=one)
 
 
+def need(size):
+    if shutil.disk_usage(TMPFS).free < size + 64 * MIB:
+        raise Skip(f"{TMPFS} has less than {size // MIB + 64} MiB left")
+
+
 def sizes(stack, statement, big, **options):
-    if shutil.disk_usage(TMPFS).free < 2 * big + 64 * MIB:
-        raise Skip(f"{TMPFS} has less than 2 GiB left")
+    need(2 * big)
     small, large = (stack.enter_context(shm.create(new_name(), size, reserve=False)).name for size in (MIB, big))
     return loops(
         statement.format(size=big, held=repr(large)), statement.format(size=MIB, held=repr(small)), shm=shm, **options

@@ -141,6 +141,40 @@ def _(_):
     return timed(lambda: asyncio.run(iterate_async())), timed(iterate), timed(lambda: lines_at_least(command))
 
 
+@row("proc", "longest pause of another task during async for", "a millisecond", 15.0, BOUND, "asyncio: readline")
+def _(_):
+    command = ["seq", "200000"]
+
+    async def longest_pause(iterate):
+        other = asyncio.create_task(run_always())
+        await asyncio.sleep(0)
+        await iterate()
+        other.cancel()
+        return await other
+
+    async def run_always():
+        longest, last = 0.0, time.perf_counter()
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(0)
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
+        return longest
+
+    async def iterate():
+        async for _, line in proc.spawn(command, stdout=True, encoding="utf-8", lines=True):
+            count(None, line)
+
+    async def bare():
+        child = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+        while line := await child.stdout.readline():
+            count(None, line)
+        await child.wait()
+
+    ours, floor = (lambda each=each: asyncio.run(longest_pause(each)) for each in (iterate, bare))
+    return ours, lambda: 0.001, floor
+
+
 def lines_of_popen():
     with subprocess.Popen(LINES, stdout=PIPE, encoding="utf-8") as child:
         for line in child.stdout:
@@ -171,12 +205,12 @@ def spawned(streams):
     os.waitpid(pid, 0)
 
 
-@row("proc", "spawn, wait", "Popen, communicate: one pipe", 1.0, floor="posix_spawn, read, waitpid")
+@row("proc", "spawn, wait", "Popen, communicate: one pipe", 1.05, floor="posix_spawn, read, waitpid")
 def _(_):
     return timed(lambda: ours(NOTHING)), timed(lambda: communicate(NOTHING)), timed(lambda: spawned(1))
 
 
-@row("proc", "spawn, wait", "Popen, communicate: two pipes", 1.0, floor="posix_spawn, read, waitpid")
+@row("proc", "spawn, wait", "Popen, communicate: two pipes", 1.05, floor="posix_spawn, read, waitpid")
 def _(_):
     theirs = timed(lambda: communicate(NOTHING, stderr=PIPE))
     return timed(lambda: ours(NOTHING, stderr=True)), theirs, timed(lambda: spawned(2))

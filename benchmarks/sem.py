@@ -77,12 +77,12 @@ def _(stack):
     return loops("with s: pass", "with m: pass", "with b: pass", **names)
 
 
-@row("sem", "dec, inc", "posix_ipc: acquire, release", 1.2, floor=CLASS)
+@row("sem", "dec, inc", "posix_ipc: acquire, release", 1.1, floor=CLASS)
 def _(stack):
     return against_posix(stack, "s.dec(); s.inc()", "p.acquire(); p.release()", PAIR)
 
 
-@row("sem", "acquire, release", "posix_ipc: acquire, release", 1.2, floor=CLASS)
+@row("sem", "acquire, release", "posix_ipc: acquire, release", 1.1, floor=CLASS)
 def _(stack):
     return against_posix(stack, "s.acquire(); s.release()", "p.acquire(); p.release()", PAIR)
 

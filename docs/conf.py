@@ -29,7 +29,7 @@ if find_spec("sphinx_copybutton"):
     copybutton_prompt_text = r">>> |\.\.\. |\$ "
     copybutton_prompt_is_regexp = True
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["attrs_inline", "deflist"]  # attributes: classes of images
 myst_heading_anchors = 3  # so that pages can link to each other's sections
 
 autodoc_member_order = "bysource"
