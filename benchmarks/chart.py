@@ -89,10 +89,10 @@ def measured(run):
 
 def table(runs):
     """Everything, as Markdown, a table for each panel; the newest Python comes first."""
-    versions = [python_of(run)[1] for run in runs]
+    versions = [f"Python {python_of(run)[1]}" for run in runs]
     found = [measured(run) for run in runs]
     rows = {key: row for rows in reversed(found) for key, row in rows.items()}  # of the newest Python that has the row
-    lines = [f"Charts and times are those of Python {versions[0]}. A time is the least of all rounds.", ""]
+    lines = [f"Charts and times are those of {versions[0]}. A time is the least of all rounds.", ""]
     for run, has in zip(runs, found, strict=True):
         goals = [missed(row) for row in has.values() if isinstance(row["goal"], float)]
         about = ", ".join(run["about"].values())

@@ -84,7 +84,7 @@ def test_the_table_has_a_column_for_each_python_and_marks_a_missed_goal(chart):
         for version, ratio in (("3.14.0", 1.501), ("3.9.1", 2.0))
     ]
     table = chart.table(runs)
-    assert "| 3.14 | 3.9 | goal |" in table
+    assert "| Python 3.14 | Python 3.9 | goal |" in table
     assert "| 1.50 | **2.00** ✗ | 1.5 |" in table
     assert "CPython 3.14.0, on today: 0 of 1 rows" in table
     assert "CPython 3.9.1, on today: 1 of 1 rows" in table
