@@ -13,14 +13,15 @@ from itertools import repeat, starmap
 from ipcio._event_loop import acquire
 from ipcio._layout import LOCKS, WORDS
 from ipcio._light import partial
+from ipcio._mutex_release import DEPTH, Releasing, end_of_block, refuse
 from ipcio._named import KIND_FLAG, NamedHandle, parts
-from ipcio._record import calling
+from ipcio._record import InSlot, calling
 from ipcio._timeouts import check_timeout, now
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, ClassVar, NoReturn, TypeVar
+    from collections.abc import Callable, Iterator
+    from typing import ClassVar, TypeVar
 
     from typing_extensions import Self
 
@@ -31,16 +32,14 @@ if TYPE_CHECKING:
 
 RECURSIVE = KIND_FLAG  # in the header
 
-# The words.  Only the owner changes them.
-_NOTIFIED = WORDS  # how often waiting threads have been notified
-_DEPTH = WORDS + 4  # how often the owner has acquired a recursive mutex, beyond the first time
+_NOTIFIED = WORDS  # a word that only the owner changes: how often waiting threads have been notified
 
 _DEEPEST = 2**32 - 1
 _SLOWLY: Iterator[int] = repeat(errno.EBUSY)
 _NO_ARGUMENTS: repeat[tuple[()]] = repeat(())
 
 
-class Mutex(NamedHandle):
+class Mutex(NamedHandle, Releasing):
     """A lock that processes share: one thread of one process owns it, and the others wait.
 
     Functions of `ipcio.mutex` return handles; this class is not called.  ``with m as m:`` acquires the mutex and
@@ -51,8 +50,9 @@ class Mutex(NamedHandle):
     repair what the mutex protects.
 
     While one thread waits, others run, and Ctrl-C ends every wait within 0.2 s: a call that is interrupted
-    has acquired nothing.  (An interrupt in the first instant of the end of a ``with`` block can leave the mutex
-    acquired.)
+    has acquired nothing.  A ``with`` block releases the mutex at its end, at whatever moment Ctrl-C comes.  (Except for
+    a mutex that is recursive or that other users may write to, and with musl, on macOS and on Windows: there Ctrl-C in
+    the first instant of the end of the block can leave the mutex acquired.)
 
     After `close`, every method but `close` raises `ValueError`.  Closing is optional: a handle that is
     garbage-collected closes itself.  Closing releases nothing: a mutex that a thread has acquired stays acquired
@@ -60,17 +60,20 @@ class Mutex(NamedHandle):
     sides of a ``fork`` (the child owns nothing) and pickle by attaching again.
     """
 
-    __slots__ = ("_is_recursive", "_lock", "_notes", "_releasing", "_trying", "_words")
+    __slots__ = ("_exit", "_is_recursive", "_lock", "_notes", "_releasing", "_trying", "_words")
 
     KIND: ClassVar[str] = "mutex"
     HAS_LOCKS: ClassVar[bool] = True
 
-    _trying: Iterator[int]  # these three as in `ipcio._backend.parts.Lock`
-    _releasing: Iterator[int]
-    _notes: Sequence[int]
-    _lock: Lock | None  # None: closed
-    _words: Words | None
-    _is_recursive: bool
+    _trying: Iterator[int]  # as in `ipcio._backend.parts.Lock`
+    _exit: Callable[..., None]
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, *_: object) -> None: ...
+
+    else:
+        __exit__ = InSlot("_exit", "Release the mutex.")
 
     def _set_up(self, opened: OpenObject, flags: int) -> None:
         lock = parts.lock(opened, LOCKS[0])
@@ -80,23 +83,24 @@ class Mutex(NamedHandle):
         if self._is_recursive:
             self._trying, self._notes = _SLOWLY, (1,)
         self._lock = lock
+        self._exit = end_of_block(self, self._share)
+
+    def _end_by_collector(self) -> None:
+        if self._share is not None:  # `_exit` has it, too, and a ``with`` statement may keep that
+            self._fd, self._share = -1, None
 
     def _drop(self) -> None:
-        self._trying = starmap(partial(_refuse, self._name), _NO_ARGUMENTS)
+        self._exit = refuses = partial(refuse, self._name)
+        self._trying = starmap(refuses, _NO_ARGUMENTS)
         self._notes = (1,)
         self._releasing = _SLOWLY
         self._lock = self._words = None
-
-    def _open(self) -> tuple[Lock, Words]:
-        lock, words = self._lock, self._words
-        if lock is None or words is None:
-            _refuse(self._name)
-        return lock, words
 
     # -- acquiring ---------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Acquire the mutex; wait until it is free."""
+        # For speed, this is `acquire` written out, without its arguments.
         for code in self._trying:
             if not code and not self._notes[0]:
                 return self
@@ -107,22 +111,6 @@ class Mutex(NamedHandle):
                 self._undo(code)
                 raise
         raise AssertionError("unreachable")
-
-    def __exit__(self, *_: object) -> None:
-        """Release the mutex."""
-        if self._notes[0]:
-            depth = None
-            try:
-                depth = self._depth()
-                self._release()
-            except BaseException:
-                self._release_again(depth)
-                raise
-        else:
-            for code in self._releasing:
-                if not code:
-                    return
-                self._refuse_release()
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Acquire the mutex within `timeout` seconds; return whether it was acquired.
@@ -166,17 +154,17 @@ class Mutex(NamedHandle):
 
     def _acquire_recursive(self, lock: Lock, words: Words, seconds: float | None) -> bool:
         if lock.is_mine():
-            depth = words.load(_DEPTH) + 1
+            depth = words.load(DEPTH) + 1
             if depth > _DEEPEST:
                 raise OverflowError(f"this thread has acquired mutex {self._name!r} {depth} times")
-            for _ in calling(words.store, _DEPTH, depth):
+            for _ in calling(words.store, DEPTH, depth):
                 return True
         got = 0
         try:
             for got in calling(lock.acquire, seconds):  # noqa: B007 -- `calling` keeps it
                 pass
             if got:
-                words.store(_DEPTH, 0)  # of an owner that ended it may be another number
+                words.store(DEPTH, 0)  # of an owner that ended it may be another number
             for answer in (got != 0,):
                 return answer
         except BaseException:
@@ -211,57 +199,11 @@ class Mutex(NamedHandle):
 
     def _give_back(self) -> None:
         lock, words = self._open()
-        depth = words.load(_DEPTH) if self._is_recursive else 0
+        depth = words.load(DEPTH) if self._is_recursive else 0
         if depth:
-            words.store(_DEPTH, depth - 1)
+            words.store(DEPTH, depth - 1)
         else:
             lock.give_back()
-
-    # -- releasing ---------------------------------------------------------
-
-    def release(self) -> None:
-        """Release the mutex, and let one waiting thread in.
-
-        `RuntimeError` if this thread does not own it.
-        """
-        if self._notes[0]:
-            depth = None
-            try:
-                depth = self._depth()
-                self._release()
-            except BaseException:
-                self._release_again(depth)
-                raise
-        else:
-            for code in self._releasing:
-                if not code:
-                    return
-                self._refuse_release()
-
-    def _release(self) -> None:
-        lock, words = self._open()
-        if not lock.is_mine():
-            self._refuse_release()
-        depth = self._depth()
-        if depth:
-            words.store(_DEPTH, depth - 1)
-        else:
-            lock.release()
-
-    def _release_again(self, depth: int | None) -> None:
-        """Release if a signal handler has raised before that was done; `depth` is that before, None: not known."""
-        if self._lock is not None and self._lock.is_mine() and depth in {None, self._depth()}:
-            self._release()
-
-    def _depth(self) -> int:
-        """Return how often this thread, which owns it, has acquired it beyond the first time."""
-        return self._open()[1].load(_DEPTH) if self._is_recursive else 0
-
-    def _refuse_release(self) -> NoReturn:
-        lock, _ = self._open()
-        owner = lock.owner()
-        held = "" if owner is None else f"; process {owner} does"
-        raise RuntimeError(f"this thread does not own mutex {self._name!r}{held}")
 
     # -- waiting for a change ----------------------------------------------
 
@@ -282,11 +224,11 @@ class Mutex(NamedHandle):
         """
         seconds = check_timeout(timeout)
         lock, words = self._own()
-        depth = words.load(_DEPTH) if self._is_recursive else 0
+        depth = words.load(DEPTH) if self._is_recursive else 0
         notified = words.load(_NOTIFIED)
         try:
             if depth:
-                words.store(_DEPTH, 0)
+                words.store(DEPTH, 0)
             lock.release()
             woken = words.wait(_NOTIFIED, notified, seconds)
         finally:
@@ -301,7 +243,7 @@ class Mutex(NamedHandle):
         if not lock.is_mine():
             _acquire_again(lock)
         if self._is_recursive:
-            words.store(_DEPTH, depth)
+            words.store(DEPTH, depth)
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Do as `wait` until `predicate()` is true, for `timeout` seconds at the most; return its last result.
@@ -378,10 +320,6 @@ class Mutex(NamedHandle):
         except (OSError, ValueError):  # another process has cut the object short
             held = False
         return f"{' recursive' if self._is_recursive else ''}{' locked' if held else ''}"
-
-
-def _refuse(name: str, *_: Any) -> NoReturn:
-    raise ValueError(f"I/O operation on closed file: mutex {name!r}")  # the io module's words
 
 
 def _acquire_again(lock: Lock) -> None:

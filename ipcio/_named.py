@@ -209,9 +209,13 @@ class NamedHandle:
         # Python would print what is raised: by a handle that was not made, and when a program ends and this module has
         # no more variables (`suppress` would be one).
         try:
+            self._end_by_collector()
             self.close()
         except Exception:  # noqa: BLE001, S110
             pass
+
+    def _end_by_collector(self) -> None:
+        """Prepare `close` if the program has not called it."""
 
     def _check_open(self) -> OpenObject:
         opened = self._opened

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from itertools import islice, repeat, starmap
 
-from ipcio._light import deque, partial
+from ipcio._light import attrgetter, deque, partial
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -131,3 +131,18 @@ def call_locked(owner: HasLock, function: Callable[..., T], *arguments: Any) -> 
             raise
         return result
     raise AssertionError("unreachable")
+
+
+# -- no Python code before the call ----------------------------------------------
+
+
+class InSlot(property):
+    """A method that is in a slot of the instance: C code finds it there, and it can be called on the class."""
+
+    def __init__(self, slot: str, doc: str) -> None:
+        super().__init__(attrgetter(slot))
+        self.__doc__ = doc
+
+    def __call__(self, instance: object, *arguments: object) -> object:
+        assert self.fget is not None
+        return self.fget(instance)(*arguments)

@@ -15,8 +15,8 @@ from itertools import repeat, starmap
 from ipcio._event_loop import acquire
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
-from ipcio._light import attrgetter, index, partial
-from ipcio._record import calling
+from ipcio._light import index, partial
+from ipcio._record import InSlot, calling
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
 
@@ -32,18 +32,6 @@ _ZERO = 0
 _NUMBERS = frozenset({int, float})  # the usual types
 _NO_ARGUMENTS: repeat[tuple[()]] = repeat(())
 _DO_NOT_BLOCK = repeat((False,))
-
-
-# A method that is in a slot of the instance: C code finds it there, and it can be called on
-# the class.  (It has no docstring, which `help` would show in place of the method's own.)
-class _InSlot(property):
-    def __init__(self, slot: str, doc: str) -> None:
-        super().__init__(attrgetter(slot))
-        self.__doc__ = doc
-
-    def __call__(self, instance: object, *arguments: object) -> object:
-        assert self.fget is not None
-        return self.fget(instance)(*arguments)
 
 
 class Semaphore:
@@ -96,8 +84,8 @@ class Semaphore:
                 raise AssertionError("unreachable")
 
         else:
-            __enter__ = _InSlot("_enter", "Acquire a permit; wait until one is free.")
-        __exit__ = _InSlot("_exit", "Release a permit.")
+            __enter__ = InSlot("_enter", "Acquire a permit; wait until one is free.")
+        __exit__ = InSlot("_exit", "Release a permit.")
 
     _enter: Callable[[], bool]
     _exit: Callable[..., None]

@@ -63,12 +63,15 @@ class Lock(Protocol):
 
     @property
     def releasing(self) -> Iterator[int]:
-        """If `notes` are 0, each step releases it and returns 0; another number if this thread does not own it."""
+        """Each step releases it and returns 0, or another number if this thread does not own it.
+
+        If `notes` are a tuple, each step does nothing and returns a number other than 0: call `release`.
+        """
         ...
 
     @property
     def notes(self) -> Sequence[int]:
-        """Whether there is more to do than these steps do."""
+        """Whether there is more to do than a step of `trying` does."""
         ...
 
     def acquire_after(self, code: int, seconds: float | None, /) -> int:

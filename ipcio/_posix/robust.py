@@ -48,6 +48,7 @@ _OWNER_DIED = 0x40000000  # in the first word; <linux/futex.h>
 _ACQUIRED, _BUSY = {0, errno.EOWNERDEAD}, {errno.EBUSY, errno.ETIMEDOUT}
 
 ABANDONED = 1  # in `RobustLock.notes`
+_GIVEN_BACK = 4  # there, too
 
 _futex = futex_number()
 _WAKE_OP = 5
@@ -76,7 +77,12 @@ class RobustLock:
 
     trying: Iterator[int]
     releasing: Iterator[int]
-    notes: Any  # the owner changes them: `ABANDONED` from an acquire to the next release, `LENT` while it is lent
+    notes: Any
+    """Bits of a word that only the owner changes.
+
+    `ABANDONED`: the owner before this one has ended.  The bit stays when `releasing` has released the mutex, and the
+    next owner clears it.  With `_GIVEN_BACK`, it is meant for the next owner.  `LENT`: it is lent to a program.
+    """
 
     def __init__(self, fd: int, path: str, offset: int, pid_namespace: Callable[[], int], name: str) -> None:
         """Use the mutex at this offset of the object that is open, to read and write, as `fd`.
@@ -134,9 +140,12 @@ class RobustLock:
                 has_waited = True
                 for code in calling(pthread_mutex.wait, self._address, min(left, _SLICE)):  # noqa: B007, PLR1704
                     pass
-            if code:
-                self.notes[0] |= ABANDONED  # before the next line: it stays so if a kill comes in between
+            if code or self.notes[0] & _GIVEN_BACK:
+                code = errno.EOWNERDEAD  # for `undo`
+                self.notes[0] = self.notes[0] & LENT | ABANDONED  # if a kill comes now, the next owner finds EOWNERDEAD
                 pthread_mutex.consistent(self._address)
+            else:
+                self.notes[0] &= LENT
             if self.notes[0] & LENT:
                 with self._file() as fd:
                     if not lending.wait(fd, self._borrowed, self._borrower(), end):
@@ -153,9 +162,13 @@ class RobustLock:
             if code:
                 self.notes[0] |= ABANDONED
                 pthread_mutex.consistent(self._address)
-            self.give_back()
+                self.give_back()
+            else:
+                pthread_mutex.unlock(self._address)
 
     def give_back(self) -> None:
+        if self.notes[0] & ABANDONED:
+            self.notes[0] |= _GIVEN_BACK
         pthread_mutex.unlock(self._address)
 
     def release(self) -> None:

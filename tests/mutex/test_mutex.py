@@ -297,6 +297,12 @@ def test_a_thread_that_ends_lets_the_next_one_in_which_is_told(m):
         assert not m.abandoned
         other.acquire()
     assert_free(m)
+    assert elsewhere(m.acquire) is True
+    with m:
+        assert m.abandoned
+    assert not m.abandoned
+    assert elsewhere(lambda: m.acquire() and (m.abandoned, m.release())) == (False, None)
+    assert_free(m)
 
 
 ENDS = {

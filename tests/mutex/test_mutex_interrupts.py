@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
+from contextlib import closing
 
 import pytest
+from abilities import lacks
 from campaigns import places
 from troubles import interrupted_after
 
@@ -75,3 +79,44 @@ def test_an_interrupted_acquire_has_acquired_nothing(name, perm, recursive):
             break
         assert is_free(m)
     m.close()
+
+
+def is_released_by_c():
+    if lacks("posix"):
+        return False
+    from ipcio._posix import pthread_mutex
+
+    return pthread_mutex.blank() is not None
+
+
+@pytest.mark.needs("signals")
+@pytest.mark.able(probe=is_released_by_c)
+def test_interrupts_at_random_moments_leave_no_mutex_of_a_with_block_acquired(name):
+    """In one of ten rounds, the last owner ended without a release."""
+
+    class InterruptError(Exception):
+        pass
+
+    def interrupt(*_):
+        raise InterruptError
+
+    chance = random.Random(1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with closing(mutex.create(name)) as m:
+            for turn in range(3000):
+                if turn % 10 == 0:
+                    owner = threading.Thread(target=m.acquire)
+                    owner.start()
+                    owner.join()
+                    while m.locked():  # its thread ends a moment later
+                        pass
+                with pytest.raises(InterruptError):  # noqa: PT012
+                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 1e-4))
+                    while True:
+                        with m:
+                            pass
+                assert not m.locked(), f"in turn {turn}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
