@@ -14,6 +14,7 @@ import peers
 import pytest
 import turns
 from abilities import lacks
+from campaigns import left_out
 from leftovers import children, descriptors, left_since, named, survey
 from peers import Peer
 from witnesses import compile_c
@@ -171,7 +172,9 @@ def compiled(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what the machine, or this user, is unable to do: ``@pytest.mark.able(probe=...)``, ``root``.
+    """Leave out what the machine, or this user, is unable to do, and most of what is sampled.
+
+    See ``@pytest.mark.able(probe=...)``, ``root`` and `campaigns.left_out`.
 
     A skip says that something could be installed, and is a failure where everything is.
     """
@@ -186,9 +189,11 @@ def pytest_collection_modifyitems(config, items):
     unable = [item for item in items for mark in item.iter_markers("able") if not mark.kwargs["probe"]()]
     if hasattr(os, "geteuid") and os.geteuid() != 0:
         unable += [item for item in items if item.get_closest_marker("root")]
+    unable += left_out(items)
     if unable:
-        items[:] = [item for item in items if item not in unable]
-        config.hook.pytest_deselected(items=unable)
+        without = set(unable)
+        items[:] = [item for item in items if item not in without]
+        config.hook.pytest_deselected(items=list(without))
 
 
 def pytest_configure(config):

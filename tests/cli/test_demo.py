@@ -44,7 +44,7 @@ def files(tmp_path):
 def slow(tmp_path):
     """A file that keeps a worker busy for a while."""
     path = tmp_path / "slow"
-    path.write_bytes(b"here are eight words in a line here\n" * 80_000)
+    path.write_bytes(b"here are eight words in a line here\n" * 25_000)
     return str(path)
 
 

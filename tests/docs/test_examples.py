@@ -279,7 +279,7 @@ def test_record_locks_lose_no_change(tmp_path, start):
 @pytest.mark.needs("sh", "posix")
 def test_logs_of_a_child(start):
     assert end(start("child_logs.py", 30, "sh", "-c", "echo one; exit 3")) == ("INFO one\n", 3)
-    assert end(start("child_logs.py", 2, "sh", "-c", "echo two >&2; sleep 90 & sleep 90")) == ("WARNING two\n", 1)
+    assert end(start("child_logs.py", 1, "sh", "-c", "echo two >&2; sleep 90 & sleep 90")) == ("WARNING two\n", 1)
 
 
 @pytest.mark.parametrize("first", ["offer", "use"])

@@ -100,6 +100,7 @@ def scenarios(of):
     return pytest.mark.parametrize(("scenario", "way"), both, indirect=["way"])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("trouble", TROUBLES)
 @scenarios(OPENING)
 @pytest.mark.usefixtures("way")

@@ -80,6 +80,7 @@ OPENING = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("scenario", OPENING)
 @pytest.mark.parametrize("way", ["O_TMPFILE"], indirect=True)

@@ -110,6 +110,7 @@ def scenarios(of):
 # -- a call fails or is interrupted ------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("trouble", TROUBLES)
 @scenarios(OPENING)
 @pytest.mark.usefixtures("way")
@@ -224,6 +225,7 @@ def look(way, name):
 LOOKS = ("attach", "plain", "unlink", "undo", "gc")
 
 
+@pytest.mark.sampled(3)
 @scenarios([scenario for scenario, (state, _) in OPENING.items() if state in {"", "plain orphan", "undo orphan"}])
 def test_a_call_that_is_killed_leaves_a_free_name(left, plan, way, scenario):
     """The next call, whichever it is, finds the name free, and `gc` removes what else there is."""

@@ -238,7 +238,7 @@ def test_an_unlink_from_outside_leaves_nothing_in_the_way(plain, peer):
 
 
 def test_who_is_stopped_in_mid_step_is_not_waited_for(kind, peer):
-    a = peer(kind.make())
+    a = peer("from ipcio._posix import lifetime; lifetime.PATIENCE = 0.2", kind.make())
     gate = os.open(kind.directory, os.O_RDONLY)
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)

@@ -79,7 +79,7 @@ TREE = python(
 
 def test_out_of_time_the_program_is_killed_and_what_it_wrote_is_kept():
     with pytest.raises(TimeoutError) as caught:
-        run(TREE, timeout=1, encoding="utf-8")
+        run(TREE, timeout=0.5, encoding="utf-8")
     error = caught.value
     assert (error.stdout, error.stderr) == ("begun\n", "too\n")
     assert error.filename == TREE
@@ -151,7 +151,7 @@ def test_its_descendants_are_killed_with_it(end, tmp_path, monkeypatch):
         from ipcio._posix.spawn import Popen
 
         monkeypatch.setattr(Popen, "_identify", interrupt_the_start)
-    options = {"timeout": 3} if end == "time" else {"callback": interrupt}
+    options = {"timeout": 1} if end == "time" else {"callback": interrupt}
     with pytest.raises(TimeoutError if end == "time" else KeyboardInterrupt):
         run(python(wait, "-S", "-E", "-c", lock, str(tmp_path / "file")), **options)
     import fcntl

@@ -93,6 +93,7 @@ class Reader:
 @KINDS
 @pytest.mark.parametrize("start", ["fork", "multiprocessing fork", "multiprocessing spawn", "unrelated"])
 @pytest.mark.parametrize(("processes", "permits"), [(4, 1), (5, 2)])
+@pytest.mark.sampled(3)
 def test_never_more_inside_than_permits(make, name, tmp_path, peer, start, processes, permits):
     if start in {"multiprocessing spawn", "unrelated"}:
         processes, visits = permits + 1, rounds(300)

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import sys
+import zlib
 
 import pytest
 
@@ -28,6 +29,24 @@ def places():
     """
     step = max(1, round(1 / FACTOR))
     return itertools.chain([0], itertools.count(random.randint(1, step), step))
+
+
+def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The combinations of ``@pytest.mark.sampled(n)`` tests that a short run leaves out.
+
+    The first one of each test stays.  Which others do depends on their names alone, so every run has the same.
+    """
+    seen: set[str] = set()
+    out = []
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is None or FACTOR >= 1:
+            continue
+        test, _, combination = item.nodeid.partition("[")
+        if test in seen and zlib.crc32(combination.encode()) % mark.args[0]:
+            out.append(item)
+        seen.add(test)
+    return out
 
 
 FREE_THREADED = "free-threading" in sys.version
