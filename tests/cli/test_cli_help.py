@@ -46,6 +46,7 @@ def installed(tmp_path_factory):
 
 @pytest.mark.needs("sh", "persistence", "value", "undo", "open file locks")
 @pytest.mark.parametrize("parser", EACH)
+@pytest.mark.sampled(3)
 def test_every_example_works(parser, unique, installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parser.examples

@@ -88,6 +88,7 @@ def test_what_killed_processes_held_does_not_exist_for_wait(name, call, kind):
 
 
 @pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.sampled(2)
 def test_wait_ends_when_the_name_appears_and_when_it_goes(name, call, kind, monkeypatch):
     """Between two looks it keeps nothing, so the last handle here is the last one."""
     exists = _inventory.exists

@@ -258,6 +258,7 @@ def test_a_mapping_that_fails_or_is_interrupted_leaves_nothing(tmp_path, plan, s
     [*((kill_after, then) for then in ("attach", "create", "exist_ok", "unlink")), (kill_before, "create")],
 )
 @pytest.mark.parametrize("scenario", ["create", "create sparse", "create over an orphan"])
+@pytest.mark.sampled(3)
 def test_a_create_that_is_killed_was_never(left, plan, way, scenario, trouble, then):
     """Wherever the kill hits, the next call of whatever kind finds a free name and no trace of it."""
     name = left.tag

@@ -28,6 +28,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "seed"), CASES)
+@pytest.mark.sampled(3)
 def test_what_is_short_or_missing_is_an_error_that_leaves_nothing_and_passes(name, seed):
     done = Forked(limits.WORLDS[name], random.Random(seed)).result()
     assert done["operations"] >= 7

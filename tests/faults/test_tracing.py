@@ -99,6 +99,7 @@ FEW = (
 
 
 @pytest.mark.parametrize("operation", FEW)
+@pytest.mark.sampled(3)
 def test_a_process_killed_before_any_call_leaves_no_other_waiting(operation, unique, tmp_path):
     from campaign.kills import kill_at
     from campaign.operations import warm_up
@@ -112,6 +113,7 @@ def test_a_process_killed_before_any_call_leaves_no_other_waiting(operation, uni
 
 
 @pytest.mark.parametrize("operation", FEW)
+@pytest.mark.sampled(3)
 def test_a_call_that_fails_is_reported_and_nothing_is_left(operation, unique, tmp_path):
     from campaign.failure import errors_of, fail_at
     from campaign.operations import warm_up

@@ -663,6 +663,7 @@ def interrupt(path, kind, timeout, rounds, longest):
 @needs_fork
 @waits
 @pytest.mark.parametrize("kind", HANDLES)
+@pytest.mark.sampled(3)
 def test_an_interrupted_call_that_competes_has_no_lock(path, kind, timeout):
     with Forked(compete, path):
         assert Forked(interrupt, path, kind, timeout, 400, 0.001).result() > 10

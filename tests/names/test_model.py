@@ -37,6 +37,7 @@ HELD = [
 
 
 @pytest.mark.parametrize(("programs", "options"), HELD)
+@pytest.mark.sampled(3)
 def test_no_order_breaks_a_promise(programs, options):
     states = Search(*programs, **options).run()
     print(f"{', '.join(programs)}: {states} states")
@@ -239,6 +240,7 @@ BREAKAGES = [
     BREAKAGES,
     ids=[f"{breakage[0].__name__}: {', '.join(breakage[1])}" for breakage in BREAKAGES],
 )
+@pytest.mark.sampled(3)
 def test_a_protocol_with_one_thing_wrong_is_found_out(protocol, programs, options, complaint):
     Search(*programs, **options).run()
     with pytest.raises(AssertionError, match=complaint):

@@ -255,6 +255,7 @@ MORE = bytes(range(256)) * 8192
 
 @both_kernels
 @takers
+@pytest.mark.sampled(3)
 def test_floods_in_both_directions_and_on_both_outputs_arrive(take, kernel):
     data = random.Random(4).randbytes(8 * MIB)
     pairs, status = take(OUT_OF_STEP, stdin=io.BytesIO(data), stdout=True, stderr=True)
@@ -438,6 +439,7 @@ def test_the_rest_of_a_tree_is_within_reach_after_its_leader(end, kernel, group)
 
 @pytest.mark.needs("trees")
 @pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.sampled(4)
 def test_grace_is_for_the_whole_tree(how, kernel, group):
     """It ends with the last of the group; what is left is killed then, though its leader has gone."""
     for stays in True, False:
@@ -1028,6 +1030,7 @@ def use_and_drop(what, kept):
 @both_kernels
 @pytest.mark.parametrize("state", ["fresh", "watched", "full", "ended"])
 @pytest.mark.parametrize("what", COPIES.values(), ids=COPIES)
+@pytest.mark.sampled(3)
 def test_a_copy_in_a_forked_process_touches_nothing_of_the_original(what, state, kernel):
     file = io.BytesIO()
     h = proc.spawn(["cat"], stdin=True, stdout=file)

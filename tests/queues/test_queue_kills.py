@@ -60,6 +60,7 @@ def drain(pipe, notes):
 
 @campaign
 @pytest.mark.parametrize(("perm", "size"), [(0o600, 700), (0o600, 20_000), (0o666, 3000)])
+@pytest.mark.sampled(3)
 def test_killed_writers_and_readers_tear_lose_and_double_nothing(name, perm, size):
     """A reader that is killed may have taken one message that it could not note."""
     chance = random.Random(size)

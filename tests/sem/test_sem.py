@@ -752,6 +752,7 @@ def test_a_wait_goes_on_after_a_signal(make, name, wait, act):
 
 @pytest.mark.needs("signals")
 @pytest.mark.parametrize("act", IN_THE_MIDST.values(), ids=IN_THE_MIDST)
+@pytest.mark.sampled(3)
 def test_signals_do_not_lengthen_a_timeout(make, act):
     """However many come; else this never ends."""
     s = make(0)

@@ -231,6 +231,7 @@ def test_ping_pong(name, unique, undo, peer, tmp_path, where):
 @KINDS
 @HOWS
 @pytest.mark.parametrize("giving", ["inc", "release", "exit of a with block"])
+@pytest.mark.sampled(3)
 def test_a_waiting_thread_is_woken_by_another_process(make, how, giving):
     s = make(0)
     with Event() as ready:
@@ -284,6 +285,7 @@ GRAIN = 0.002  # between the system's clock, which sem_timedwait goes by, and th
 @KINDS
 @pytest.mark.parametrize("taken_by", ["nobody", "us", pytest.param("another process", marks=needs_fork)])
 @pytest.mark.parametrize("call", ["dec", "acquire"])
+@pytest.mark.sampled(3)
 def test_a_wait_without_a_set_lasts_until_its_timeout(make, taken_by, call):
     s = make(0 if taken_by == "nobody" else 1)
     with ExitStack() as stack:
@@ -559,6 +561,7 @@ WAITS_AND_HANDLERS = [
 @needs_fork
 @KINDS
 @pytest.mark.parametrize(("how", "handler"), WAITS_AND_HANDLERS)
+@pytest.mark.sampled(3)
 def test_a_wait_goes_on_after_a_handler_that_does_not_raise(make, unique, undo, how, handler):
     """Whatever the handler does."""
     s = make(0)
@@ -587,6 +590,7 @@ def test_a_wait_goes_on_after_a_handler_that_does_not_raise(make, unique, undo, 
 @needs_fork
 @KINDS
 @pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.sampled(3)
 def test_a_handler_shortens_no_timeout(make, unique, undo, handler):
     s = make(0)
     with closing(sem.create(unique(), 0, undo=undo)) as other:
@@ -726,6 +730,7 @@ def spin(seconds):
 @needs_fork
 @KINDS
 @pytest.mark.parametrize("how", INTERRUPTED)
+@pytest.mark.sampled(3)
 def test_interrupts_at_random_moments_lose_no_permit_and_make_none(make, how):
     """In each round one permit is given and one interrupt sent, in any order and at any distance."""
     s = make(0)

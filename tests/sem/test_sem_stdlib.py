@@ -55,6 +55,7 @@ def names() -> list[str]:
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 @pytest.mark.parametrize("name", names())
+@pytest.mark.sampled(4)
 def test_as_threading_tests_its_own(name, make):
     case = type("Case", (lock_tests.SemaphoreTests,), {"semtype": staticmethod(make)})(name)
     case.debug()  # runs it with what belongs to it, and lets its errors through
