@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from itertools import repeat
 
-from ipcio._timeouts import now
+from ipcio._timeouts import now, wait_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from ipcio._backend.parts import Words
     from ipcio._ring import Bell
-
-_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks, where the system has no call that waits
 
 
 class _Word:
@@ -48,14 +45,7 @@ class _Look:
         return self._look()
 
     def wait(self, before: object, seconds: float, /) -> bool:
-        end, pause = now() + seconds, _FIRST_PAUSE
-        while self.look() == before:
-            left = end - now()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LAST_PAUSE)
-        return True
+        return wait_until(lambda: self.look() != before, now() + seconds)
 
 
 def bell(words: Words, at: int, look: Callable[[], object]) -> Bell:

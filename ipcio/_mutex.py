@@ -100,7 +100,7 @@ class Mutex(NamedHandle, Releasing):
 
     def __enter__(self) -> Self:
         """Acquire the mutex; wait until it is free."""
-        # For speed, this is `acquire` written out, without its arguments.
+        # For speed, this is `acquire` without its arguments, written out.
         for code in self._trying:
             if not code and not self._notes[0]:
                 return self

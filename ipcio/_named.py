@@ -32,6 +32,7 @@ from ipcio._layout import DATA, HEADER, LOCKS, WIDE
 from ipcio._light import partial, suppress
 from ipcio._names import (
     CALLED,
+    Named,
     attach_in_time,
     check_name,
     check_owner,
@@ -73,7 +74,7 @@ KIND_FLAG = 0x100
 _WIDEN = "create it with a wider perm=, such as perm=0o666"
 
 
-class NamedHandle:
+class NamedHandle(Named):
     """The handle of a mutex, an event or a queue: what it has open, and its end.
 
     A subclass says its kind, and what `_set_up` makes of the open object.
@@ -90,8 +91,6 @@ class NamedHandle:
     _share: Share | None
     _opened: OpenObject | None  # None: closed, or not set up yet
     _again: Callable[[str], Any]  # attaches a pickled copy
-    _name: str
-    _created: bool
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of the module make handles."""
@@ -163,16 +162,6 @@ class NamedHandle:
         raise OSError(number, f"{self.KIND} {self._name!r}: {text}", self._name)
 
     # -- what every handle has ---------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The name by which the handle was opened; kept after `close`."""
-        return self._name
-
-    @property
-    def created(self) -> bool:
-        """Whether the call that returned this handle created the object (``exist_ok=True`` may attach instead)."""
-        return self._created
 
     @property
     def closed(self) -> bool:

@@ -91,6 +91,26 @@ def owner_of_new(owner: int | None) -> int | None:
     return None if owner is None else int(os.geteuid())  # type: ignore[attr-defined,unused-ignore]
 
 
+class Named:
+    """What a handle says of its name."""
+
+    if not TYPE_CHECKING:  # for a type checker, attributes without slots are errors
+        __slots__ = ()
+
+    _name: str
+    _created: bool
+
+    @property
+    def name(self) -> str:
+        """The name by which the handle was opened; kept after `close`."""
+        return self._name
+
+    @property
+    def created(self) -> bool:
+        """Whether the call that returned this handle created the object (``exist_ok=True`` may attach instead)."""
+        return self._created
+
+
 def invent_name() -> str:
     """Return a name that no object has: 64 random bits, short enough for macOS (30 characters)."""
     return f"ipcio-{os.urandom(8).hex()}"

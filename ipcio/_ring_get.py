@@ -52,7 +52,8 @@ class Readers(Ring):
         if timeout is not None and block:
             timeout = check_seconds(timeout)
         code = 0
-        # This is `_try_take`, written out for speed.  It handles a message that ends before the end of the ring.
+        # This is `_try_take`, written out for speed.  It handles a message that ends before the end of the ring.  What
+        # `Writers.put` does at the other end has the same steps, with head and tail exchanged: change both.
         cells, contents, flags = self._cells, self._bytes, self._flags
         wake, lock = self._wake_writers, self._readers
         release = lock.releasing

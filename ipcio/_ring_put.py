@@ -52,7 +52,8 @@ class Writers(Ring):
                 raise
         length = len(data)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] -- `bytes`
         code = 0
-        # This is `_try_put`, written out for speed.  It handles a message that ends before the end of the ring.
+        # This is `_try_put`, written out for speed.  It handles a message that ends before the end of the ring.  What
+        # `Readers.get` does at the other end has the same steps, with head and tail exchanged: change both.
         cells, contents, flags = self._cells, self._bytes, self._flags
         wake, lock = self._wake_readers, self._writers
         release = lock.releasing

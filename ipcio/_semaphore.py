@@ -16,6 +16,7 @@ from ipcio._event_loop import acquire
 from ipcio._forklock import fork_lock
 from ipcio._handover import hand_over
 from ipcio._light import index, partial
+from ipcio._names import Named
 from ipcio._record import InSlot, calling
 from ipcio._timeouts import check_timeout
 from ipcio._typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ _NO_ARGUMENTS: repeat[tuple[()]] = repeat(())
 _DO_NOT_BLOCK = repeat((False,))
 
 
-class Semaphore:
+class Semaphore(Named):
     """A number of permits that processes share: to acquire one, a process waits until one is free.
 
     Functions of `ipcio.sem` return handles; this class is not called.  ``dec`` and ``inc`` are
@@ -97,8 +98,6 @@ class Semaphore:
     _value: Callable[[], int]
     _raw: RawSemaphore | None  # None: closed
     _attach: Callable[[str], Semaphore]
-    _name: str
-    _created: bool
     _undo: bool
     _bound: int | None  # past which a release is a `ValueError`
 
@@ -254,16 +253,6 @@ class Semaphore:
         system does not say it (macOS).
         """
         return self._value()
-
-    @property
-    def name(self) -> str:
-        """The name by which the handle was opened; kept after `close`."""
-        return self._name
-
-    @property
-    def created(self) -> bool:
-        """Whether the call that returned this handle created the semaphore (``exist_ok=True`` may attach instead)."""
-        return self._created
 
     @property
     def undo(self) -> bool:

@@ -16,6 +16,7 @@ now = time.perf_counter
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.00005, 0.0009  # seconds between two tries
 _FIRST_RETRY, _LAST_RETRY = 0.00025, 0.01  # seconds between two tries, where other work goes on meanwhile
+_FIRST_LOOK, _LAST_LOOK = 0.0005, 0.02  # seconds between two looks
 _LONGEST = 1e8  # seconds, three years: no clock of any platform overflows
 
 
@@ -65,3 +66,15 @@ def poll(
             return False
         time.sleep(min(pause, left))
         pause = min(2 * pause, longest)
+
+
+def wait_until(is_so: Callable[[], bool], end: float | None) -> bool:
+    """Look again and again until `is_so()`, or until `end`, a time of `now` (None: no limit); return whether it is."""
+    pause = _FIRST_LOOK
+    while not is_so():
+        left = pause if end is None else end - now()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LAST_LOOK)
+    return True

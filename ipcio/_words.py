@@ -5,9 +5,7 @@ A process that waits for a word looks at it again and again, with longer and lon
 
 from __future__ import annotations
 
-import time
-
-from ipcio._timeouts import now
+from ipcio._timeouts import now, wait_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
         def store(self, at: int, value: int, /) -> None: ...
 
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks
 _MODULUS = 1 << 32
 
 
@@ -80,12 +77,4 @@ class PolledWords:
 
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait until the word is not `expected`."""
-        end = None if seconds is None else now() + seconds
-        pause = _FIRST_PAUSE
-        while self.load(at) == expected:
-            left = pause if end is None else end - now()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, _LAST_PAUSE)
-        return True
+        return wait_until(lambda: self.load(at) != expected, None if seconds is None else now() + seconds)

@@ -69,6 +69,29 @@ def add_names(
     action.completer = completer  # type: ignore[attr-defined]
 
 
+def add_verbs(
+    commands: Commands, kind: str, completer: Callable[..., list[str]], *, does: str, called: str = "", **texts: Any
+) -> Callable[..., Parser]:
+    """Add the group of subcommands for one kind of object; return a function that adds a verb to it.
+
+    The first argument of a verb is the name of an object that exists or, with `is_new`, of a new one.
+    """
+    description = f"{does} by name. `ipcio rm --kind {kind} NAME` removes one."
+    epilog = f"`ipcio {kind} VERB --help` describes a verb."
+    group = commands.add_parser(kind, description=description, epilog=epilog, **texts)
+    verbs: Commands = group.add_subparsers(metavar="VERB", required=True)
+
+    def add_verb(
+        verb: str, run: Callable[[argparse.Namespace], object], *, is_new: bool = False, **texts: Any
+    ) -> Parser:
+        parser = verbs.add_parser(verb, **texts)
+        add_names(parser, completer, help=f"the name of the {'new ' * is_new}{called or kind}")
+        parser.set_defaults(run=run)
+        return parser
+
+    return add_verb
+
+
 def _name(text: str) -> str:
     try:
         return check_name(text)
@@ -88,13 +111,29 @@ def add_exit_code(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def add_timeout(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option ``--timeout``; `what` says for what to wait, or what 0 means."""
+    parser.add_argument("--timeout", metavar="S", type=seconds, help=f"seconds to wait{what}; default: no limit")
+
+
+def add_perm(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--perm``."""
+    parser.add_argument(
+        "--perm",
+        metavar="MODE",
+        type=_perm,
+        default=0o600,
+        help="the permissions, in octal as for chmod; default: 600, for this user only",
+    )
+
+
 def _exit_code(text: str) -> int:
     if not re.fullmatch("[0-9]+", text) or int(text) > _LARGEST_STATUS:
         raise argparse.ArgumentTypeError(f"must be an exit status, 0 to {_LARGEST_STATUS}, not {text!r}")
     return int(text)
 
 
-def perm(text: str) -> int:
+def _perm(text: str) -> int:
     """Check permission bits, in octal as for chmod(1)."""
     if not re.fullmatch("[0-7]+", text) or int(text, 8) > _LARGEST_PERM:
         raise argparse.ArgumentTypeError(f"must be permission bits in octal, 0 to 777, not {text!r}")

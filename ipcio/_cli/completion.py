@@ -9,6 +9,7 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
@@ -20,29 +21,13 @@ def answer(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser)
 
 
-def memory(**_: object) -> list[str]:
-    """Return the names of shared memory."""
-    return _names("shm")
+def of(kind: str) -> Callable[..., list[str]]:
+    """Return what completes the names of one kind of object."""
 
+    def complete(**_: object) -> list[str]:
+        return _names(kind)
 
-def semaphores(**_: object) -> list[str]:
-    """Return the names of semaphores."""
-    return _names("sem")
-
-
-def mutexes(**_: object) -> list[str]:
-    """Return the names of mutexes."""
-    return _names("mutex")
-
-
-def events(**_: object) -> list[str]:
-    """Return the names of events."""
-    return _names("event")
-
-
-def queues(**_: object) -> list[str]:
-    """Return the names of queues."""
-    return _names("queue")
+    return complete
 
 
 def of_option(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:

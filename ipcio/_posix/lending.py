@@ -16,15 +16,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import time
 
 from ipcio._posix import filelock, procfs
-from ipcio._timeouts import now
+from ipcio._timeouts import wait_until
 from ipcio._typing import NamedTuple
 
 LENT = 2  # in the notes of a lock
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02  # seconds between two looks
 _MOST_DESCRIPTORS = 256  # of a command of ipcio
 
 
@@ -70,13 +68,12 @@ def wait(fd: int, byte: int, borrower: Borrower, end: float | None) -> bool:
 
     `RuntimeError` if it is this process.
     """
-    pause = _FIRST_PAUSE
-    while is_running(fd, byte, borrower):
+
+    def has_ended() -> bool:
+        if not is_running(fd, byte, borrower):
+            return True
         if borrower.is_visible and borrower.pid == os.getpid():
             raise RuntimeError("`ipcio mutex run` has acquired this mutex for this process already")
-        left = pause if end is None else end - now()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _LAST_PAUSE)
-    return True
+        return False
+
+    return wait_until(has_ended, end)

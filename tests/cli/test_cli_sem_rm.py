@@ -413,11 +413,11 @@ def test_rm_of_a_malformed_name_removes_nothing(name, call):
 def test_completion_knows_the_names(unique):
     pages, printers, strange = unique(), unique(), unique("\n")
     with shm.create(pages, 1), contextlib.closing(sem.create(printers)), shm.create(strange, 1):
-        assert pages in completion.memory(prefix="")
-        assert printers not in completion.memory()
-        assert strange not in completion.memory()
-        assert printers in completion.semaphores()
-        assert pages not in completion.semaphores()
+        assert pages in completion.of("shm")(prefix="")
+        assert printers not in completion.of("shm")()
+        assert strange not in completion.of("shm")()
+        assert printers in completion.of("sem")()
+        assert pages not in completion.of("sem")()
         assert pages in completion.of_option(parsed_args=argparse.Namespace(kind="shm"))
         assert printers in completion.of_option(parsed_args=argparse.Namespace(kind="sem"))
         assert {pages, printers} <= {*completion.of_kind(parsed_args=argparse.Namespace(kind=None))}

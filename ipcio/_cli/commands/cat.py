@@ -36,7 +36,7 @@ def register(commands: Commands) -> None:
         "are written in either state.",
         examples=_EXAMPLES,
     )
-    add_names(cat, completion.memory, help="the name of the segment")
+    add_names(cat, completion.of("shm"), help="the name of the segment")
     cat.set_defaults(run=_run)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_exit_code, add_names, seconds
+from ipcio._cli.common import add_exit_code, add_timeout, add_verbs
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-_NAME = "the name of the event"
 _EXAMPLES = """\
 $ ipcio event create ready
 $ ipcio event wait --timeout 0.1 ready || echo not ready yet
@@ -44,55 +43,48 @@ $ ipcio rm --kind event ready
 
 def register(commands: Commands) -> None:
     """Add the group of subcommands."""
-    event = commands.add_parser(
+    add_verb = add_verbs(
+        commands,
         "event",
+        completion.of("event"),
         help="create, set, clear and wait for events",
-        description="Create and use events by name. `ipcio rm --kind event NAME` removes one.",
-        epilog="`ipcio event VERB --help` describes a verb.",
+        does="Create and use events",
         examples=_EXAMPLES,
     )
-    verbs = event.add_subparsers(metavar="VERB", required=True)
-
-    create = verbs.add_parser(
+    create = add_verb(
         "create",
+        _create,
+        is_new=True,
         help="create an event",
         description="Create an event, which persists until it is removed. The name must be free.",
         examples=_CREATE_EXAMPLES,
     )
-    add_names(create, completion.events, help="the name of the new event")
     create.add_argument("--set", action="store_true", help="create it set; default: clear")
-    create.set_defaults(run=_create)
-
-    set_ = verbs.add_parser(
+    add_verb(
         "set",
+        _set,
         help="set the event",
         description="Set the event. All threads of all processes that wait for it go on.",
         examples=_SET_EXAMPLES,
     )
-    add_names(set_, completion.events, help=_NAME)
-    set_.set_defaults(run=_set)
-
-    clear = verbs.add_parser(
+    add_verb(
         "clear",
+        _clear,
         help="clear the event",
         description="Clear the event: from then on, waiting for it lasts until it is set again.",
         examples=_CLEAR_EXAMPLES,
     )
-    add_names(clear, completion.events, help=_NAME)
-    clear.set_defaults(run=_clear)
-
-    wait = verbs.add_parser(
+    wait = add_verb(
         "wait",
+        _wait,
         help="wait until the event is set",
         description="Wait until the event is set.",
         epilog="After a timeout nothing is printed, and the exit status is that of -E. `ipcio wait --kind event NAME` "
         "waits until an event exists.",
         examples=_WAIT_EXAMPLES,
     )
-    add_names(wait, completion.events, help=_NAME)
-    wait.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to look once; default: no limit")
+    add_timeout(wait, ", 0 to look once")
     add_exit_code(wait, "the event is not set")
-    wait.set_defaults(run=_wait)
 
 
 def _create(arguments: argparse.Namespace) -> None:

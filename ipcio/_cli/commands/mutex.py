@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_exit_code, add_names, seconds
+from ipcio._cli.common import add_exit_code, add_timeout, add_verbs
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 RUNS = {("mutex", "run"): ("--timeout", "--conflict-exit-code", "-E")}
 
-_NAME = "the name of the mutex"
 _EXAMPLES = """\
 $ ipcio mutex run backup -- echo no other backup is running
 no other backup is running
@@ -34,27 +33,26 @@ $ ipcio mutex run backup sh -c 'ipcio mutex run --timeout 0.1 -E 75 backup true;
 
 def register(commands: Commands) -> None:
     """Add the group of subcommands."""
-    mutex = commands.add_parser(
+    add_verb = add_verbs(
+        commands,
         "mutex",
+        completion.of("mutex"),
         help="create mutexes and run commands one at a time",
-        description="Create and use mutexes by name. `ipcio rm --kind mutex NAME` removes one.",
-        epilog="`ipcio mutex VERB --help` describes a verb.",
+        does="Create and use mutexes",
         examples=_EXAMPLES,
     )
-    verbs = mutex.add_subparsers(metavar="VERB", required=True)
-
-    create = verbs.add_parser(
+    add_verb(
         "create",
+        _create,
+        is_new=True,
         help="create a mutex",
         description="Create a mutex, which persists until it is removed. The name must be free. `ipcio mutex run` "
         "does not require this: it creates a mutex that is removed after its last use.",
         examples=_CREATE_EXAMPLES,
     )
-    add_names(create, completion.mutexes, help="the name of the new mutex")
-    create.set_defaults(run=_create)
-
-    run = verbs.add_parser(
+    run = add_verb(
         "run",
+        _run_command,
         usage="ipcio mutex run [-h] [--timeout S] [-E CODE] NAME [--] COMMAND [ARGUMENT ...]",
         help="run a command while no other process owns the mutex",
         description="Acquire the mutex, run the command, and release the mutex when the command has exited. If there "
@@ -65,10 +63,9 @@ def register(commands: Commands) -> None:
         "otherwise that of the command.",
         examples=_RUN_EXAMPLES,
     )
-    add_names(run, completion.mutexes, help=_NAME)
-    run.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try once; default: no limit")
+    add_timeout(run, ", 0 to try once")
     add_exit_code(run, "another process owns the mutex")
-    run.set_defaults(run=_run_command, fail=run.error)
+    run.set_defaults(fail=run.error)
 
 
 def _create(arguments: argparse.Namespace) -> None:

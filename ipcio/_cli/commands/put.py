@@ -8,7 +8,7 @@ import stat
 import sys
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_names, perm
+from ipcio._cli.common import add_names, add_perm
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,15 +38,9 @@ def register(commands: Commands) -> None:
         "is removed. The name appears when everything has been read, so no process sees an incomplete segment.",
         examples=_EXAMPLES,
     )
-    add_names(put, completion.memory, help="the name of the new segment")
+    add_names(put, completion.of("shm"), help="the name of the new segment")
     put.add_argument("--force", action="store_true", help="replace an existing segment when everything has been read")
-    put.add_argument(
-        "--perm",
-        metavar="MODE",
-        type=perm,
-        default=0o600,
-        help="the permissions, in octal as for chmod; default: 600, for this user only",
-    )
+    add_perm(put)
     put.set_defaults(run=_run)
 
 

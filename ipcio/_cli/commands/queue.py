@@ -9,7 +9,7 @@ import re
 import sys
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_exit_code, add_names, perm, seconds
+from ipcio._cli.common import add_exit_code, add_perm, add_timeout, add_verbs
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from ipcio._cli.common import Commands
 
-_NAME = "the name of the queue"
 _EXAMPLES = """\
 $ ipcio queue create jobs 65536
 $ printf 'resize cat.png\\nresize dog.png\\n' | ipcio queue put --lines jobs
@@ -56,50 +55,43 @@ $ ipcio rm --kind queue jobs
 
 def register(commands: Commands) -> None:
     """Add the group of subcommands."""
-    queue = commands.add_parser(
+    add_verb = add_verbs(
+        commands,
         "queue",
+        completion.of("queue"),
         help="create message queues, put messages in and get them out",
-        description="Create and use message queues by name. `ipcio rm --kind queue NAME` removes one.",
-        epilog="`ipcio queue VERB --help` describes a verb.",
+        does="Create and use message queues",
         examples=_EXAMPLES,
     )
-    verbs = queue.add_subparsers(metavar="VERB", required=True)
-
-    create = verbs.add_parser(
+    create = add_verb(
         "create",
+        _create,
+        is_new=True,
         help="create a queue",
         description="Create a queue, which persists, with its messages, until it is removed. The name must be free.",
         examples=_CREATE_EXAMPLES,
     )
-    add_names(create, completion.queues, help="the name of the new queue")
     create.add_argument("size", metavar="SIZE", type=_size, help="bytes for all messages, plus 16 for each of them")
-    create.add_argument(
-        "--perm",
-        metavar="MODE",
-        type=perm,
-        default=0o600,
-        help="the permissions, in octal as for chmod; default: 600, for this user only",
-    )
-    create.set_defaults(run=_create)
+    add_perm(create)
 
-    put = verbs.add_parser(
+    put = add_verb(
         "put",
+        _put,
         help="put standard input into the queue",
         description="Read standard input to its end and put it into the queue as one message. Wait while the queue is "
         "full.",
         epilog="After a timeout nothing is printed, and the exit status is that of -E.",
         examples=_PUT_EXAMPLES,
     )
-    add_names(put, completion.queues, help=_NAME)
     put.add_argument(
         "--lines", action="store_true", help="put each line as a message, without its newline, as soon as it was read"
     )
-    put.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait for room; default: no limit")
+    add_timeout(put, " for room")
     add_exit_code(put, "there is no room for a message")
-    put.set_defaults(run=_put)
 
-    get = verbs.add_parser(
+    get = add_verb(
         "get",
+        _get,
         help="write a message to standard output",
         description="Take the next message out of the queue and write exactly its bytes to standard output. Wait if "
         "the queue is empty.",
@@ -107,26 +99,23 @@ def register(commands: Commands) -> None:
         "there was a message before. A queue that was shut down and is empty is an error, with --lines the end.",
         examples=_GET_EXAMPLES,
     )
-    add_names(get, completion.queues, help=_NAME)
     get.add_argument(
         "--lines",
         action="store_true",
         help="take one message after the other, until the queue is shut down, and write a newline after each",
     )
-    get.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait for a message; default: no limit")
+    add_timeout(get, " for a message")
     add_exit_code(get, "there is no message")
-    get.set_defaults(run=_get)
 
-    shutdown = verbs.add_parser(
+    shutdown = add_verb(
         "shutdown",
+        _shutdown,
         help="let the readers know that there will be no more messages",
         description="Refuse further messages, for good. Readers get the messages that are in the queue, and then its "
         "end.",
         examples=_SHUTDOWN_EXAMPLES,
     )
-    add_names(shutdown, completion.queues, help=_NAME)
     shutdown.add_argument("--immediate", action="store_true", help="discard the messages that are in the queue")
-    shutdown.set_defaults(run=_shutdown)
 
 
 def _size(text: str) -> int:

@@ -6,7 +6,7 @@ import re
 from argparse import ArgumentTypeError
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_exit_code, add_names, count, seconds
+from ipcio._cli.common import add_exit_code, add_timeout, add_verbs, count
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 RUNS = {("sem", "run"): ("--timeout", "--conflict-exit-code", "-E")}
 
-_NAME = "the name of the semaphore"
 _EXAMPLES = """\
 $ ipcio sem create printers 2
 $ ipcio sem run printers -- echo at most two of these run at a time
@@ -63,57 +62,54 @@ $ ipcio rm --sem printers
 
 def register(commands: Commands) -> None:
     """Add the group of subcommands."""
-    sem = commands.add_parser(
+    add_verb = add_verbs(
+        commands,
         "sem",
+        completion.of("sem"),
+        called="semaphore",
         help="create and use semaphores",
-        description="Create and use semaphores by name. `ipcio rm --sem NAME` removes one.",
-        epilog="`ipcio sem VERB --help` describes a verb.",
+        does="Create and use semaphores",
         examples=_EXAMPLES,
     )
-    verbs = sem.add_subparsers(metavar="VERB", required=True)
-
-    create = verbs.add_parser(
+    create = add_verb(
         "create",
+        _create,
+        is_new=True,
         help="create a semaphore",
         description="Create a semaphore, which persists until it is removed. The name must be free.",
         examples=_CREATE_EXAMPLES,
     )
-    add_names(create, completion.semaphores, help="the name of the new semaphore")
     create.add_argument("value", metavar="VALUE", type=_value, help="the number of permits, 0 or more")
     create.add_argument("--undo", action="store_true", help="crash-safe: killed processes release their permits")
-    create.set_defaults(run=_create)
 
-    inc = verbs.add_parser(
-        "inc", help="release permits", description="Release permits of the semaphore.", examples=_INC_EXAMPLES
+    inc = add_verb(
+        "inc", _inc, help="release permits", description="Release permits of the semaphore.", examples=_INC_EXAMPLES
     )
-    add_names(inc, completion.semaphores, help=_NAME)
     inc.add_argument("n", metavar="N", type=count, nargs="?", default=1, help="how many; default: %(default)s")
-    inc.set_defaults(run=_inc)
 
-    dec = verbs.add_parser(
+    dec = add_verb(
         "dec",
+        _dec,
         help="acquire a permit",
         description="Acquire a permit, and wait for one if need be. A crash-safe semaphore is refused: its "
         "permit would be released again when this command exits.",
         epilog="After a timeout nothing is printed, and the exit status is that of -E.",
         examples=_DEC_EXAMPLES,
     )
-    add_names(dec, completion.semaphores, help=_NAME)
-    dec.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try once; default: no limit")
+    add_timeout(dec, ", 0 to try once")
     add_exit_code(dec, "there is no permit")
-    dec.set_defaults(run=_dec)
 
-    value = verbs.add_parser(
+    add_verb(
         "value",
+        _print_value,
         help="print the number of permits",
         description="Print how many permits can be acquired.",
         examples=_VALUE_EXAMPLES,
     )
-    add_names(value, completion.semaphores, help=_NAME)
-    value.set_defaults(run=_print_value)
 
-    run = verbs.add_parser(
+    run = add_verb(
         "run",
+        _run_command,
         usage="ipcio sem run [-h] [--timeout S] [-E CODE] NAME [--] COMMAND [ARGUMENT ...]",
         help="run a command with a permit",
         description="Acquire a permit, run the command, and release the permit when the command has exited. A permit "
@@ -125,10 +121,9 @@ def register(commands: Commands) -> None:
         "128 + N if signal N ended the command of a semaphore that is not crash-safe; otherwise that of the command.",
         examples=_RUN_EXAMPLES,
     )
-    add_names(run, completion.semaphores, help=_NAME)
-    run.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to try once; default: no limit")
+    add_timeout(run, ", 0 to try once")
     add_exit_code(run, "there is no permit")
-    run.set_defaults(run=_run_command, fail=run.error)
+    run.set_defaults(fail=run.error)
 
 
 def _value(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ipcio._cli import completion
-from ipcio._cli.common import add_exit_code, add_names, seconds
+from ipcio._cli.common import add_exit_code, add_names, add_timeout
 from ipcio._cli.names import KINDS
 from ipcio._typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
     add_names(wait, completion.of_kind, help="the name to wait for")
     wait.add_argument("--kind", choices=list(KINDS), help="only an object of this kind")
     wait.add_argument("--gone", action="store_true", help="wait until the name does not exist")
-    wait.add_argument("--timeout", metavar="S", type=seconds, help="seconds to wait, 0 to look once; default: no limit")
+    add_timeout(wait, ", 0 to look once")
     add_exit_code(wait, "the name does not appear (with --gone: does not go)")
     wait.set_defaults(run=_run)
 
