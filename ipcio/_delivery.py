@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import repeat
 
+from ipcio._event_loop import ASYNC_SLICE, let_others_run
 from ipcio._light import partial
 from ipcio._record import exhaust
 from ipcio._timeouts import now
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from ipcio._child_output import Output
 
     Unread: TypeAlias = Literal["raise", "keep", "discard"]
-
-ASYNC_SLICE = 0.005  # seconds for which a coroutine works before it lets other tasks run
 
 _COROUTINE = 0x80  # of a code object's flags; `inspect`, which knows them, takes long to import
 
@@ -172,14 +171,6 @@ async def _call_all_async(results: Iterator[Any], end: float | None) -> bool:
         if time >= slice_end:
             slice_end = await let_others_run()
     return True
-
-
-async def let_others_run() -> float:
-    """Let the event loop run other tasks once; return when to do so again."""
-    import asyncio  # a caller that needs it has imported it
-
-    await asyncio.sleep(0)
-    return now() + ASYNC_SLICE
 
 
 def is_coroutine_function(function: Any) -> bool:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two tries
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two tries
+ASYNC_SLICE = 0.005  # seconds for which a coroutine works before it lets other tasks run
 
 
 async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], seconds: float | None) -> bool:
@@ -34,7 +35,7 @@ async def acquire(attempts: Iterator[bool], give_back: Callable[[], object], sec
     # The attribute is private, but asyncio's, uvloop's and anyio's tasks are all of this class.
     cancellations = starmap(getattr, repeat((current_task(), "_must_cancel", False)))
     end = inf if seconds is None else now() + seconds
-    pause = _FIRST_PAUSE
+    pause = FIRST_PAUSE
     while True:
         for acquired, is_cancelled in zip(attempts, cancellations):  # noqa: B905 -- neither has an end
             if acquired:
@@ -60,7 +61,7 @@ async def try_until(attempt: Callable[[Any], T | None], seconds: float | None) -
     if not hasattr(task, "_must_cancel"):  # a task of a class that asyncio does not know
         task = _NeverCancelled
     end = inf if seconds is None else now() + seconds
-    pause = _FIRST_PAUSE
+    pause = FIRST_PAUSE
     while True:
         for result in calling(attempt, task):
             if result is not None:
@@ -74,6 +75,12 @@ async def try_until(attempt: Callable[[Any], T | None], seconds: float | None) -
 
 class _NeverCancelled:
     _must_cancel = False
+
+
+async def let_others_run() -> float:
+    """Let the event loop run other tasks once; return when to do so again."""
+    await sleep(0)
+    return now() + ASYNC_SLICE
 
 
 async def sleep(seconds: float) -> None:

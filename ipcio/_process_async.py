@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import islice, repeat
 
-from ipcio._delivery import ASYNC_SLICE, let_others_run
+from ipcio._event_loop import ASYNC_SLICE, let_others_run
 from ipcio._light import suppress
 from ipcio._process_base import FIRST_PAUSE, LAST_PAUSE, SIGNALS, Piece, ProcessBase
 from ipcio._timeouts import check_timeout, now

@@ -1166,7 +1166,7 @@ def test_async_for_lets_others_run_every_ten_milliseconds(monkeypatch):
     """Whatever the loop's body costs; by a clock that only it moves."""
     time = 0.0
     monkeypatch.setattr("ipcio._process_async.now", lambda: time)
-    monkeypatch.setattr("ipcio._delivery.now", lambda: time)
+    monkeypatch.setattr("ipcio._event_loop.now", lambda: time)
 
     async def others(ran):
         while True:

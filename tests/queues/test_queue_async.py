@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from itertools import pairwise
 
 import loops
 import pytest
@@ -83,6 +84,37 @@ def test_async_for_ends_with_the_shutdown(run, q):
                 await call
 
     run(main())
+
+
+def test_async_for_lets_others_run_every_ten_milliseconds_and_stops_there_when_cancelled(run, name, monkeypatch):
+    """Although there always is a message; by a clock that only the loop's body moves."""
+    time = 0.0
+    monkeypatch.setattr("ipcio._queue.now", lambda: time)
+    monkeypatch.setattr("ipcio._event_loop.now", lambda: time)
+    numbers = [bytes([number]) for number in range(250)]
+    got, ran = [], []
+
+    async def take(q):
+        nonlocal time
+        async for message in q:
+            got.append(message)
+            time += 0.001
+
+    async def main():
+        with queue.create(name, 1 << 14) as q:
+            for number in numbers:
+                q.put(number)
+            task = asyncio.ensure_future(take(q))
+            while len(got) < 100:
+                ran.append(time)
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert got + [q.get() for _ in range(q.qsize())] == numbers
+
+    run(main())
+    assert max(after - before for before, after in pairwise(ran)) < 0.01
 
 
 def test_a_task_that_is_cancelled_at_any_turn_of_the_loop_takes_nothing(run, q, monkeypatch):

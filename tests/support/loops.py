@@ -76,5 +76,5 @@ async def cancel_at_each_turn(start, free, reset):
 
 def no_pauses(monkeypatch):
     """Let each pause of a task that waits last one turn of the loop."""
-    monkeypatch.setattr("ipcio._event_loop._FIRST_PAUSE", 0)
+    monkeypatch.setattr("ipcio._event_loop.FIRST_PAUSE", 0)
     monkeypatch.setattr("ipcio._event_loop.LONGEST_PAUSE", 0)
