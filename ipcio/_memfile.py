@@ -76,8 +76,11 @@ class MemoryFile(OpenMemory):
         "_cursor_tell",
         "_cursor_write",
         "_loops",
+        "_move",
+        "_next_turn",
         "_position",
         "_size",
+        "_turn",
         "_user_fd",
         "_view",
     )
@@ -94,6 +97,9 @@ class MemoryFile(OpenMemory):
     _cursor_write: Callable[[Buffer], int]
     _cursor_seen: int  # where the cursor was when the position was last looked at
     _loops: Any  # an iterator over the cursor's lines, which all loops of a DirectFile share
+    _move: Callable[[int, int], int]  # `lseek` of the descriptor; this and the next two for `ipcio._memfile_offset`
+    _turn: int  # which thread may move that
+    _next_turn: int
 
     def __init__(self, *_: object, **__: object) -> None:
         """Raise `TypeError`: functions of `ipcio.shm`, `ipcio.mmap` and `ipcio.strfile` make handles."""
@@ -444,12 +450,15 @@ class MemoryFile(OpenMemory):
             pass
 
     def __reduce__(self) -> tuple[Any, ...]:
-        with fork_lock:
-            memory, size, position = self._check_open(), self._size, self.tell()
+        memory, size, position = self._where()
         how = self._reduce(memory)  # which may ask for the file's path
         with fork_lock:
             self._check_open()  # all that time
             return hand_over(self, self._share, (_reopen, (*how, size, position)))
+
+    def _where(self) -> tuple[Memory, int, int]:
+        with fork_lock:
+            return self._check_open(), self._size, self.tell()
 
     def _end(self) -> None:
         # The map is dropped and never closed: the last reference unmaps.  To close it would be an

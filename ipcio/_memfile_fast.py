@@ -20,9 +20,10 @@ from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import COPY_TWICE, writable_bytes
-from ipcio._forklock import FREE_THREADED, acquiring_fork_lock, release_fork_lock
+from ipcio._forklock import FREE_THREADED
 from ipcio._light import partial
 from ipcio._memfile import MemoryFile, closed_method
+from ipcio._memfile_offset import OffsetFile
 from ipcio._record import in_turn
 from ipcio._typing import TYPE_CHECKING
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-_lseek = os.lseek
-_LONG_LINE = 8192  # bytes in which the end of a line is sought at first
 _NO_LIMIT = -1  # ``is _NO_LIMIT`` is the fastest test for the default
 
 
@@ -83,8 +82,7 @@ class CursorFile(MemoryFile):
         self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
         self._cursor_readline = self._cursor_write = closed_method  # so the methods of a DirectFile fall back
         self._cursor = self._loops = None
-        kind: Any = OffsetFile
-        self.__class__ = kind
+        OffsetFile._use_offset(self)  # type: ignore[arg-type]
 
 
 class DirectFile(CursorFile):
@@ -201,90 +199,6 @@ class DirectFile(CursorFile):
         return chain(loops, self._rest())
 
 
-class OffsetFile(CursorFile):
-    """Memory whose descriptor the caller has: its position is the offset of that.
-
-    One system call moves the offset, and says whether it was where the handle had left it, in ``_position``.
-    If so, that is all.  If not, it is moved back, and the complete method follows.
-    """
-
-    __slots__ = ()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if whence == 0 and type(offset) is int and offset >= 0:
-            for _ in acquiring_fork_lock:
-                try:
-                    if self._view is not None:
-                        self._position = position = _lseek(self._user_fd, offset, 0)
-                        return position
-                finally:
-                    release_fork_lock()
-                break
-        return MemoryFile.seek(self, offset, whence)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if type(size) is int and size > 0 and self._mode != "wb":
-            for _ in acquiring_fork_lock:
-                try:
-                    end = self._position + size
-                    if end <= self._size:
-                        if _lseek(self._user_fd, size, 1) == end:
-                            self._position = end
-                            memory: Any = self._memory
-                            return memory[end - size : end]  # type: ignore[no-any-return]
-                        _lseek(self._user_fd, -size, 1)
-                except (OSError, TypeError) as error:
-                    _reraise_foreign(error)
-                finally:
-                    release_fork_lock()
-                break
-        return MemoryFile.read(self, size)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        if size is _NO_LIMIT and self._mode != "wb":
-            for _ in acquiring_fork_lock:
-                try:
-                    memory: Any = self._memory
-                    start = self._position
-                    end = memory.find(b"\n", start, start + _LONG_LINE) + 1
-                    if 0 < end <= self._size:
-                        if _lseek(self._user_fd, end - start, 1) == end:
-                            self._position = end
-                            return memory[start:end]  # type: ignore[no-any-return]
-                        _lseek(self._user_fd, start - end, 1)
-                except (OSError, AttributeError) as error:
-                    _reraise_foreign(error)
-                finally:
-                    release_fork_lock()
-                break
-        return MemoryFile.readline(self, size)
-
-    def write(self, data: Buffer, /) -> int:
-        if type(data) is bytes and self._mode != "rb":
-            size = len(data)
-            for _ in acquiring_fork_lock:
-                try:
-                    end = self._position + size
-                    if end <= self._size:
-                        if _lseek(self._user_fd, size, 1) == end:
-                            self._position = end
-                            self._memory[end - size : end] = data  # type: ignore[index]
-                            return size
-                        _lseek(self._user_fd, -size, 1)
-                except (OSError, TypeError) as error:
-                    _reraise_foreign(error)
-                finally:
-                    release_fork_lock()
-                break
-        return MemoryFile.write(self, data)
-
-
-def _reraise_foreign(error: Exception) -> None:
-    """Raise an error that came from a signal handler, and no error of a closed handle or of the system."""
-    if isinstance(error, OSError) and error.errno is None:
-        raise error
-
-
 FastFile: type[MemoryFile]
 """How every handle with a cursor begins."""
 
@@ -294,7 +208,7 @@ else:
     FastFile = DirectFile
 
 # Users see one type of handle: in errors, in `help` and in debuggers.
-for _kind in CursorFile, DirectFile, OffsetFile, FastFile:
+for _kind in CursorFile, DirectFile, FastFile:
     _kind.__name__ = _kind.__qualname__ = MemoryFile.__name__
 
-add_memory(CursorFile, DirectFile, OffsetFile, FastFile)
+add_memory(CursorFile, DirectFile, FastFile)

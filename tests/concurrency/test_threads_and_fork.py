@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import pickle
 import subprocess
@@ -205,6 +206,65 @@ def test_a_descriptor_and_its_handle_in_different_threads(name):
         told = together(lambda: until_empty(lambda: h.read(RECORD)), lambda: h.tell() >= 0)
         assert sorted(told[0]) == RECORDS
         assert os.read(fd, 1) == b""
+
+
+@pytest.mark.needs("descriptors")
+def test_a_close_during_calls_moves_no_other_file(tmp_path):
+    """The number of the descriptor is given to another file at once; a call that began before does not reach that."""
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    calls = [
+        lambda h: h.seek(RECORD), lambda h: h.read(RECORD), lambda h: h.readline(), lambda h: h.tell(),
+        lambda h: h.write(RECORDS[0]), lambda h: h.readinto(bytearray(RECORD)),
+    ]  # fmt: skip
+
+    def use(h, me, begun):
+        with contextlib.suppress(ValueError):
+            for n in itertools.count(me):
+                calls[n % len(calls)](h)
+                begun.set()
+
+    for _ in range(10):
+        h = mmap.open(path, "rw")
+        fd, begun, others = h.fileno(), threading.Event(), []
+
+        def close(h=h, begun=begun, others=others):
+            begun.wait()
+            h.close()
+            others += (os.open(path, os.O_RDWR) for _ in range(3))
+
+        together(*(lambda h=h, me=me, begun=begun: use(h, me, begun) for me in range(3)), close)
+        assert fd in others
+        for other in others:
+            assert os.lseek(other, 0, os.SEEK_CUR) == 0
+            os.close(other)
+
+
+@pytest.mark.needs("descriptors")
+def test_a_finalizer_in_the_middle_of_a_call_may_use_the_handle(name):
+    """So may a signal handler.  A thread that waits for the end of that call does not keep them from it."""
+    with shm.create(name, len(CONTENT)) as h:
+        h.write(CONTENT)
+        h.fileno()
+        h.seek(0)
+        waiting = []
+
+        def within(frame, event, function):  # noqa: ARG001
+            if event == "c_return" and function.__name__ == "seek":
+                waiting.append(threading.Thread(target=h.tell))
+                waiting[-1].start()
+                assert h.seek(0, os.SEEK_CUR) == h.tell()
+                h.truncate(h.size())
+                h.__reduce__()
+
+        sys.setprofile(within)
+        try:
+            read = [h.read(RECORD), h.readline(), h.read(RECORD)]
+        finally:
+            sys.setprofile(None)
+        for thread in waiting:
+            thread.join()
+        assert read == RECORDS[:3]
 
 
 def test_close_under_readers_and_writers_is_a_value_error():
