@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from ipcio._inventory import list_objects, remove_orphans
     from ipcio._memfile import MemoryFile
     from ipcio._mutex import Mutex
+    from ipcio._object_info import ObjectInfo
     from ipcio._process import Process
     from ipcio._process_base import ExitStatus
     from ipcio._queue import Queue
     from ipcio._semaphore import Semaphore
-    from ipcio._tuples import ObjectInfo
 
 __all__ = [
     "Event",
@@ -84,7 +84,7 @@ _HOMES = {  # of the names that are no modules
     "ExitStatus": "_process_base",
     "MemoryFile": "_memfile",
     "Mutex": "_mutex",
-    "ObjectInfo": "_tuples",
+    "ObjectInfo": "_object_info",
     "Process": "_process",
     "Queue": "_queue",
     "Semaphore": "_semaphore",

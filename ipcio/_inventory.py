@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from ipcio._backend.inventory import InventoryBackend
-    from ipcio._tuples import ObjectInfo
+    from ipcio._object_info import ObjectInfo
 
 KINDS = "shm", "sem", *SEGMENTS
 """In the order of `list_objects`."""

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from ipcio._backend.parts import Lock, Words
     from ipcio._backend.shares import Share
 
-    _HasExit = object  # a type checker knows other methods of `_IOBase`, which are not called here
+    class _HasExit:  # a type checker knows other methods of `_IOBase`, which are not called here
+        pass
+
+    _Dict = dict[int, None]
 else:
     from _io import _IOBase as _HasExit  # without the metaclass of `io.IOBase`
+
+    _Dict = dict
 
 DEPTH = WORDS + 4
 """Offset of a word: how often the owner has acquired a recursive mutex, beyond the first time."""
@@ -93,26 +98,23 @@ class Releasing:
         _not_owned(self._name, self._open()[0])
 
 
-class _EndOfBlock(_HasExit):
-    __slots__ = ("share",)
+class _InPython(_HasExit, Releasing):
+    __slots__ = (*Releasing.FIELDS, "share")
 
     closed = True  # otherwise the collector would call `close`
+    close = Releasing.release
     share: Share | None
 
 
-class _InPython(_EndOfBlock, Releasing):
-    __slots__ = Releasing.FIELDS
+class _InC(_HasExit):
+    __slots__ = ("close", "share")
 
-    close = Releasing.release
-
-
-class _InC(_EndOfBlock):
-    __slots__ = ("close",)
-
+    closed = True
     close: Callable[[], None]
+    share: Share | None
 
 
-class _Results(dict[int, None]):
+class _Results(_Dict):
     """What to return after a step of `releasing`; another result than 0 is an error."""
 
     __slots__ = ("refuse",)

@@ -7,7 +7,7 @@ from ipcio._typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from ipcio._tuples import ObjectInfo
+    from ipcio._object_info import ObjectInfo
 
 
 class InventoryBackend(Protocol):

@@ -14,7 +14,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ipcio._tuples import ObjectInfo
+    from ipcio._object_info import ObjectInfo
 
 KINDS = {"shm": "shared memory", "sem": "a semaphore", **CALLED}
 """Each kind of object, and what a user calls it."""

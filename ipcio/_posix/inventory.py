@@ -15,16 +15,16 @@ import time
 
 from ipcio._light import cache, suppress
 from ipcio._names import SEGMENTS
+from ipcio._object_info import ProcessInfo
 from ipcio._posix import lifetime, namespace, object_files, procfs, undo, undo_record, writer
 from ipcio._posix.namespace import NAMES_ARE_FILES
-from ipcio._tuples import ProcessInfo
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from ipcio._object_info import ObjectInfo
     from ipcio._posix.object_files import ObjectFile, State
-    from ipcio._tuples import ObjectInfo
 
 _LOOKS = 3  # at the list of locks
 _PAUSE = 0.01  # seconds before an object is called an orphan; its last holder needs microseconds to remove it

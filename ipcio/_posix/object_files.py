@@ -13,16 +13,16 @@ import time
 from ipcio._layout import DATA
 from ipcio._light import lru_cache, suppress
 from ipcio._names import SEGMENTS
+from ipcio._object_info import ObjectInfo
 from ipcio._posix import lifetime, namespace, shared_names, undo_record
 from ipcio._posix.namespace import NAMES_ARE_FILES
 from ipcio._posix.object_values import value_of
-from ipcio._tuples import ObjectInfo
 from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    from ipcio._tuples import ProcessInfo
+    from ipcio._object_info import ProcessInfo
 
     Kind: TypeAlias = Literal["shm", "sem", "mutex", "event", "queue"]
     State: TypeAlias = Literal["live", "orphan", "persistent", "foreign"]

@@ -29,7 +29,7 @@ _THREAD, _OWNER_ENDED = 0x3FFFFFFF, 0x40000000  # in the first word of a robust 
 
 
 def value_of(found: ObjectFile) -> int | None:
-    """Return the value as `ipcio._tuples.ObjectInfo` has it; None if there is none, or it cannot be read."""
+    """Return the value as `ipcio._object_info.ObjectInfo` has it; None if there is none, or it cannot be read."""
     try:
         if found.is_undo:
             return _value_of_set(found)

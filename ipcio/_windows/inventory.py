@@ -17,7 +17,7 @@ from ctypes import wintypes
 from itertools import chain, repeat
 
 from ipcio._names import SEGMENTS
-from ipcio._tuples import ObjectInfo
+from ipcio._object_info import ObjectInfo
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 

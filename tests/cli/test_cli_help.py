@@ -14,7 +14,7 @@ import pytest
 
 from ipcio import _cli, _inventory, shm
 from ipcio._cli import commands, programs
-from ipcio._tuples import ObjectInfo
+from ipcio._object_info import ObjectInfo
 
 DOCS = Path(__file__).parents[2] / "docs"
 

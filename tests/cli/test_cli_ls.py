@@ -16,7 +16,7 @@ from command import DEADLINE, finish, run, start
 from ipcio import _cli, _inventory, sem, shm
 from ipcio._cli import table
 from ipcio._cli.commands import ls
-from ipcio._tuples import ObjectInfo, ProcessInfo
+from ipcio._object_info import ObjectInfo, ProcessInfo
 
 FIELDS = {"kind", "name", "size", "value", "undo", "perm", "owner", "age", "state", "holders"}
 

@@ -10,7 +10,7 @@ from children import leave_orphan
 from command import DEADLINE, finish, start
 
 from ipcio import _cli, _inventory, sem, shm
-from ipcio._tuples import ObjectInfo, ProcessInfo
+from ipcio._object_info import ObjectInfo, ProcessInfo
 
 
 @pytest.fixture

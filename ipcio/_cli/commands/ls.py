@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from ipcio._cli.common import Commands
-    from ipcio._tuples import ObjectInfo
+    from ipcio._object_info import ObjectInfo
 
 _HEADER = "KIND", "NAME", "SIZE/VALUE", "PERM", "OWNER", "AGE", "STATE", "HOLDERS"
 _PERIOD = 2.0  # seconds

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ipcio._cli.common import Commands
-    from ipcio._tuples import ObjectInfo
+    from ipcio._object_info import ObjectInfo
 
 _IN_WORDS = {"shm": " (shared memory)", "sem": " (semaphore)"}
 _EXAMPLES = """\
