@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-    from ipcio._memory import Memory
+    from ipcio._backend.shares import Share
+    from ipcio._memory import Memory, Reduce
+
+_new: Callable[..., Any] = io.RawIOBase.__new__
 
 
 class MemoryFile(OpenMemory):
@@ -107,22 +110,42 @@ class MemoryFile(OpenMemory):
             "MemoryFile is not called directly: use shm.create(), shm.attach(), mmap.open() or strfile.open()"
         )
 
+    # In one function, and with positional arguments: the fields are a tenth of what it costs to open and close a segment.
     @classmethod
-    def _over(cls, cursor: Any, memory: Memory, *rest: Any) -> Self:
-        """Return a handle that stands at position 0, as the cursor does, if there is one; `rest` is for `_own`."""
-        handle: Self = cls.__new__(cls)
-        handle._view = handle._cursor = None
-        handle._user_fd = -1
-        handle._own(memory, *rest)
-        handle._begin(cursor, memory)
-        return handle
-
-    def _begin(self, cursor: Any, memory: Memory) -> None:
+    def _over(
+        cls,
+        cursor: Any,
+        memory: Memory,
+        name: str | Any,
+        mode: str,
+        reduce: Reduce,
+        fd: int = -1,
+        file_offset: int = 0,
+        share: Share | None = None,
+        created: bool = False,
+        opened: os.stat_result | None = None,
+    ) -> Self:
+        """Return a handle of what a call has opened.  It stands at position 0, as the cursor does, if there is one."""
+        self: Self = _new(cls)
+        self._view = self._cursor = None
+        self._fd = fd
+        self._lent = self._user_fd = -1
+        self._share = share
+        self._opened = opened
+        self._memory = memory  # from here on `__del__` gives all of it back, whatever is raised
+        self._name = name
+        self._mode = mode
+        self._reduce = reduce
+        self._file_offset = file_offset
+        self._created = created
         self._position = 0
         self._size = len(memory)
         self._view = memoryview(memory)
+        if opened is None and share is None and fd >= 0:
+            self._opened = os.fstat(fd)
         if cursor is not None:
             self._use_cursor(cursor)
+        return self
 
     # -- what it is ------------------------------------------------------
 
@@ -438,14 +461,14 @@ class MemoryFile(OpenMemory):
 
         Views from `getbuffer` stay valid and keep the memory mapped.
         """
-        self._close(self._end)
+        self._close(is_explicit=True)
 
     def __del__(self) -> None:
         # No warning.  The cursor stays usable: ``shm.attach("x").read()`` fetches a method of the
         # cursor, and the handle is gone before that is called.
         try:
             if self._memory is not None:
-                self._close(self._drop_memory)
+                self._close(is_explicit=False)
         except Exception:  # noqa: BLE001, S110 -- an error here would reach no caller
             pass
 
@@ -460,30 +483,25 @@ class MemoryFile(OpenMemory):
         with fork_lock:
             return self._check_open(), self._size, self.tell()
 
-    def _end(self) -> None:
+    def _drop_memory(self, *, is_explicit: bool) -> None:
         # The map is dropped and never closed: the last reference unmaps.  To close it would be an
         # error while there are views, and a crash where something else has it.  Numpy makes the map
         # itself the base of an array (``numpy.ndarray(buffer=)``), and before 3.11 `mmap.read` goes
         # on after the ``__index__`` of its argument has closed the map.
-        try:
-            if self._cursor is not None:
-                self._become(False)
-                self._drop_cursor()
-        finally:
-            self._drop_memory()
-
-    def _drop_memory(self) -> None:
-        view, self._view, self._memory = self._view, None, None
-        if view is not None:
-            view.release()
+        cursor, view = self._cursor, self._view
+        self._memory = self._view = self._cursor = self._loops = None
         self._user_fd = -1
-        if self._cursor is not None:
-            self._become(False)
-            if self._size >= LARGE:
-                free_later(self._cursor)
-        self._cursor = self._loops = None
+        # Another thread may be in the middle of a fast method, which falls back on the error of these.
         self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
         self._cursor_readline = self._cursor_write = closed_method
+        if cursor is not None:
+            self._become(False)
+            if is_explicit:
+                cursor.seek(self._size)  # where methods of it that a caller has kept find nothing
+            if self._size >= LARGE:
+                free_later(cursor)
+        if view is not None:
+            view.release()
 
     # -- which part of the memory, and which position ------------------------
     #

@@ -22,7 +22,7 @@ from itertools import repeat, starmap
 
 from ipcio._bytes import COPY_TWICE, writable_bytes
 from ipcio._forklock import RLock, fork_lock, handle_locks
-from ipcio._light import index, methodcaller, partial
+from ipcio._light import index, methodcaller, nullcontext, partial
 from ipcio._memfile import MemoryFile
 from ipcio._record import call_locked
 from ipcio._typing import TYPE_CHECKING
@@ -30,9 +30,7 @@ from ipcio._typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from typing_extensions import Buffer
-
-    from ipcio._memory import Memory
+    from typing_extensions import Buffer, Self
 
 _FOR_EVER: repeat[tuple[()]] = repeat(())
 
@@ -51,14 +49,16 @@ class LockedFile(MemoryFile):
         "_release",
     )
 
-    def _begin(self, cursor: Any, memory: Memory) -> None:
+    @classmethod
+    def _over(cls, *opened: Any) -> Self:
+        self = super()._over(*opened)
         self._lock = RLock()
         self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
         self._release = partial(self._lock.release)
-        super()._begin(cursor, memory)
         with fork_lock:
             handle_locks.add(self._lock)
         self._become(True)
+        return self
 
     def _become(self, fast: bool, /) -> None:
         cursor: Any = self._cursor if fast else None
@@ -146,12 +146,9 @@ class LockedFile(MemoryFile):
         with self._lock:  # `fork_lock` is held already
             return super()._truncate(wanted)
 
-    def _end(self) -> None:
-        with self._lock:
-            super()._end()
-
-    def _drop_memory(self) -> None:  # without the lock: `_end` holds it, or the handle is being collected
-        super()._drop_memory()
+    def _drop_memory(self, *, is_explicit: bool) -> None:
+        with self._lock if is_explicit else nullcontext():  # no other thread has a handle that is being collected
+            super()._drop_memory(is_explicit=is_explicit)
         handle_locks.discard(self._lock)
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 
 from ipcio._buffering import PREPARATIONS
-from ipcio._forklock import fork_lock
+from ipcio._forklock import acquiring_fork_lock, fork_lock, release_fork_lock
 from ipcio._light import cache, suppress
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import LARGE, close_later, close_listed, free_later
@@ -64,33 +64,6 @@ class OpenMemory(_RawBinaryFile):
     _share: Share | None  # in keeping the name
     _opened: os.stat_result | None  # what the descriptor has open, if no share owns it
 
-    # Positional, all of them: keywords would double the price of the call.
-    def _own(
-        self,
-        memory: Memory,
-        name: str | Any,
-        mode: str,
-        reduce: Reduce,
-        fd: int = -1,
-        file_offset: int = 0,
-        share: Share | None = None,
-        created: bool = False,
-        opened: os.stat_result | None = None,
-    ) -> None:
-        """Keep what a call has opened."""
-        self._fd = fd
-        self._lent = -1
-        self._share = share
-        self._opened = opened
-        self._memory = memory  # from here on `__del__` gives all of it back, whatever is raised
-        self._name = name
-        self._mode = mode
-        self._reduce = reduce
-        self._file_offset = file_offset
-        self._created = created
-        if opened is None and share is None and fd >= 0:
-            self._opened = os.fstat(fd)
-
     def _check_open(self) -> Memory:
         memory = self._memory
         if memory is None:
@@ -129,11 +102,15 @@ class OpenMemory(_RawBinaryFile):
             pass
         return None
 
-    def _close(self, drop_memory: Callable[[], None]) -> None:
-        """Give everything back, once; `drop_memory` is called for the memory, under `fork_lock`."""
+    def _drop_memory(self, *, is_explicit: bool) -> None:
+        """Under `fork_lock`: give up the memory, in a call of `close` if `is_explicit`, and otherwise in `__del__`."""
+        raise NotImplementedError
+
+    def _close(self, *, is_explicit: bool) -> None:
+        """Give everything back, once; see `_drop_memory`."""
         close: Callable[..., None] = os.close
-        try:
-            with fork_lock:
+        for _ in acquiring_fork_lock:
+            try:
                 if self._memory is None:
                     return
                 fd, lent, share = self._fd, self._lent, self._share
@@ -141,7 +118,7 @@ class OpenMemory(_RawBinaryFile):
                     close = close_later
                     free_later(self._memory)
                 try:
-                    drop_memory()
+                    self._drop_memory(is_explicit=is_explicit)
                 finally:
                     self._memory = self._share = None
                     self._fd = self._lent = -1
@@ -158,9 +135,11 @@ class OpenMemory(_RawBinaryFile):
                             finally:
                                 if is_ours:
                                     close(fd)
-        finally:
-            if close is close_later:
-                close_listed()
+            finally:
+                release_fork_lock()
+                if close is close_later:
+                    close_listed()
+            break
 
 
 def _is_open(fd: int, opened: os.stat_result | None) -> bool:
