@@ -10,18 +10,17 @@ import mmap
 import os
 
 from ipcio._forklock import fork_lock
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipcio._backend.shm import Into
+
     Handle = TypeVar("Handle")
 
 
-def in_private_memory(
-    name: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
-) -> memoryview[int]:
+def in_private_memory(name: str, size: int, init: Callable[[Handle], object], into: Into[Handle]) -> memoryview[int]:
     """Call `init` with a handle of private memory of this size; return the memory."""
     try:
         memory = mmap.mmap(-1, size)
@@ -29,6 +28,6 @@ def in_private_memory(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name) from None
     content = memoryview(memory)
     with fork_lock:
-        handle = into(Mapped(memory, -1, None))
+        handle = into(memory, -1, None)
     init(handle)
     return content

@@ -28,6 +28,7 @@ from ipcio._record import call_locked
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from typing_extensions import Buffer, Self
@@ -48,6 +49,10 @@ class LockedFile(MemoryFile):
         "_quick_write",
         "_release",
     )
+
+    _lock: RLock
+    _acquiring: Iterator[object]
+    _release: partial[None]
 
     @classmethod
     def _over(cls, *opened: Any) -> Self:

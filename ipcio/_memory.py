@@ -56,6 +56,9 @@ class OpenMemory(_RawBinaryFile):
         "_share",
     )
 
+    _name: str | Any
+    _mode: str
+    _created: bool
     _memory: Memory | None  # all of it; None: closed
     _fd: int  # the descriptor behind the memory, or -1
     _lent: int  # the descriptor that users get and `ipcio.filelock` locks; -1 until one is needed

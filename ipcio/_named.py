@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from ipcio._backend.parts import PartsBackend
     from ipcio._backend.shares import Share
     from ipcio._backend.shm import ShmBackend
-    from ipcio._tuples import Mapped
 
 segments: ShmBackend = _chosen
 parts: PartsBackend = _chosen_parts
@@ -98,10 +97,18 @@ class NamedHandle(Named):
         raise TypeError(text)
 
     @classmethod
-    def _over(cls, mapped: Mapped, name: str, again: Callable[[str], Any], *, created: bool) -> Self:
+    def _over(
+        cls,
+        name: str,
+        again: Callable[[str], Any],
+        created: bool,
+        memory: mmap.mmap | memoryview[int] | None,
+        fd: int,
+        share: Share | None,
+    ) -> Self:
         self = cls.__new__(cls)
         self._opened = self._info = None
-        self._memory, self._fd, self._share = mapped  # from here on `__del__` gives them back, whatever is raised
+        self._memory, self._fd, self._share = memory, fd, share  # from here on `__del__` gives them back
         self._name = name
         self._again = again
         self._created = created
@@ -256,8 +263,8 @@ def create(
         opened: list[Handle] = []
         made = None
 
-        def into(mapped: Mapped) -> Handle:
-            opened.append(handle._over(mapped, wanted, again, created=True))
+        def into(memory: mmap.mmap | memoryview[int] | None, fd: int, share: Share | None) -> Handle:
+            opened.append(handle._over(wanted, again, True, memory, fd, share))
             return opened[-1]
 
         try:
@@ -319,7 +326,7 @@ def _join(handle: type[Handle], attach: Callable[..., Handle], name: str, owner:
         name,
         writable=True,
         owner=owner,
-        into=lambda mapped: handle._over(mapped, name, again, created=False),
+        into=partial(handle._over, name, again, False),
         kind=handle.KIND,
     )
     _check(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from ipcio._forklock import fork_lock
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def second_handle(handle: Handle) -> Handle:
             share.count += 1
         elif fd >= 0:
             fd = os.dup(fd)
-        second = handle._over(Mapped(opened.memory, fd, share), handle.name, handle._again, created=False)
+        second = handle._over(handle.name, handle._again, False, opened.memory, fd, share)
     try:
         # Not checked again: this process may have given up its rights since the first handle was opened.
         second._prepare(opened._replace(fd=fd), 0)

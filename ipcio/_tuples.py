@@ -6,22 +6,9 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import mmap
-    import os
     from collections.abc import Callable
 
     from ipcio._backend.sem import RawSemaphore
-    from ipcio._backend.shares import Share
-
-
-class Mapped(NamedTuple):
-    """A segment that a back end opened, for the handle to give back at its end."""
-
-    memory: mmap.mmap | memoryview[int] | None
-    """Bytes, which can be written if that was asked for; None for an empty segment."""
-    fd: int
-    """A descriptor of the object with an offset of its own; -1 where the platform has none."""
-    share: Share | None
-    """The handle's share in the name; None if ipcio does not decide how long the object exists."""
 
 
 class OpenObject(NamedTuple):
@@ -42,14 +29,6 @@ class OpenObject(NamedTuple):
     """
     wide: bool
     """Whether its locks are those for objects that other users may write to; the creator has decided that."""
-
-
-class MappedFile(NamedTuple):
-    """A file that a back end mapped."""
-
-    memory: mmap.mmap | None  # of no bytes
-    fd: int
-    status: os.stat_result  # of the file
 
 
 class OpenSemaphore(NamedTuple):

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from typing import IO, Any, Literal
 
     from ipcio._backend.mmap import MmapBackend
-    from ipcio._tuples import MappedFile
 
 __all__ = ["open", "pagesize"]
 
@@ -105,9 +104,7 @@ def open(
     prepare()
     absolute = None if isinstance(file, int) else file if os.path.isabs(file) else os.path.abspath(file)
 
-    def handle(mapping: MappedFile) -> MemoryFile:
-        memory, fd, status = mapping
-
+    def handle(memory: _mmap.mmap | None, fd: int, status: os.stat_result) -> MemoryFile:
         def reduce(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
             return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
 

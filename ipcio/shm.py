@@ -60,9 +60,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from ipcio._backend.shm import ShmBackend
+    from ipcio._backend.shares import Share
+    from ipcio._backend.shm import Into, ShmBackend
+    from ipcio._memory import Memory
     from ipcio._segment_writer import SegmentWriter
-    from ipcio._tuples import Mapped
 
 __all__ = ["attach", "create", "open", "unlink"]
 
@@ -265,7 +266,7 @@ class _InitRaised(BaseException):
 def _with_first_contents(
     init: Callable[[MemoryFile], object],
     create_filled: Callable[..., MemoryFile],
-    open_handle: Callable[[Mapped], MemoryFile],
+    open_handle: Into[MemoryFile],
     raised: list[BaseException],
 ) -> MemoryFile:
     """Create a segment of which `init` writes the first contents; if anything is raised, no handle stays open.
@@ -275,8 +276,8 @@ def _with_first_contents(
     opened: list[MemoryFile] = []
     result = None
 
-    def into(mapped: Mapped) -> MemoryFile:
-        opened.append(open_handle(mapped))
+    def into(memory: Memory | None, fd: int, share: Share | None) -> MemoryFile:
+        opened.append(open_handle(memory, fd, share))
         return opened[-1]
 
     def call_init(handle: MemoryFile) -> None:
@@ -301,8 +302,9 @@ def _join(mode: Literal["rb", "rb+"], owner: int | None, name: str) -> MemoryFil
 
 
 # All arguments are positional, for a `partial` of it is the fastest way to a handle.
-def _handle(name: str, mode: str, owner: int | None, created: bool, opened: Mapped) -> MemoryFile:
-    memory, fd, share = opened
+def _handle(
+    name: str, mode: str, owner: int | None, created: bool, memory: Memory | None, fd: int, share: Share | None
+) -> MemoryFile:
     recipe = partial(_recipe, name, mode, owner)
     if memory is None:  # an empty segment
         memory = memoryview(bytearray())

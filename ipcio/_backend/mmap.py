@@ -6,20 +6,24 @@ from ipcio._typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import mmap
+    import os
     from collections.abc import Callable
-    from typing import Any
-
-    from ipcio._tuples import MappedFile
+    from typing import Any, TypeAlias
 
 Handle = TypeVar("Handle")
 
+if TYPE_CHECKING:
+    Into: TypeAlias = Callable[[mmap.mmap | None, int, os.stat_result], Handle]
+
 
 class MmapBackend(Protocol):
-    """Files mapped into memory; `into` is as in `ipcio._backend.shm.ShmBackend`."""
+    """Files mapped into memory.
 
-    def open(
-        self, file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]
-    ) -> Handle:
+    `into` is as in `ipcio._backend.shm.ShmBackend`.  It is called with the memory (None: of no bytes), a descriptor
+    with an offset of its own, and the status of the file.
+    """
+
+    def open(self, file: Any, *, writable: bool, offset: int, size: int, into: Into[Handle]) -> Handle:
         """Map `size` bytes (0: all) of `file`, a path or a descriptor, from `offset`."""
         ...
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 from ipcio._typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
+    from typing import TypeAlias
 
-    from ipcio._tuples import Mapped
+    from ipcio._backend.shares import Share
 
 Handle = TypeVar("Handle")
+
+if TYPE_CHECKING:
+    Into: TypeAlias = Callable[[mmap.mmap | memoryview[int] | None, int, Share | None], Handle]
 
 
 class ShmBackend(Protocol):
     """Named shared memory.
 
-    `into` is called with what was opened, and makes the handle that is returned.  It is
-    called under `ipcio._forklock.fork_lock`, and the back end itself keeps no reference to the memory.
-    The caller does not hold that lock, because a back end may have to wait.
+    `into` is called with what was opened, for the handle to give back at its end, and makes the handle
+    that is returned.  It is called under `ipcio._forklock.fork_lock`, and the back end itself keeps no
+    reference to the memory.  The caller does not hold that lock, because a back end may have to wait.
+
+    What was opened is
+
+    * the memory, which can be written if that was asked for; None for an empty segment;
+    * a descriptor of the object with an offset of its own, -1 where the platform has none;
+    * the handle's share in the name; None if ipcio does not decide how long the object exists.
     """
 
     def create(
@@ -29,7 +40,7 @@ class ShmBackend(Protocol):
         persist: bool,
         reserve: bool,
         init: Callable[[Handle], object] | None,
-        into: Callable[[Mapped], Handle],
+        into: Into[Handle],
         kind: str = "shm",
     ) -> Handle:
         """Make a zero-filled object exclusively; it gets its name complete or not at all.
@@ -52,7 +63,7 @@ class ShmBackend(Protocol):
         *,
         writable: bool,
         owner: int | None = None,
-        into: Callable[[Mapped], Handle],
+        into: Into[Handle],
         kind: str = "shm",
     ) -> Handle:
         """Map what has the name, and take a share in it if ipcio made it.

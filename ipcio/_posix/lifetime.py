@@ -194,24 +194,31 @@ def _may_be_in_use(path: str, fd: int, locked: Callable[[], dict[str, bool]]) ->
 
 
 def retry_while_busy(name: str, *, patient: bool = True) -> Iterator[None]:
-    """Yield until the caller ends its loop; `BlockingIOError` if another process keeps it from that for two seconds.
+    """Yield until the caller ends its loop, with `wait_a_moment` in between.
 
     If not `patient`, there is no wait, and as many rounds as the caller needs if no other process is in the way.
     """
     if patient:
-        give_up = 0.0
+        since = None
         while True:
             yield
-            now = time.monotonic()
-            if not give_up:
-                give_up = now + PATIENCE
-            elif now > give_up:
-                break
-            else:
-                time.sleep(PAUSE)
-    else:
-        yield from repeat(None, _ATTEMPTS)
+            since = wait_a_moment(name, since)
+    yield from repeat(None, _ATTEMPTS)
     raise _kept_locked(name)
+
+
+def wait_a_moment(name: str, since: float | None) -> float:
+    """Wait until another process may have made its step; return when the caller's first wait began, to be passed next.
+
+    The first wait takes no time.  `BlockingIOError` if another process keeps the caller waiting for two seconds.
+    """
+    now = time.monotonic()
+    if since is None:
+        return now
+    if now > since + PATIENCE:
+        raise _kept_locked(name)
+    time.sleep(PAUSE)
+    return since
 
 
 def _kept_locked(path: str) -> BlockingIOError:

@@ -11,13 +11,13 @@ import sys
 
 from ipcio._forklock import fork_lock
 from ipcio._posix import undecided
-from ipcio._tuples import MappedFile
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, TypeVar
+
+    from ipcio._backend.mmap import Into
 
     Handle = TypeVar("Handle")
 
@@ -32,7 +32,7 @@ def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mm
     return mmap.mmap(fd, size, access=access, offset=offset)
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Into[Handle]) -> Handle:
     with HeldByCall() as opened:
         _open_descriptor(opened, file, writable=writable)
         fd = opened.fd
@@ -43,7 +43,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
         with fork_lock:
             mapping = [_map(file, fd, size, writable=writable, offset=offset) if size else None]
             opened.fd = -1
-            return into(MappedFile(mapping.pop(), fd, info))
+            return into(mapping.pop(), fd, info)
 
 
 def _map(file: Any, fd: int, size: int, *, writable: bool, offset: int) -> mmap.mmap:

@@ -17,13 +17,16 @@ from ipcio._forklock import fork_lock
 from ipcio._light import cache, suppress
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall, close_later, held_by_calls
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypeVar
+
+    from ipcio._backend.shm import Into
+
+    Handle = TypeVar("Handle")
 
 _TMPFILE: int = getattr(os, "O_TMPFILE", 0)  # of Linux; 0 elsewhere
 _UNNAMED = _TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -90,12 +93,12 @@ class OpenObject(HeldByCall):
         more = len(os.fsencode(os.path.basename(self.path))) - length
         return f"a name may have {namespace.LONGEST - more} bytes here, not {length}"
 
-    def hand_over(self) -> Mapped:
-        """Under `fork_lock`: return what is open, which belongs to the caller then."""
-        opened = Mapped(self.memory, self.fd, self.share)
+    def hand_over(self, into: Into[Handle]) -> Handle:
+        """Under `fork_lock`: pass on what is open, and return the handle of it."""
+        memory, fd, share = self.memory, self.fd, self.share
         self.memory = self.share = None
         self.fd = -1
-        return opened
+        return into(memory, fd, share)
 
     def close_later(self) -> None:
         """Do as `HeldByCall` does, for the share as well."""
@@ -117,7 +120,9 @@ class OpenObject(HeldByCall):
 
 def keep_share(raw: Any, hand: OpenObject) -> None:
     """Under `fork_lock`: give the share to a semaphore; if there is none, close the descriptor."""
-    _, fd, raw.share = hand.hand_over()
+    fd, raw.share = hand.fd, hand.share
+    hand.share = None
+    hand.fd = -1
     if raw.share is None and fd >= 0:
         os.close(fd)
 
@@ -154,11 +159,13 @@ class NewObject(OpenObject):
             shares.recheck()
         self.check_free()
         mode = perm | namespace.MANAGED
-        for _ in lifetime.retry_while_busy(self.name):
+        since = None
+        while True:
             with fork_lock:
                 if self._create_unnamed(mode, share_path or self.path):
                     break
             self.roll_back()
+            since = lifetime.wait_a_moment(self.name, since)
         self._perm = perm
         if self.info.st_mode & 0o7777 != mode:  # the umask
             os.fchmod(self.fd, mode)

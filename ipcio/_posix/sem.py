@@ -37,7 +37,8 @@ def create(
     semlock.check_value(value)
     if bound is not None:
         semlock.check_bound(bound)
-    for _ in lifetime.retry_while_busy(name):
+    since = None
+    while True:
         with store.NewSemaphore(name, path) as new:
             new.make(value, perm)
             with fork_lock:
@@ -46,7 +47,7 @@ def create(
                     new.finish(perm, persist=persist)
                     return into(_opened(raw, new))
             new.roll_back()  # another process has unlinked it already: make it again
-    raise AssertionError("unreachable")
+        since = lifetime.wait_a_moment(name, since)
 
 
 def attach(name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:

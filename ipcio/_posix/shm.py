@@ -6,7 +6,6 @@ directory of the companions, so that they can be locked, read and written there 
 
 from __future__ import annotations
 
-from ipcio._forklock import fork_lock
 from ipcio._names import CALLED, SEGMENTS
 from ipcio._posix import lifetime, namespace, store_files
 from ipcio._posix.namespace import segment_path
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ipcio._tuples import Mapped
+    from ipcio._backend.shm import Into
 
     Handle = TypeVar("Handle")
 
@@ -30,7 +29,7 @@ def create(
     persist: bool,
     reserve: bool,
     init: Callable[[Handle], object] | None,
-    into: Callable[[Mapped], Handle],
+    into: Into[Handle],
     kind: str = "shm",
 ) -> Handle:
     """Make a segment that is complete when it gets its name."""
@@ -41,25 +40,19 @@ def create(
     else:
         new = store.NewSegment(name, segment_path(name))
     with new:
-        if init is not None:
-            return new.make_filled(size, perm, persist=persist, reserve=reserve, init=init, into=into)
-        new.make(size, perm, reserve=reserve)
-        new.finish(perm, persist=persist)
-        with fork_lock:
-            return into(new.hand_over())
+        return new.make(size, perm, persist=persist, reserve=reserve, init=init, into=into)
 
 
-def attach(
-    name: str, *, writable: bool, owner: int | None = None, into: Callable[[Mapped], Handle], kind: str = "shm"
-) -> Handle:
+def attach(name: str, *, writable: bool, owner: int | None = None, into: Into[Handle], kind: str = "shm") -> Handle:
     """Map what has the name."""
-    for _ in lifetime.retry_while_busy(name):
+    since = None
+    while True:
         with _existing(name, kind, owner) as found:
-            if found.map(writable=writable):
-                with fork_lock:
-                    return into(found.hand_over())
+            handle = found.map(into, writable=writable)
+            if handle is not None:
+                return handle
             found.roll_back()
-    raise AssertionError("unreachable")
+        since = lifetime.wait_a_moment(name, since)
 
 
 def unlink(name: str, *, kind: str = "shm") -> None:

@@ -4,16 +4,16 @@
 `ipcio._posix.store_companions` for the others (`ipcio._posix.namespace`).  A store offers
 
 ``NewSegment(name, path)``
-    ``make(size, perm, reserve=...)`` makes a segment that appears complete or not at all.
-    ``make_filled(size, perm, persist=..., reserve=..., init=..., into=...)`` makes one whose first contents are
-    there when it appears, and returns its handle.
+    ``make(size, perm, persist=..., reserve=..., init=..., into=...)`` makes a segment that appears complete or not at
+    all, with its first contents, and returns its handle.
 ``NewSemaphore(name, path)``
     ``make(value, perm)`` makes a semaphore in the same way; then ``open_semaphore(opener)`` opens it.
 ``NewRecord(name, path)``
     makes the file of a crash-safe semaphore (`ipcio._posix.undo`), which begins with ``blank()``
     and has the permissions ``record_perm(perm)``.
 ``ExistingSegment(name, path, owner)``
-    ``map(writable=...)`` joins what has the name and maps it; ``remove_once()`` tries to remove the name.
+    ``map(into, writable=...)`` joins what has the name, maps it and returns its handle; ``remove_once()`` tries to
+    remove the name.
 ``ExistingSemaphore(name, path, owner)``
     ``open_if_there()`` opens the file of what has the name, ``open_semaphore(opener)`` joins and opens what is
     no crash-safe semaphore; ``remove_once()``.

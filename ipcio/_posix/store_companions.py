@@ -41,13 +41,15 @@ from ipcio._posix.companion_paths import path_of
 from ipcio._posix.companions import FOREIGN, MAKING, READY
 from ipcio._posix.mmap import map_descriptor
 from ipcio._posix.semlock import PosixSemaphore, create_semaphore
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
     from typing import TypeVar
+
+    from ipcio._backend.shares import Share
+    from ipcio._backend.shm import Into
 
     Handle = TypeVar("Handle")
     T = TypeVar("T")
@@ -149,12 +151,32 @@ class NewSegment(_NewObject):
 
     KIND = "shm"
 
-    def make(self, size: int, perm: int, *, reserve: bool, content: memoryview[int] | None = None) -> None:  # noqa: ARG002 -- see below
-        """Make it, mapped, with this size and content (None: zeros).
+    def make(
+        self,
+        size: int,
+        perm: int,
+        *,
+        persist: bool,
+        reserve: bool,  # noqa: ARG002 -- the system decides
+        init: Callable[[Handle], object] | None,
+        into: Into[Handle],
+    ) -> Handle:
+        """Make it and return its handle; what `init` writes to private memory is its content.
 
-        The system decides whether memory is set aside.  It may also leave no more of `perm` than
-        the umask does.
+        The system may leave no more of `perm` than the umask does.
         """
+        content = None
+        if init is not None:
+            self.check_free()
+            self._refuse_foreign()
+            content = in_private_memory(self.name, size, init, into)
+        self.make_of(content, size, perm)
+        self.finish(perm, persist=persist)
+        with fork_lock:
+            return self.hand_over(into)
+
+    def make_of(self, content: memoryview[int] | None, size: int, perm: int) -> None:
+        """Make it, mapped, with this size and content (None: zeros)."""
         if size > _LARGEST:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._announce(size)
@@ -170,28 +192,9 @@ class NewSegment(_NewObject):
             self.memory[:size] = content
         self._complete_object(inode)
 
-    def make_filled(
-        self,
-        size: int,
-        perm: int,
-        *,
-        persist: bool,
-        reserve: bool,
-        init: Callable[[Handle], object],
-        into: Callable[[Mapped], Handle],
-    ) -> Handle:
-        """Have `init` write to private memory, and make the segment with these bytes as its content."""
-        self.check_free()
-        self._refuse_foreign()
-        content = in_private_memory(self.name, size, init, into)
-        self.make(size, perm, reserve=reserve, content=content)
-        self.finish(perm, persist=persist)
-        with fork_lock:
-            return into(self.hand_over())
-
-    def hand_over(self) -> Mapped:
-        """Under `fork_lock`: return the memory and the share, for a handle to keep."""
-        return _without_companion(super().hand_over())
+    def hand_over(self, into: Into[Handle]) -> Handle:
+        """Under `fork_lock`: pass on the memory and the share."""
+        return super().hand_over(partial(_without_companion, into))
 
 
 class NewSemaphore(_NewObject):
@@ -224,12 +227,13 @@ def _fill(fd: int, size: int, perm: int) -> mmap.mmap:
         raise
 
 
-def _without_companion(opened: Mapped) -> Mapped:
+def _without_companion(
+    into: Into[Handle], memory: mmap.mmap | memoryview[int] | None, fd: int, share: Share | None
+) -> Handle:
     """Without a share, the descriptor of the companion is no longer needed; a share closes it itself."""
-    memory, fd, share = opened
     if share is None and fd >= 0:
         os.close(fd)
-    return Mapped(memory, -1, share)
+    return into(memory, -1, share)
 
 
 # -- existing objects --------------------------------------------------------
@@ -283,16 +287,19 @@ class ExistingSegment(_ExistingObject):
 
     KIND = "shm"
 
-    def map(self, *, writable: bool) -> bool:
-        """Join it and map it; False: it is gone or going, so roll back and look again."""
+    def map(self, into: Into[Handle], *, writable: bool) -> Handle | None:
+        """Join it and map it, and return its handle; None: it is gone or going, so roll back and look again."""
         with fork_lock:
             if self.open_if_there(writable=False):
-                return self._map_ours(writable=writable)
-        return bool(self._open_foreign(partial(self._map_foreign, writable=writable)))
+                return self.hand_over(into) if self._map_ours(writable=writable) else None
+        if not self._open_foreign(partial(self._map_foreign, writable=writable)):
+            return None
+        with fork_lock:
+            return self.hand_over(into)
 
-    def hand_over(self) -> Mapped:
-        """Under `fork_lock`: return the memory and the share, for a handle to keep."""
-        return _without_companion(super().hand_over())
+    def hand_over(self, into: Into[Handle]) -> Handle:
+        """Under `fork_lock`: pass on the memory and the share."""
+        return super().hand_over(partial(_without_companion, into))
 
     def _map_ours(self, *, writable: bool) -> bool:
         """Map the object of the companion; False: look again."""

@@ -15,13 +15,14 @@ from ipcio._light import lru_cache, partial
 from ipcio._posix import lifetime, namespace, objects, removal
 from ipcio._posix.allocation import allocate
 from ipcio._posix.mmap import map_descriptor
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
+
+    from ipcio._backend.shm import Into
 
     Handle = TypeVar("Handle")
     T = TypeVar("T")
@@ -48,50 +49,53 @@ def before_removal(path: str, fd: int, info: os.stat_result) -> bool:
 class NewSegment(objects.NewObject):
     """A new segment."""
 
-    def make(self, size: int, perm: int, *, reserve: bool) -> None:
-        """Make it, mapped and with this size, and give it its name."""
-        self._make_unnamed(size, perm, reserve=reserve)
-        self.publish()
-
-    def _make_unnamed(self, size: int, perm: int, *, reserve: bool) -> None:
-        self.create_unnamed(perm)
-        allocate(self.fd, size, reserve=reserve)
-        with fork_lock:
-            self.memory = map_descriptor(self.fd, size, writable=True)
-
-    def make_filled(
+    def make(
         self,
         size: int,
         perm: int,
         *,
         persist: bool,
         reserve: bool,
-        init: Callable[[Handle], object],
-        into: Callable[[Mapped], Handle],
+        init: Callable[[Handle], object] | None,
+        into: Into[Handle],
     ) -> Handle:
-        """Make it without a name, have `init` write to it through the handle, and give it its name."""
-        self._make_unnamed(size, perm, reserve=reserve)
+        """Make it, give it its name, and return its handle."""
+        self.create_unnamed(perm)
+        allocate(self.fd, size, reserve=reserve)
+        with fork_lock:
+            self.memory = map_descriptor(self.fd, size, writable=True)
+        if init is not None:
+            return self._publish_filled(perm, persist=persist, init=init, into=into)
+        self.publish()
+        self.finish(perm, persist=persist)
+        with fork_lock:
+            return self.hand_over(into)
+
+    def _publish_filled(
+        self, perm: int, *, persist: bool, init: Callable[[Handle], object], into: Into[Handle]
+    ) -> Handle:
+        """Have `init` write to it through the handle before it gets its name."""
         with HeldByCall() as other:  # a descriptor that the handle does not close
             other.open_by(os.dup, self.fd)
             with fork_lock:
                 if persist:  # the share stays here, and is given up when the object has its name
-                    handle = into(self._hand_over_memory(other))
+                    handle = self._hand_over_memory(other, into)
                 else:
                     if not self._temporary:
                         self._source = f"/proc/self/fd/{other.fd}"
-                    handle = into(self.hand_over())
+                    handle = self.hand_over(into)
             init(handle)
             self.publish()
             self.finish(perm, persist=persist)
             self.close()
             return handle
 
-    def _hand_over_memory(self, other: HeldByCall) -> Mapped:
-        """Under `fork_lock`: return the memory and the other descriptor, which belong to the caller then."""
-        opened = Mapped(self.memory, other.fd, None)
+    def _hand_over_memory(self, other: HeldByCall, into: Into[Handle]) -> Handle:
+        """Under `fork_lock`: pass on the memory and the other descriptor."""
+        memory, fd = self.memory, other.fd
         self.memory = None
         other.fd = -1
-        return opened
+        return into(memory, fd, None)
 
     def _reason(self, number: int) -> str | None:
         if number == errno.EEXIST and _may_be_semaphore(self.path):
@@ -107,21 +111,23 @@ class ExistingSegment(objects.ExistingObject):
 
     called = "shared memory"
 
-    def map(self, *, writable: bool) -> bool:
-        """Join it and map it; False: it is gone or going, so roll back and look again."""
+    def map(self, into: Into[Handle], *, writable: bool) -> Handle | None:
+        """Join it and map it, and return its handle; None: it is gone or going, so roll back and look again."""
         with fork_lock:
             self.open(writable=writable)
             if not self.join():
-                return False
-            refuse_semaphore(self.name, self.fd, self.info)
-            if not self.info.st_size and objects.is_empty(self.fd, self.info):
-                return True
-            objects.check_regular(self.info, self.called)
-            try:
-                self.memory = map_descriptor(self.fd, self.info.st_size, writable=writable)
-            except ValueError:
-                raise OSError(errno.EINVAL, "another process is truncating the object") from None
-            return True
+                return None
+            info = self.info
+            size = info.st_size
+            if size in _SIZES_OF_SEMAPHORES:  # hardly ever
+                refuse_semaphore(self.name, self.fd, info)
+            if size or not objects.is_empty(self.fd, info):
+                objects.check_regular(info, self.called)
+                try:
+                    self.memory = map_descriptor(self.fd, size, writable=writable)
+                except ValueError:
+                    raise OSError(errno.EINVAL, "another process is truncating the object") from None
+            return self.hand_over(into)
 
     def remove_once(self) -> bool:
         """Try once to remove the name, under `directory_lock`; False: another process is in mid-step."""

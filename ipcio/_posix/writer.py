@@ -121,7 +121,7 @@ class _ByCopy:
         self._perm = perm
         self._replace = replace
         with suppress(FileNotFoundError):  # is there one, is the name too long?
-            shm.attach(name, writable=False, into=bool)
+            shm.attach(name, writable=False, into=_drop)
             if not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         from tempfile import mkstemp  # which a list of objects, which also imports this module, does without
@@ -162,10 +162,15 @@ class _ByCopy:
 
     def _create(self, content: memoryview[int]) -> None:
         with store_companions.NewSegment(self.name, namespace.segment_path(self.name)) as new:
-            new.make(len(content), self._perm, reserve=True, content=content)
+            new.make_of(content, len(content), self._perm)
             new.finish(self._perm, persist=True)
             with fork_lock:
-                new.hand_over()
+                new.hand_over(_drop)
+
+
+def _drop(*_: object) -> bool:
+    """Take over what was opened, in place of a handle, and keep nothing of it."""
+    return True
 
 
 def clear_persistent(path: str) -> bool:

@@ -9,13 +9,13 @@ import msvcrt
 import os
 import stat
 
-from ipcio._tuples import MappedFile
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, TypeVar
+
+    from ipcio._backend.mmap import Into
 
     Handle = TypeVar("Handle")
 
@@ -24,7 +24,7 @@ _SHARE_ALL = win32.FILE_SHARE_READ | win32.FILE_SHARE_WRITE | win32.FILE_SHARE_D
 _PREFIX = "\\\\?\\"
 
 
-def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[MappedFile], Handle]) -> Handle:
+def open(file: Any, *, writable: bool, offset: int, size: int, into: Into[Handle]) -> Handle:
     # Not under `fork_lock`: Windows has no fork.
     fd = _open_descriptor(file, writable=writable)
     try:
@@ -32,7 +32,7 @@ def open(file: Any, *, writable: bool, offset: int, size: int, into: Callable[[M
     except BaseException:
         os.close(fd)
         raise
-    return into(MappedFile(memory, fd, os.fstat(fd)))
+    return into(memory, fd, os.fstat(fd))
 
 
 def map_descriptor(fd: int, size: int, *, writable: bool, offset: int = 0) -> mmap.mmap:

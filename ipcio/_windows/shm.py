@@ -23,13 +23,15 @@ import time
 
 from ipcio._first_contents import in_private_memory
 from ipcio._names import CALLED, SEGMENTS
-from ipcio._tuples import Mapped
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
+
+    from ipcio._backend.shares import Share
+    from ipcio._backend.shm import Into
 
     Handle = TypeVar("Handle")
 
@@ -46,7 +48,7 @@ def create(
     persist: bool,
     reserve: bool,  # noqa: ARG001 -- Windows always reserves
     init: Callable[[Handle], object] | None,
-    into: Callable[[Mapped], Handle],
+    into: Into[Handle],
     kind: str = "shm",
 ) -> Handle:
     """Make a segment; its memory is always reserved.
@@ -75,7 +77,7 @@ def create(
         if content is not None:
             memory[:size] = content
         win32.ReleaseSemaphore(slack, len(memory) - size + 1, None)
-        return into(Mapped(memory[:size], -1, share))
+        return into(memory[:size], -1, share)
 
 
 def attach(
@@ -83,7 +85,7 @@ def attach(
     *,
     writable: bool,
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
-    into: Callable[[Mapped], Handle],
+    into: Into[Handle],
     kind: str = "shm",
 ) -> Handle:
     """Map what has the name.  No `fork_lock` is needed: Windows has no fork."""
@@ -92,7 +94,7 @@ def attach(
         return _attach(_path(name, kind), CALLED.get(kind, "shared memory"), writable=writable, into=into)
 
 
-def _attach(name: str, called: str, *, writable: bool, into: Callable[[Mapped], Handle]) -> Handle:
+def _attach(name: str, called: str, *, writable: bool, into: Into[Handle]) -> Handle:
     access = win32.SECTION_QUERY | win32.FILE_MAP_READ | (win32.FILE_MAP_WRITE if writable else 0)
     start = time.monotonic()
     while True:
@@ -112,7 +114,7 @@ def _attach(name: str, called: str, *, writable: bool, into: Callable[[Mapped], 
                 objects.wait_a_moment(start, name)
                 continue
             memory = _map(section, name, writable=writable)
-            return into(Mapped(memory[: max(len(memory) - unused, 1)], -1, share))
+            return into(memory[: max(len(memory) - unused, 1)], -1, share)
 
 
 def unlink(name: str, *, kind: str = "shm") -> None:
@@ -121,9 +123,9 @@ def unlink(name: str, *, kind: str = "shm") -> None:
     raise objects.unlink_error(name)
 
 
-def _close(mapping: Mapped) -> None:
-    if mapping.share is not None:
-        mapping.share.release()
+def _close(_memory: object, _fd: int, share: Share | None) -> None:
+    if share is not None:
+        share.release()
 
 
 def _path(name: str, kind: str) -> str:
@@ -136,7 +138,7 @@ def _check_length(name: str, kind: str) -> None:
 
 
 def _first_contents(
-    name: str, path: str, size: int, init: Callable[[Handle], object], into: Callable[[Mapped], Handle]
+    name: str, path: str, size: int, init: Callable[[Handle], object], into: Into[Handle]
 ) -> memoryview[int]:
     with objects.Handles() as found:
         if found.find(win32.OpenFileMapping, win32.SECTION_QUERY, path, name):
