@@ -473,15 +473,15 @@ class MemoryFile(OpenMemory):
             pass
 
     def __reduce__(self) -> tuple[Any, ...]:
-        memory, size, position = self._where()
-        how = self._reduce(memory)  # which may ask for the file's path
+        size, position = self._where()
+        how = self._reduce(self)  # which may ask for the file's path
         with fork_lock:
             self._check_open()  # all that time
             return hand_over(self, self._share, (_reopen, (*how, size, position)))
 
-    def _where(self) -> tuple[Memory, int, int]:
+    def _where(self) -> tuple[int, int]:
         with fork_lock:
-            return self._check_open(), self._size, self.tell()
+            return self._size, self.tell()
 
     def _drop_memory(self, *, is_explicit: bool) -> None:
         # The map is dropped and never closed: the last reference unmaps.  To close it would be an

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from ipcio._memory import Memory
-
     T = TypeVar("T")
 
 _FREE, _MOVING, _ALONE, _RESERVED = range(4)  # the values of `_turn`
@@ -190,7 +188,7 @@ class OffsetFile(MemoryFile):
     def truncate(self, size: int | None = None, /) -> int:
         return self._alone(MemoryFile._truncate, None if size is None else index(size))
 
-    def _where(self) -> tuple[Memory, int, int]:
+    def _where(self) -> tuple[int, int]:
         return self._alone(MemoryFile._where)
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ class OpenMemory(_RawBinaryFile):
     _fd: int  # the descriptor behind the memory, or -1
     _lent: int  # the descriptor that users get and `ipcio.filelock` locks; -1 until one is needed
     _file_offset: int  # where in the descriptor's file the memory begins
-    _reduce: Reduce  # how to open this memory again, for pickle; must not keep it mapped
+    _reduce: Reduce  # called with the handle: how to open this memory again, for pickle; must not keep it mapped
     _share: Share | None  # in keeping the name
     _opened: os.stat_result | None  # what the descriptor has open, if no share owns it
 

@@ -105,8 +105,8 @@ def open(
     absolute = None if isinstance(file, int) else file if os.path.isabs(file) else os.path.abspath(file)
 
     def handle(memory: _mmap.mmap | None, fd: int, status: os.stat_result) -> MemoryFile:
-        def reduce(memory: _mmap.mmap | memoryview) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-            return open, (absolute or _backend.path_of(fd), mode, offset, len(memory))
+        def reduce(handle: MemoryFile) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+            return open, (absolute or _backend.path_of(fd), mode, offset, len(handle._check_open()))
 
         if memory is None:
             return MemoryFile._over(

@@ -131,16 +131,7 @@ def create(
     _check_init(init)
     prepare()
     raised: list[BaseException] = []  # by `init`
-
-    def make(wanted: str) -> MemoryFile:
-        into = partial(_handle, wanted, "rb+", owner_of_new(owner), True)
-        if init is None:
-            return _backend.create(
-                wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve), init=None, into=into
-            )
-        create_filled = partial(_backend.create, wanted, size, perm=perm, persist=bool(persist), reserve=bool(reserve))
-        return _with_first_contents(init, create_filled, into, raised)
-
+    make = partial(_make, size, perm, bool(persist), bool(reserve), owner_of_new(owner), init, raised)
     handle = None
     try:
         handle = create_or_attach(name, make, partial(_join, "rb+", owner) if exist_ok else None)
@@ -189,8 +180,9 @@ def attach(
         raise ValueError(f"mode must be 'r' or 'rw', not {mode!r}")
     owner = check_owner(owner)
     prepare()
+    how: Literal["rb", "rb+"] = "rb+" if mode == "rw" else "rb"
     try:
-        return attach_in_time(partial(_join, "rb+" if mode == "rw" else "rb", owner, name), timeout)
+        return _join(how, owner, name) if timeout == 0 else attach_in_time(partial(_join, how, owner, name), timeout)
     except OSError as error:
         explain(error, _KIND, name)
         raise
@@ -254,6 +246,23 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)
 
 
+def _make(
+    size: int,
+    perm: int,
+    persist: bool,
+    reserve: bool,
+    owner: int | None,
+    init: Callable[[MemoryFile], object] | None,
+    raised: list[BaseException],
+    name: str,
+) -> MemoryFile:
+    into = partial(_handle, name, "rb+", owner, True)
+    if init is None:
+        return _backend.create(name, size, perm=perm, persist=persist, reserve=reserve, init=None, into=into)
+    create_filled = partial(_backend.create, name, size, perm=perm, persist=persist, reserve=reserve)
+    return _with_first_contents(init, create_filled, into, raised)
+
+
 def _check_init(init: object) -> None:
     if init is not None and not callable(init):
         raise TypeError(f"init must be a function that gets the new handle, not {type(init).__name__!r}")
@@ -305,7 +314,7 @@ def _join(mode: Literal["rb", "rb+"], owner: int | None, name: str) -> MemoryFil
 def _handle(
     name: str, mode: str, owner: int | None, created: bool, memory: Memory | None, fd: int, share: Share | None
 ) -> MemoryFile:
-    recipe = partial(_recipe, name, mode, owner)
+    recipe = _recipe if owner is None else partial(_recipe, owner=owner)
     if memory is None:  # an empty segment
         memory = memoryview(bytearray())
     if isinstance(memory, memoryview):
@@ -313,9 +322,10 @@ def _handle(
     return FastFile._over(memory, memory, name, mode, recipe, fd, 0, share, created)
 
 
-def _recipe(name: str, mode: str, owner: int | None, _: object) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
+def _recipe(handle: MemoryFile, owner: int | None = None) -> tuple[Callable[..., MemoryFile], tuple[str, ...]]:
     """Return how a pickled copy attaches."""
-    return attach if owner is None else partial(attach, owner=owner), (name, "r" if mode == "rb" else "rw")
+    how = "r" if handle.mode == "rb" else "rw"
+    return attach if owner is None else partial(attach, owner=owner), (handle.name, how)
 
 
 def __dir__() -> list[str]:

@@ -63,8 +63,8 @@ def open(data: str | Buffer | MemoryFile) -> MemoryFile:
     return _BufferFile._over(None, view, "<strfile>", "rb", _reduce)
 
 
-def _reduce(memory: Buffer) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
-    return open, (bytes(memory),)
+def _reduce(handle: MemoryFile) -> tuple[Callable[..., MemoryFile], tuple[Any, ...]]:
+    return open, (bytes(handle._check_open()),)
 
 
 def __dir__() -> list[str]:

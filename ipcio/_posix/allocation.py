@@ -28,8 +28,11 @@ def allocate(fd: int, size: int, *, reserve: bool) -> None:
     if size > _PIECE:
         check_room(fd, size)
     try:
-        for start in range(0, size, _PIECE):
-            os.posix_fallocate(fd, start, min(_PIECE, size - start))
+        if size <= _PIECE:
+            os.posix_fallocate(fd, 0, size)
+        else:
+            for start in range(0, size, _PIECE):
+                os.posix_fallocate(fd, start, min(_PIECE, size - start))
     except OSError as error:
         if error.errno in {errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL}:
             os.ftruncate(fd, size)

@@ -18,7 +18,7 @@ import fcntl
 import os
 import time
 
-from ipcio._forklock import fork_lock
+from ipcio._forklock import acquiring_fork_lock, fork_lock, release_fork_lock
 from ipcio._light import ref, suppress
 from ipcio._posix import exits, forks, lifetime, namespace
 from ipcio._typing import TYPE_CHECKING
@@ -153,34 +153,33 @@ class Share:
         Only the first call does anything.  A program may have closed all its descriptors, as daemons
         do, and their numbers may mean other files by now.  Those are left alone.
         """
-        with fork_lock:
-            lock, self._lock = self._lock, -1
-            if lock < 0:
-                return
-            fd = self._fd
+        for _ in acquiring_fork_lock:
             try:
-                is_ours = _shares.get(lock) is self._self  # otherwise the number is another share's by now
-                if is_ours:
-                    del _shares[lock]
-                if not is_ours or not self.is_open(lock):
-                    lock = -1
-                if (self._is_lent or lock < 0) and (fd in _shares or not self.is_open(fd)):
-                    fd = -1
-            finally:
+                lock, self._lock = self._lock, -1
+                if lock < 0:
+                    return
+                fd = self._fd
                 try:
-                    if lock >= 0:
-                        os.close(lock)
+                    is_ours = _shares.get(lock) is self._self  # otherwise the number is another share's by now
+                    if is_ours:
+                        del _shares[lock]
+                    if not is_ours or not self.is_open(lock):
+                        lock = -1
+                    if (self._is_lent or lock < 0) and (fd in _shares or not self.is_open(fd)):
+                        fd = -1
                 finally:
                     try:
-                        # No lock of ours is on the handle's description, so it can ask.  But a forked process has
-                        # the same description, and two processes that ask by one do not exclude each other.
-                        if lock >= 0 and fd >= 0 and self._taker is forks.this_process():
-                            self._remove_if_last(fd)
-                        elif not _remove_if_orphan_at(self._path):
-                            _recheck_later(self._path)
+                        if lock >= 0:
+                            os.close(lock)
                     finally:
-                        if fd >= 0:
-                            close(fd)
+                        try:
+                            self._remove_if_last(fd if lock >= 0 else -1)
+                        finally:
+                            if fd >= 0:
+                                close(fd)
+            finally:
+                release_fork_lock()
+            break
 
     def close_copy(self) -> None:
         """In a forked child: close the copy of the lock, for the call that was to make a handle goes on in the parent.
@@ -194,6 +193,12 @@ class Share:
             _remove_if_orphan_at(self._path)
 
     def _remove_if_last(self, fd: int) -> None:
+        # No lock of ours is on the handle's description, so it can ask.  But a forked process has
+        # the same description, and two processes that ask by one do not exclude each other.
+        if fd < 0 or self._taker is not forks.this_process():
+            if not _remove_if_orphan_at(self._path):
+                _recheck_later(self._path)
+            return
         if not lifetime.try_lock(fd, lifetime.EXCLUSIVE):
             _recheck_later(self._path)
             return
