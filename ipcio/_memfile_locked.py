@@ -55,8 +55,8 @@ class LockedFile(MemoryFile):
     _release: partial[None]
 
     @classmethod
-    def _over(cls, *opened: Any) -> Self:
-        self = super()._over(*opened)
+    def _over(cls, cursor: Any, memory: Any, *rest: Any) -> Self:
+        self = super()._over(cursor, memory, *rest)
         self._lock = RLock()
         self._acquiring = starmap(self._lock.acquire, _FOR_EVER)
         self._release = partial(self._lock.release)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from ipcio._backend.sem import RawSemaphore
-    from ipcio._tuples import OpenSemaphore
 
+_new: Callable[..., Any] = object.__new__
 _ONE = 1  # ``is _ONE`` is the fastest test for the default
 _ZERO = 0
 _NUMBERS = frozenset({int, float})  # the usual types
@@ -108,14 +108,21 @@ class Semaphore(Named):
     @classmethod
     def _over(
         cls,
-        permits: OpenSemaphore,
         name: str,
         attach: Callable[[str], Semaphore],
         created: bool,
-        bound: int | None = None,
+        max_here: int | None,  # of this handle alone; `bound` is the semaphore's own
+        raw: RawSemaphore,
+        post: Callable[[int], None],
+        value: Callable[[], int],
+        undo: bool,
+        bound: int | None,
     ) -> Semaphore:
-        self: Semaphore = cls.__new__(cls)
-        raw, self._post, self._value, self._undo, self._bound = permits
+        self: Semaphore = _new(cls)
+        self._post = post
+        self._value = value
+        self._undo = undo
+        self._bound = bound
         self._enter = raw.__enter__
         self._exit = raw.__exit__
         self._acquire = raw.acquire
@@ -126,8 +133,8 @@ class Semaphore(Named):
         self._name = name
         self._attach = attach
         self._created = created
-        if bound is not None and not self._undo:
-            self._bind(bound)
+        if max_here is not None and not undo:
+            self._bind(max_here)
         return self
 
     def _bind(self, bound: int) -> None:

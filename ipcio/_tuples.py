@@ -6,9 +6,6 @@ from ipcio._typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
-
-    from ipcio._backend.sem import RawSemaphore
 
 
 class OpenObject(NamedTuple):
@@ -29,19 +26,6 @@ class OpenObject(NamedTuple):
     """
     wide: bool
     """Whether its locks are those for objects that other users may write to; the creator has decided that."""
-
-
-class OpenSemaphore(NamedTuple):
-    """A semaphore that a back end opened, for the handle."""
-
-    raw: RawSemaphore
-    post: Callable[[int], None]
-    """Releases several permits; `OverflowError`, and no permit released, if that would exceed the maximum."""
-    value: Callable[[], int]
-    """Returns the value; `NotImplementedError` where the platform does not say it."""
-    crash_safe: bool
-    bound: int | None = None
-    """What the value may be at most, if the back end itself refuses to exceed that (`ValueError`)."""
 
 
 class Conflict(NamedTuple):

@@ -147,7 +147,7 @@ def create(
             persist=bool(persist),
             crash_safe=bool(undo),
             bound=bound,
-            into=lambda opened: Semaphore._over(opened, wanted, _again(owner_of_new(owner), bound), True, bound),
+            into=partial(Semaphore._over, wanted, _again(owner_of_new(owner), bound), True, bound),
         )
 
     try:
@@ -179,7 +179,7 @@ def attach(name: str, *, timeout: float | None = 0, owner: int | None = None) ->
     check_name(name)
     owner = check_owner(owner)
     try:
-        return attach_in_time(partial(_join, name, owner), timeout)
+        return _join(name, owner) if timeout == 0 else attach_in_time(partial(_join, name, owner), timeout)
     except OSError as error:
         explain(error, _KIND, name)
         raise
@@ -206,11 +206,8 @@ def _check_bound(bound: int | None, value: int) -> int | None:
 
 
 def _join(name: str, owner: int | None, bound: int | None = None) -> Semaphore:
-    return _backend.attach(
-        name,
-        owner=owner,
-        into=lambda opened: Semaphore._over(opened, name, _again(owner, bound), False, bound),
-    )
+    into = partial(Semaphore._over, name, _again(owner, bound), False, bound)
+    return _backend.attach(name, owner=owner, into=into)
 
 
 def _attach_bounded(name: str, *, owner: int | None, bound: int) -> Semaphore:

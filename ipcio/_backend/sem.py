@@ -6,9 +6,9 @@ from ipcio._typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from ipcio._backend.shares import Share
-    from ipcio._tuples import OpenSemaphore
 
 Handle = TypeVar("Handle")
 
@@ -39,8 +39,22 @@ class RawSemaphore(Protocol):
         ...
 
 
+if TYPE_CHECKING:
+    Into: TypeAlias = Callable[[RawSemaphore, Callable[[int], None], Callable[[], int], bool, int | None], Handle]
+
+
 class SemBackend(Protocol):
-    """Named semaphores; `into` is as in `ipcio._backend.shm.ShmBackend`."""
+    """Named semaphores.
+
+    `into` is as in `ipcio._backend.shm.ShmBackend`.  It is called with
+
+    * the semaphore;
+    * a function that releases several permits; `OverflowError`, and no permit released, if that would exceed the
+      maximum;
+    * a function that returns the value; `NotImplementedError` where the platform does not say it;
+    * whether it is crash-safe;
+    * what the value may be at most, if the back end itself refuses to exceed that (`ValueError`).
+    """
 
     def create(
         self,
@@ -51,7 +65,7 @@ class SemBackend(Protocol):
         persist: bool,
         crash_safe: bool,
         bound: int | None,
-        into: Callable[[OpenSemaphore], Handle],
+        into: Into[Handle],
     ) -> Handle:
         """Make one exclusively; it gets its name complete or not at all.
 
@@ -62,7 +76,7 @@ class SemBackend(Protocol):
         """
         ...
 
-    def attach(self, name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
+    def attach(self, name: str, *, owner: int | None = None, into: Into[Handle]) -> Handle:
         """Open the semaphore that has the name, of either kind; `owner` as for shared memory."""
         ...
 

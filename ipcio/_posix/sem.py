@@ -6,12 +6,12 @@ from ipcio._forklock import fork_lock
 from ipcio._light import partial, suppress
 from ipcio._posix import lifetime, namespace, objects, semlock, undo, undo_record
 from ipcio._posix.store import store
-from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeVar
+
+    from ipcio._backend.sem import Into
 
     Handle = TypeVar("Handle")
 
@@ -26,7 +26,7 @@ def create(
     persist: bool,
     crash_safe: bool,
     bound: int | None,
-    into: Callable[[OpenSemaphore], Handle],
+    into: Into[Handle],
 ) -> Handle:
     """Make a semaphore that is complete when it gets its name."""
     path = _path(name)
@@ -45,27 +45,28 @@ def create(
                 raw = new.open_semaphore(semlock.open_semaphore)
                 if raw is not None:
                     new.finish(perm, persist=persist)
-                    return into(_opened(raw, new))
+                    return _opened(into, raw, new)
             new.roll_back()  # another process has unlinked it already: make it again
         since = lifetime.wait_a_moment(name, since)
 
 
-def attach(name: str, *, owner: int | None = None, into: Callable[[OpenSemaphore], Handle]) -> Handle:
+def attach(name: str, *, owner: int | None = None, into: Into[Handle]) -> Handle:
     """Open what has the name, of either kind."""
-    for attempt, _ in enumerate(lifetime.retry_while_busy(name)):
-        with store.ExistingSemaphore(name, _path(name), owner) as found:
+    path, looks, since = _path(name), 0, None
+    while True:
+        with store.ExistingSemaphore(name, path, owner) as found:
+            handle = None
             with fork_lock:
                 record = _open_file(found)
-            raw = found.open_semaphore(semlock.open_semaphore) if record is None else None
-            with fork_lock:
                 if record is not None:
-                    opened = undo.attach(found, record, again=attempt < _ENOUGH)
-                else:
-                    opened = None if raw is None else _opened(raw, found)
-                if opened is not None:
-                    return into(opened)
+                    handle = undo.attach(found, record, into, again=looks < _ENOUGH)
+            if record is None:
+                handle = found.open_semaphore(semlock.open_semaphore, partial(_opened, into))
+            if handle is not None:
+                return handle
             found.roll_back()
-    raise AssertionError("unreachable")
+        looks += 1
+        since = lifetime.wait_a_moment(name, since)
 
 
 def unlink(name: str) -> None:
@@ -98,7 +99,7 @@ def _open_file(found: store.ExistingSemaphore) -> undo_record.Record | None:
         raise error from None
 
 
-def _opened(raw: semlock.PosixSemaphore, hand: objects.OpenObject) -> OpenSemaphore:
+def _opened(into: Into[Handle], raw: semlock.PosixSemaphore, hand: objects.OpenObject) -> Handle:
     """Under `fork_lock`: hand over a plain semaphore, with its share."""
     objects.keep_share(raw, hand)
-    return OpenSemaphore(raw, partial(semlock.post, raw), semlock.value_of(raw), crash_safe=False)
+    return into(raw, partial(semlock.post, raw), semlock.value_of(raw), False, None)

@@ -15,8 +15,8 @@
     ``map(into, writable=...)`` joins what has the name, maps it and returns its handle; ``remove_once()`` tries to
     remove the name.
 ``ExistingSemaphore(name, path, owner)``
-    ``open_if_there()`` opens the file of what has the name, ``open_semaphore(opener)`` joins and opens what is
-    no crash-safe semaphore; ``remove_once()``.
+    ``open_if_there()`` opens the file of what has the name, ``open_semaphore(opener, into)`` joins and opens what is
+    no crash-safe semaphore, and returns its handle; ``remove_once()``.
 
 and `directory_lock`, under which names are removed, and `before_removal`, which removes what
 belongs to an orphaned object.  The classes are those of `ipcio._posix.objects`.

@@ -341,10 +341,19 @@ class ExistingSegment(_ExistingObject):
 class ExistingSemaphore(_ExistingObject):
     """A semaphore that was found under a name."""
 
-    def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
-        """Join it and open it, after `open_if_there`; None: it is gone or going, so roll back and look again."""
+    def open_semaphore(
+        self, opener: Callable[[str], T], into: Callable[[T, ExistingSemaphore], Handle]
+    ) -> Handle | None:
+        """Join it and open it, after `open_if_there`, and return what `into` makes of it.
+
+        None: it is gone or going, so roll back and look again.
+        """
         if self.fd < 0:
-            return self._open_foreign(partial(self._open_object_foreign, opener))
+            foreign = self._open_foreign(partial(self._open_object_foreign, opener))
+            if foreign is None:
+                return None
+            with fork_lock:
+                return into(foreign, self)
         with fork_lock:
             if not self.join():
                 return None
@@ -352,7 +361,7 @@ class ExistingSemaphore(_ExistingObject):
             if record is None or record.state != READY:
                 return None
             raw = opener(self.name)
-            return raw if lifetime.path_means(self.path, self.info) else None
+            return into(raw, self) if lifetime.path_means(self.path, self.info) else None
 
     def _open_object_foreign(self, opener: Callable[[str], T]) -> T:
         if self.owner is not None:

@@ -190,14 +190,20 @@ class ExistingSemaphore(objects.ExistingObject):
         self.open(writable=writable)
         return True
 
-    def open_semaphore(self, opener: Callable[[str], T]) -> T | None:
-        """Join it and open it, after `open_if_there`; None: it is gone or going, so roll back and look again."""
+    def open_semaphore(
+        self, opener: Callable[[str], T], into: Callable[[T, ExistingSemaphore], Handle]
+    ) -> Handle | None:
+        """Join it and open it, after `open_if_there`, and return what `into` makes of it.
+
+        None: it is gone or going, so roll back and look again.
+        """
         with fork_lock:
             if not self.join():
                 return None
             objects.check_regular(self.info, "a semaphore")
             self._check()
-            return _open_semaphore(self, opener)
+            raw = _open_semaphore(self, opener)
+            return None if raw is None else into(raw, self)
 
     def remove_once(self) -> bool:
         """Try once to remove the name, under `directory_lock`; False: another process is in mid-step."""

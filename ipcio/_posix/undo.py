@@ -24,7 +24,6 @@ from ipcio._forklock import fork_lock
 from ipcio._light import suppress
 from ipcio._posix import lifetime, namespace, undo_record
 from ipcio._posix.objects import keep_share
-from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from ipcio._backend.sem import Into
     from ipcio._posix.objects import ExistingObject, NewObject, OpenObject
 
     Handle = TypeVar("Handle")
@@ -73,7 +73,7 @@ def create(
     bound: int | None,
     perm: int,
     persist: bool,
-    into: Callable[[OpenSemaphore], Handle],
+    into: Into[Handle],
 ) -> Handle:
     """Make the set and its record, exclusively; the caller has called `check_interpreter`.
 
@@ -104,15 +104,15 @@ def create(
                     os.fchmod(new.fd, mode | namespace.MANAGED)
                     raise
             with fork_lock:
-                return into(_permits(number, new, bound))
+                return _permits(into, number, new, bound)
 
 
-def _permits(number: int, hand: OpenObject, bound: int | None) -> OpenSemaphore:
+def _permits(into: Into[Handle], number: int, hand: OpenObject, bound: int | None) -> Handle:
     from ipcio._posix import sysv
 
     raw = sysv.UndoSemaphore(number, hand.name, None, bound)
     keep_share(raw, hand)
-    return OpenSemaphore(raw, raw.post, raw.value, crash_safe=True, bound=bound)
+    return into(raw, raw.post, raw.value, True, bound)
 
 
 class _KeyTakenError(Exception):
@@ -144,8 +144,8 @@ def _make(new: NewObject, key: int, value: int, perm: int) -> int:
     return number
 
 
-def attach(found: ExistingObject, record: undo_record.Record, *, again: bool) -> OpenSemaphore | None:
-    """Under `fork_lock`: take a share in the record that was found and return its semaphore; None: open the name again.
+def attach(found: ExistingObject, record: undo_record.Record, into: Into[Handle], *, again: bool) -> Handle | None:
+    """Under `fork_lock`: take a share in the record that was found and return its handle; None: open the name again.
 
     A record in use may have lost its set.  Either another process removed the set of an orphaned record and
     was killed before it removed the names, or a program removed the set by force.  In the first case
@@ -168,7 +168,7 @@ def attach(found: ExistingObject, record: undo_record.Record, *, again: bool) ->
         if again or not lifetime.path_means(anchor, found.info):
             return None
         raise OSError(errno.EIDRM, "its System V set is not here: removed, or of another IPC namespace")
-    return _permits(number, found, record.bound)
+    return _permits(into, number, found, record.bound)
 
 
 def unlink(found: ExistingObject, remove: Callable[[], bool]) -> bool:

@@ -8,14 +8,14 @@ from itertools import starmap
 from time import perf_counter
 
 from ipcio._record import calling
-from ipcio._tuples import OpenSemaphore
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import objects, win32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import TypeVar
 
+    from ipcio._backend.sem import Into
     from ipcio._backend.shares import Share
 
     Handle = TypeVar("Handle")
@@ -97,7 +97,7 @@ def create(
     persist: bool,
     crash_safe: bool,
     bound: int | None,
-    into: Callable[[OpenSemaphore], Handle],
+    into: Into[Handle],
 ) -> Handle:
     """Make a semaphore.
 
@@ -113,19 +113,19 @@ def create(
     if max(value, bound or 0) > _MAXIMUM:
         raise OverflowError(f"a semaphore's value is at most {_MAXIMUM}")
     with objects.Handles() as mine:
-        return into(_opened(mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name)))
+        return _opened(into, mine, mine.create(win32.CreateSemaphore, None, value, _MAXIMUM, name))
 
 
 def attach(
     name: str,
     *,
     owner: int | None = None,  # noqa: ARG001 -- there are no user ids
-    into: Callable[[OpenSemaphore], Handle],
+    into: Into[Handle],
 ) -> Handle:
     """Open what has the name."""
     objects.check_length(name, _LONGEST)
     with objects.Handles() as mine:
-        return into(_opened(mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND)))
+        return _opened(into, mine, mine.open(win32.OpenSemaphore, _ACCESS, name, _KIND))
 
 
 def unlink(name: str) -> None:
@@ -136,10 +136,10 @@ def unlink(name: str) -> None:
         raise objects.unlink_error(name)
 
 
-def _opened(mine: objects.Handles, handle: int) -> OpenSemaphore:
+def _opened(into: Into[Handle], mine: objects.Handles, handle: int) -> Handle:
     raw = mine.give(WindowsSemaphore._rebuild, _COUNTING, _MAXIMUM, None)
     raw.share = mine  # empty by now
-    return OpenSemaphore(raw, partial(_post, raw, handle), partial(_value, raw, handle), crash_safe=False)
+    return into(raw, partial(_post, raw, handle), partial(_value, raw, handle), False, None)
 
 
 # The handle is the object's, which must live as long as it is used.
