@@ -188,17 +188,17 @@ def _shm_descriptors():
 
 
 @pytest.mark.needs("fork")
-@pytest.mark.parametrize(("module", "maker"), [(shm, "_handle"), (sem, "_again")])
-def test_a_fork_waits_until_there_is_a_handle(name, module, maker, monkeypatch):
+@pytest.mark.parametrize(("module", "owner", "maker"), [(shm, shm, "_handle"), (sem, sem.Semaphore, "_over")])
+def test_a_fork_waits_until_there_is_a_handle(name, module, owner, maker, monkeypatch):
     """Or a child would have what it opens, and nothing to close it by."""
-    make = getattr(module, maker)
+    make = getattr(owner, maker)
     turns = []
 
     def watched(*args, **kwargs):
         turns.append(fork_lock._is_owned())
         return make(*args, **kwargs)
 
-    monkeypatch.setattr(module, maker, watched)
+    monkeypatch.setattr(owner, maker, watched)
     with closing(module.create(name, 1)), closing(module.attach(name)), closing(module.create(name, 1, exist_ok=True)):
         assert turns == [True] * 3
 
