@@ -42,7 +42,7 @@ _NO_ARGUMENTS: repeat[tuple[()]] = repeat(())
 class Mutex(NamedHandle, Releasing):
     """A lock that processes share: one thread of one process owns it, and the others wait.
 
-    Functions of `ipcio.mutex` return handles; this class is not called.  ``with m as m:`` acquires the mutex and
+    Functions of `ipcio.mutex` return handles; this class is not called.  ``with m:`` acquires the mutex and
     releases it after the block.
 
     If the owner ends without having released the mutex (it is killed, its thread ends, its process exits or calls

@@ -176,7 +176,7 @@ class NamedHandle(Named):
         return self._opened is None
 
     def close(self) -> None:
-        """Close the handle; when the last handle of all processes is closed, the name is removed.
+        """Close the handle; when the last handle of all processes is closed, the name is removed, unless it persists.
 
         May be called again.
         """
@@ -250,7 +250,8 @@ def create(
 ) -> Handle:
     """Create an object of `size` bytes of data, or attach to an existing one with `exist_ok`; return its handle.
 
-    `attach` is the function of the public module, by which pickled copies attach.
+    `attach` is the function of the public module, by which pickled copies attach.  Each public module has functions
+    with signatures and documentation of their own, so that `help` shows all of it; a test compares what they say.
     """
     if name is not None:
         check_name(name)

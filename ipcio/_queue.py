@@ -43,6 +43,8 @@ class Queue(NamedHandle, Writers, Readers):
     Functions of `ipcio.queue` return handles; this class is not called.  The methods and exceptions are those of
     the standard library's `queue.Queue`, but messages are bytes, and so is the unit of the size.
 
+    ``for message in q`` and ``async for message in q`` get messages until the queue was shut down and is empty.
+
     After `close`, every method but `close` raises `ValueError`.  Closing is optional: a handle that is
     garbage-collected closes itself, and ``with q:`` closes it at the end.  Handles may be shared between
     threads, work on both sides of a ``fork`` and pickle by attaching again.
@@ -120,7 +122,8 @@ class Queue(NamedHandle, Writers, Readers):
         waits: the call tries again at least every 10 ms, and one task that waits uses 1 to 2 % of the time of a
         processor.  If several tasks or processes wait, the first one that tries after there is room puts.
 
-        `RuntimeError` in an event loop that is not asyncio's, such as trio's.
+        `ValueError` if the handle is closed, during the wait too; `RuntimeError` in an event loop that is not
+        asyncio's, such as trio's.
         """
         seconds = None if timeout is None else check_seconds(timeout)
         view = raw_bytes(data)

@@ -48,7 +48,8 @@ def create(
     persist
         The event stays until `unlink`, with open handles or without.  `NotImplementedError` on Windows.
     exist_ok
-        Attach instead if the name exists, without a race; the handle's ``created`` says which.
+        Attach instead if the name exists, without a race; the handle's ``created`` says which.  An existing event
+        stays set or clear, whatever `is_set` is here.
     is_set
         Whether the new event is set.
     owner
@@ -95,8 +96,8 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles go on with their event, and the name is free for others.
 
     This is the only way to remove a persistent event; all others are removed with their last handle.  Raises
-    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  Where it does,
-    `NotImplementedError` on Windows, which removes a name with the last handle and in no other way.
+    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  On Windows, an
+    existing name is a `NotImplementedError`: the system removes it with the last handle and in no other way.
     """
     _named.unlink(Event.KIND, name, missing_ok=missing_ok)
 

@@ -112,8 +112,8 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles go on with their mutex, and the name is free for others.
 
     This is the only way to remove a persistent mutex; all others are removed with their last handle.  Raises
-    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  Where it does,
-    `NotImplementedError` on Windows, which removes a name with the last handle and in no other way.
+    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  On Windows, an
+    existing name is a `NotImplementedError`: the system removes it with the last handle and in no other way.
     """
     _named.unlink(Mutex.KIND, name, missing_ok=missing_ok)
 

@@ -56,15 +56,16 @@ def create(
     name
         One word, without a slash; ``None`` invents a unique one, found in the handle's ``name``.
     size
-        How many bytes the messages that are in the queue at one time may have, plus 16 bytes for each of them.  At
-        least 16; less than 8 GiB.  A single message may have all of it but the 16 bytes.  The memory is set aside now.
+        Bytes for the messages that are in the queue at one time, and 16 more for each of them.  At least 16; less than
+        8 GiB.  So one message may have `size` - 16 bytes.  The memory is set aside now.
     perm
         The permission bits of the new object, whatever the umask (macOS: only this user can find it; Windows: always
         the user alone).  A user needs both reading and writing to use it, also to get messages.  If other users may
         write, calls take several times as long, because the memory is then read and written by calls of
         the system; and those users can damage the queue, which the others notice as an `OSError`.
     persist
-        The queue stays until `unlink`, with its messages.  `NotImplementedError` on Windows.
+        The queue stays until `unlink`, with open handles or without; so do its messages.  `NotImplementedError` on
+        Windows.
     exist_ok
         Attach instead if the name exists, without a race; the handle's ``created`` says which.  An existing queue
         may be larger, but not smaller (`ValueError`).
@@ -113,8 +114,8 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     """Remove `name` now; open handles go on with their queue, and the name is free for others.
 
     This is the only way to remove a persistent queue; all others are removed with their last handle.  Raises
-    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  Where it does,
-    `NotImplementedError` on Windows, which removes a name with the last handle and in no other way.
+    `FileNotFoundError` if the name does not exist, unless `missing_ok`.  On Windows, an
+    existing name is a `NotImplementedError`: the system removes it with the last handle and in no other way.
     """
     _named.unlink(Queue.KIND, name, missing_ok=missing_ok)
 

@@ -104,8 +104,8 @@ def create(
         The semaphore stays until `unlink`, with open handles or without.  `NotImplementedError` on
         Windows.
     exist_ok
-        Attach instead if the name exists, without a race and of whichever kind it is; the
-        handle's ``created`` says which.
+        Attach instead if the name exists, without a race; the handle's ``created`` says which.
+        An existing semaphore may be crash-safe or not, whatever `undo` is here.
     undo
         Make it crash-safe: permits of processes that exit or are killed are released.  POSIX only
         (`NotImplementedError` elsewhere) and in the main interpreter of a process
@@ -190,7 +190,7 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
 
     This is the only way to remove a persistent semaphore or one that ipcio did not make; all
     others are removed with their last handle.  Raises `FileNotFoundError` if the name does not exist,
-    unless `missing_ok`.  Where it does, `NotImplementedError` on Windows, which removes a name
+    unless `missing_ok`.  On Windows, an existing name is a `NotImplementedError`: the system removes it
     with the last handle and in no other way.  (POSIX: ``sem_unlink(3)``.)
     """
     remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)

@@ -96,16 +96,16 @@ def create(
         Windows.
     exist_ok
         Attach instead if the name exists, without a race; the handle's ``created``
-        says which.  An existing segment may be larger, but not smaller.
-    owner
-        With `exist_ok`: the user id of the user that an existing segment must belong to; see
-        `attach`.  A new one belongs to this process's user.
+        says which.  An existing segment may be larger, but not smaller (`ValueError`).
     reserve
         Reserve the memory now, so that a full ``/dev/shm`` is an error here
         and not a SIGBUS later.  A size that does not fit is refused before anything is
         reserved.  Other threads run meanwhile, and Ctrl-C ends the call.
         ``False`` makes a sparse segment.  (Windows always reserves the memory;
         macOS cannot, and finds memory as long as it can swap.)
+    owner
+        With `exist_ok`: the user id of the user that an existing segment must belong to; see
+        `attach`.  A new one belongs to this process's user.
     init
         A function that writes the first contents.  It is called with the handle before another
         process can find the name, so no process ever sees zeros where the contents will be.  Afterwards the
@@ -115,9 +115,9 @@ def create(
         with a handle on private memory, which is closed when its bytes have been copied.
         On macOS a C program that opens the name in the microseconds of the copy may see zeros.)
 
-    Raises `FileExistsError` if the name exists, ``OSError(ENOSPC)`` if there is not enough
-    memory, `PermissionError` if an orphaned segment of another user is in the
-    way, ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes (macOS: 30
+    Raises `FileExistsError` if the name exists, `PermissionError` if an orphaned segment
+    of another user is in the way, ``OSError(ENOSPC)`` if there is too little memory,
+    ``OSError(ENAMETOOLONG)`` for a name of more than 255 bytes (macOS: 30
     characters, Windows: 258), `ValueError` or `TypeError` for a malformed argument.
     Whenever it raises, nothing was made.
     """
@@ -240,7 +240,7 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
 
     This is the only way to remove a persistent segment or one that ipcio did not make;
     all others are removed with their last handle.  Raises `FileNotFoundError` if the name does not
-    exist, unless `missing_ok`.  Where it does, `NotImplementedError` on Windows, which removes a name
+    exist, unless `missing_ok`.  On Windows, an existing name is a `NotImplementedError`: the system removes it
     with the last handle and in no other way.  (POSIX: ``shm_unlink(3)``.)
     """
     remove_name(_KIND, name, _backend.unlink, missing_ok=missing_ok)

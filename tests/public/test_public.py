@@ -159,6 +159,26 @@ def test_signatures(where):
     assert signature.return_annotation is not signature.empty
 
 
+def said_of_parameters(module, function):
+    """What the documentation says first of each parameter, with one word for all kinds of object."""
+    text = inspect.getdoc(getattr(importlib.import_module(f"ipcio.{module}"), function))
+    found = re.findall(r"^(\w+)\n((?: {4}.+\n)+)", text, re.MULTILINE)
+    called = {"shm": "segment", "sem": "semaphore"}.get(module, module)
+    first = {name: re.split(r"[.;(]", " ".join(said.split()))[0].strip() for name, said in found}
+    return {name: re.sub(rf"\ban? {called}\b|\b{called}\b", "it", said) for name, said in first.items()}
+
+
+@pytest.mark.parametrize("module", ["sem", "mutex", "event", "queue"])
+@pytest.mark.parametrize("function", ["create", "attach"])
+def test_what_all_kinds_of_object_have_is_described_alike(module, function):
+    described, others = said_of_parameters(module, function), said_of_parameters("shm", function)
+    both = described.keys() & others.keys()
+    assert both >= ({"name", "perm", "persist", "exist_ok", "owner"} if function == "create" else {"timeout", "owner"})
+    assert {name: described[name] for name in both} == {name: others[name] for name in both}
+    named = list(inspect.signature(getattr(importlib.import_module(f"ipcio.{module}"), function)).parameters)
+    assert [name for name in named if name in described] == list(described)
+
+
 def test_every_public_function_has_a_fixed_signature():
     functions = {
         f"{module}.{name}"
