@@ -65,14 +65,20 @@ def start_with_pipes(
         started = start(ends)
     except BaseException:
         made = None  # the traceback would keep it open
-        for pipe in pipes:
-            if pipe is not None:
-                pipe.close()
+        _close_all(pipes)
         raise
     for pipe in pipes:
         if pipe is not None:
             pipe.close_child_end()
     return started, pipes
+
+
+def _close_all(pipes: Sequence[_Pipe | None]) -> None:
+    # A function, for an interrupt at a jump backwards in an `except` block would keep the exception, and with it the
+    # pipes, for as long as the thread runs (Python 3.13).
+    for pipe in pipes:
+        if pipe is not None:
+            pipe.close()
 
 
 class PipedChild(Generic[_Pipe, _Popen]):
@@ -174,6 +180,4 @@ class PipedChild(Generic[_Pipe, _Popen]):
         pipe.close()
 
     def _close_rest(self) -> None:
-        for pipe in self._pipes:
-            if pipe is not None:
-                pipe.close()
+        _close_all(self._pipes)

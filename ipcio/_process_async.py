@@ -152,8 +152,8 @@ class AsyncMethods(ProcessBase[Piece]):
             if fds and await _until_readable(loop, fds[0], timeout):
                 return
         finally:
-            for fd in fds:
-                self._child.close_readiness_fd(fd)
+            if fds:
+                self._child.close_readiness_fd(fds[0])
             if self._is_closing:
                 self._finish_closing()
         # Nothing to wait for: the exit is no event, or the loop has no events of descriptors.

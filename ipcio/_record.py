@@ -104,6 +104,25 @@ def move(items: list[Any], at: int, to: list[Any], *functions: Callable[[Any], A
     to.extend(step)
 
 
+def finish(function: Callable[[], object]) -> None:
+    """Call what a finalizer has to do, again if a signal handler raises in it: Python calls no finalizer twice.
+
+    `function` does what is left.  What was raised last is raised in the end, and Python prints it.
+    """
+    error: BaseException | None = None
+    for _ in range(_CALLS):
+        try:
+            function()
+            break
+        except BaseException as raised:  # noqa: BLE001 -- whatever a handler raises
+            error = raised
+    if error is not None:
+        raise error
+
+
+_CALLS = 100  # handlers do not raise so often in a row; a function that always raises does
+
+
 # -- several calls in one step ------------------------------------------------
 
 exhaust: Callable[[Iterable[Any]], object] = partial(deque, maxlen=0)  # pyright: ignore[reportUnknownVariableType]

@@ -11,7 +11,7 @@ from itertools import chain
 
 from ipcio._forklock import fork_lock
 from ipcio._light import WeakSet, suppress
-from ipcio._record import calling, close_first, record_until
+from ipcio._record import calling, close_first, finish, record_until
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class Pipe:
         if self.is_intact():
             close_first(os.close, self._fds, len(self._fds))
 
-    __del__ = close_copies
+    def __del__(self) -> None:
+        if self._fds:
+            finish(self.close_copies)
 
 
 def open_pipe(fds: list[int], *, is_write_end_first: bool = False) -> None:

@@ -15,7 +15,7 @@ from ipcio._posix.exits import at_the_end
 from ipcio._posix.known_child import KnownChild
 from ipcio._posix.pipes import inherited, open_pipe
 from ipcio._posix.start_arguments import candidates_for, explain, numbers_of, start_error, variables_in
-from ipcio._record import close_at, close_first, record
+from ipcio._record import close_at, close_first, finish, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ class Popen(KnownChild, subprocess.Popen[bytes]):
                 close_first(os.close, self._start_fds, len(self._start_fds))
             self.close()
 
-    __del__ = discard  # in place of Popen's, which leaves a zombie
+    def __del__(self) -> None:  # in place of Popen's, which leaves a zombie
+        finish(self.discard)
 
 
 def _end_all() -> None:

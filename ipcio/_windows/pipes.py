@@ -17,7 +17,7 @@ import msvcrt
 import os
 from operator import itemgetter, methodcaller
 
-from ipcio._record import close_first, move, record
+from ipcio._record import close_first, finish, move, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class Pipe:
         self._pending.clear()
         close_first(_winapi.CloseHandle, self._handles, len(self._handles))
 
-    __del__ = close
+    def __del__(self) -> None:
+        finish(self.close)
 
     def _cancel(self) -> None:
         """Cancel the operation under way; if it has ended by itself, its result remains to be taken."""

@@ -13,7 +13,7 @@ from math import ceil
 from weakref import WeakSet
 
 from ipcio._child import PipedChild, start_with_pipes
-from ipcio._record import close_first, record
+from ipcio._record import close_first, finish, record
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
@@ -231,7 +231,8 @@ class _Handles:
         """Close it."""
         close_first(win32.CloseHandle, self._handles, len(self._handles))
 
-    __del__ = close
+    def __del__(self) -> None:
+        finish(self.close)
 
 
 def _start_popen(
@@ -331,7 +332,8 @@ class _Popen(subprocess.Popen[bytes]):
             self.returncode = _winapi.GetExitCodeProcess(self.handle)
             self.close()
 
-    __del__ = kill_and_reap  # in place of Popen's, which only warns
+    def __del__(self) -> None:  # in place of Popen's, which only warns
+        finish(self.kill_and_reap)
 
 
 _alive: WeakSet[_Popen] = WeakSet()
