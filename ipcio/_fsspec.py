@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.core import has_magic
 
 from ipcio import shm
+from ipcio._fsspec_files import SharedMemoryReader, SharedMemoryWriter
 from ipcio._inventory import list_objects
 from ipcio._names import check_name, check_perm
 from ipcio._segment_writer import open_writer
@@ -30,11 +30,9 @@ from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import Any, Literal
 
     from ipcio import MemoryFile
-    from ipcio._segment_writer import SegmentWriter
 
 _FLAT = "shared memory has no directories; a name is one word, without '/'"
 _WILDCARDS = re.compile(r"\[[^]]*\]|[*?]")
@@ -45,66 +43,6 @@ def _user() -> int | None:
     if sys.platform == "win32":
         return None
     return os.geteuid()
-
-
-class SharedMemoryReader(io.BufferedReader):
-    """A segment open for reading; `raw` is the `ipcio.MemoryFile`.
-
-    It is buffered because parsers make many small reads; large reads bypass the buffer.
-    """
-
-    def __init__(self, raw: MemoryFile) -> None:
-        super().__init__(raw)
-        self._memory = raw
-        self.size = raw.size()
-        """In bytes; a number, as in fsspec's own files."""
-
-    def getbuffer(self) -> memoryview[int]:
-        """Return the memory itself, read-only, without a copy."""
-        return self._memory.getbuffer()
-
-
-class SharedMemoryWriter(io.BufferedRandom):
-    """A new segment; other processes can attach it, complete, once this is closed, or `commit` is called.
-
-    It is buffered because libraries make many small writes.  `raw` is what `ipcio.shm.open` returns.
-    Unlike that, this is closed if it is garbage-collected: what compresses for fsspec only drops the file that it
-    writes to.
-    """
-
-    def __init__(self, raw: SegmentWriter, *, autocommit: bool) -> None:
-        super().__init__(raw)
-        raw.is_wrapped = True
-        self._segment = raw
-        self._autocommit = autocommit
-
-    def close(self) -> None:
-        """Give the segment its name, unless only `commit` does that."""
-        if self.closed:
-            return
-        if self._autocommit or self._segment.is_copy():
-            self.commit()
-        else:
-            self.flush()
-
-    def commit(self) -> None:
-        """Give the segment its name now."""
-        try:
-            if not self._segment.is_copy():
-                self.flush()
-                self._segment.close()
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Close.  Without a `commit` before, there will be no segment."""
-        self._segment.discard()  # so there is nowhere to flush to
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
 
 
 class SharedMemoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
