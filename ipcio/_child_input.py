@@ -110,7 +110,7 @@ class Input:
                     if isinstance(piece, str):
                         encoded, state = self._encode(piece, state)
                     else:
-                        encoded = bytes(memoryview(piece))  # a copy, unless it cannot change
+                        encoded = piece if piece.__class__ is bytes else bytes(memoryview(piece))
                     items.append((encoded, []))
                 if ends:
                     items += [(self._encode("", state, final=True)[0], []), None]

@@ -71,6 +71,11 @@ class Delivery:
         left = [output for output in self.outputs if not output.finished]
         return bool(left) and all(output.retry_after is not None for output in left)
 
+    def give_no_lines(self) -> None:
+        """Give the callback what is left in pieces as they come."""
+        for output in self.pipes:
+            output.give_no_lines()
+
     def discard(self) -> None:
         """Discard all output, and what comes later."""
         self._files = []  # a file that nothing else refers to is closed now

@@ -85,6 +85,7 @@ def run_to_end(
         if status is None:
             _end(child, options)
             callbacks.clear()  # the caller's may take long for each piece, and its time is up
+            child._delivery.give_no_lines()
             while child.wait(_A_MOMENT) is None and not child._only_waits_for_files():
                 pass
             error = TimeoutExpired(

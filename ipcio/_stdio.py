@@ -9,8 +9,9 @@ import sys
 
 from ipcio._buffering import flush, innermost, refresh
 from ipcio._child_input import Input
-from ipcio._child_output import Output, OutputFormat
+from ipcio._child_output import Output
 from ipcio._light import index
+from ipcio._output_format import OutputFormat
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

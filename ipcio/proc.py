@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import sys
 
-from ipcio._child_output import OutputFormat
 from ipcio._light import cache
+from ipcio._output_format import OutputFormat
 from ipcio._process import Process
 from ipcio._process_base import EOF, ExitStatus
 from ipcio._run import Completed, TimeoutExpired, run_to_end

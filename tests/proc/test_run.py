@@ -15,6 +15,8 @@ import pytest
 from programs import CAT, TRUE
 
 from ipcio import proc
+from ipcio._child_output import Output
+from ipcio._output_format import OutputFormat
 from ipcio.proc import ExitStatus, run
 
 
@@ -126,6 +128,18 @@ def test_out_of_time_the_callback_is_called_no_more():
         run(WITHOUT_END, timeout=0.3, callback=slow, lines=True)
     assert len(calls) <= 4
     assert not calls or caught.value.stdout.count(b"\n") > len(calls)
+
+
+def test_what_is_left_at_the_timeout_is_given_whole_instead_of_in_lines():
+    """A million lines would take longer than what they are of."""
+    output = Output("stdout", OutputFormat("utf-8", lines=True))
+    output.raw.extend([b"1\n2\nbegun ", b"3 \xc3"])
+    assert [next(output.pieces()), next(output.pieces())] == ["1\n", "2\n"]
+    output.give_no_lines()
+    output.raw.extend([b"\xa4\n" + b"4\n" * 1000, b"5"])
+    output.ended = True
+    assert list(output.pieces()) == ["begun ", "3 ", "ä\n" + "4\n" * 1000, "5"]
+    assert output.finished
 
 
 @pytest.mark.needs("trees")

@@ -13,7 +13,8 @@ import troubles
 from campaigns import campaign, rounds
 
 from ipcio._child_input import Input
-from ipcio._child_output import Output, OutputFormat
+from ipcio._child_output import Output
+from ipcio._output_format import OutputFormat
 
 EOF = object()
 TEXT = "Aé\n\r\nx\x0b\x85\u2028日本語\n\n\ttail"
