@@ -1,22 +1,17 @@
-"""Children on Windows: `subprocess` starts them, and one wait covers their exit and all their pipes."""
+"""Children on Windows: one wait covers their exit and all their pipes."""
 
 from __future__ import annotations
 
 import _winapi
-import atexit
-import contextlib
-import errno
-import os
-import subprocess
 from functools import partial
 from math import ceil
-from weakref import WeakSet
 
 from ipcio._child import PipedChild, start_with_pipes
 from ipcio._record import close_first, finish, record
 from ipcio._typing import TYPE_CHECKING
 from ipcio._windows import win32
 from ipcio._windows.pipes import Pipe
+from ipcio._windows.spawn import KILLED, SIGKILL, Popen, start_popen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +22,6 @@ if TYPE_CHECKING:
 
 _OPERATIONS = 4  # reads or writes before another pipe has a turn
 _LONGEST = 1e6  # seconds; the system's calls accept no more
-_KILLED = 128  # plus the number of the signal: the exit code of a child that was killed
-_SIGKILL = 9
-_LONGEST_LINE = 32766  # characters of a command
 
 
 def start(
@@ -48,7 +40,7 @@ def start(
     wake = _Handles(1, win32.CreateEvent, None, False, False, None)
     job = _Handles(int(start_new_session), win32.CreateJobObject, None, None)
     try:
-        popen, pipes = start_with_pipes(Pipe, streams, partial(_start_popen, command, cwd, env, job.first))
+        popen, pipes = start_with_pipes(Pipe, streams, partial(start_popen, command, cwd, env, job.first))
     except BaseException:
         wake.close()  # the traceback would keep them open
         job.close()
@@ -56,12 +48,12 @@ def start(
     return Child(popen, pipes, stdin, outputs, wake, job)
 
 
-class Child(PipedChild[Pipe, "_Popen"]):
+class Child(PipedChild[Pipe, Popen]):
     """A child, its pipes, and the kernel objects beside it: an event that wakes `pump`, a job for a tree."""
 
     def __init__(
         self,
-        popen: _Popen,
+        popen: Popen,
         pipes: Sequence[Pipe | None],
         stdin: Input | None,
         outputs: Sequence[Output | None],
@@ -167,10 +159,10 @@ class Child(PipedChild[Pipe, "_Popen"]):
             has_exited = self._popen.returncode is not None
             try:
                 if tree and self._job.first:  # others of the job may go on after the child
-                    if not win32.TerminateJobObject(self._job.first, _KILLED + number):
+                    if not win32.TerminateJobObject(self._job.first, KILLED + number):
                         raise win32.failure()
                 elif not has_exited:
-                    _winapi.TerminateProcess(self._popen.handle, _KILLED + number)
+                    _winapi.TerminateProcess(self._popen.handle, KILLED + number)
             except PermissionError:
                 if not has_exited and not self._popen.has_exited():
                     raise
@@ -185,7 +177,7 @@ class Child(PipedChild[Pipe, "_Popen"]):
 
     def kill_and_reap(self) -> int:
         if self._popen.returncode is None:
-            self.kill(_SIGKILL, tree=False)
+            self.kill(SIGKILL, tree=False)
             self._popen.await_exit()
             self._reap()
         code = self._popen.returncode
@@ -202,7 +194,7 @@ class Child(PipedChild[Pipe, "_Popen"]):
         with self._lock:
             if self._popen.returncode is None:
                 code = _winapi.GetExitCodeProcess(self._popen.handle)
-                self._popen.returncode = _KILLED - code if code - _KILLED in self._sent else code
+                self._popen.returncode = KILLED - code if code - KILLED in self._sent else code
 
     def _close_rest(self) -> None:
         with self._lock:
@@ -233,114 +225,3 @@ class _Handles:
 
     def __del__(self) -> None:
         finish(self.close)
-
-
-def _start_popen(
-    command: str | Sequence[Any], cwd: Any, env: Mapping[Any, Any] | None, job: int, streams: Sequence[int | None]
-) -> _Popen:
-    """Start a child with these standard streams, in the job if it is not 0; after an error no child is left."""
-    stdin, stdout, stderr = streams
-    line = _line_of(command)
-    # Malformed arguments raise here: an error that Popen raises would keep handles in its traceback.
-    if cwd is not None:
-        cwd = os.fsdecode(cwd)
-    if env is not None:
-        env = {os.fsdecode(key): os.fsdecode(value) for key, value in env.items()}
-    popen = None
-    try:
-        popen = _Popen(
-            line,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            shell=isinstance(command, str),
-            cwd=cwd,
-            env=env,
-            creationflags=win32.CREATE_SUSPENDED | subprocess.CREATE_NEW_PROCESS_GROUP if job else 0,
-        )
-        if job:
-            if not win32.AssignProcessToJobObject(job, popen.handle):
-                raise win32.failure()
-            if win32.NtResumeProcess(popen.handle):
-                raise OSError(errno.EPERM, "the system refuses to start the program")
-    except BaseException as error:
-        if popen is not None:
-            popen.kill_and_reap()
-        if isinstance(error, OSError) and error.filename is None:
-            _explain(error, command, cwd)
-        raise
-    return popen
-
-
-def _line_of(command: str | Sequence[Any]) -> str:
-    """The command line that Windows requires."""
-    line = command if isinstance(command, str) else subprocess.list2cmdline(command)
-    if len(line.encode("utf-16-le", "surrogatepass")) // 2 > _LONGEST_LINE:
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), _program(command))
-    return line
-
-
-def _explain(error: OSError, command: str | Sequence[Any], cwd: Any) -> None:
-    """Name the file that was wrong, which the system does not do; raise another error if that is `cwd`."""
-    if cwd is not None and not os.path.isdir(cwd):
-        number = errno.ENOTDIR if os.path.exists(cwd) else errno.ENOENT
-        raise OSError(number, os.strerror(number), cwd) from None
-    error.filename = _program(command)
-
-
-def _program(command: str | Sequence[Any]) -> Any:
-    return command if isinstance(command, str) else command[0]
-
-
-class _Popen(subprocess.Popen[bytes]):
-    """A child that is killed with its object."""
-
-    _handle: Any = None  # while there is no child
-    returncode: Any = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        _alive.add(self)
-        super().__init__(*arguments, **options)
-
-    @property
-    def handle(self) -> int:
-        """The process."""
-        return int(self._handle)
-
-    def has_exited(self) -> bool:
-        """Whether the process has ended."""
-        return _winapi.WaitForSingleObject(self.handle, 0) == _winapi.WAIT_OBJECT_0
-
-    def await_exit(self) -> None:
-        """Wait until it has."""
-        while not self.has_exited():
-            with contextlib.suppress(InterruptedError):
-                _winapi.WaitForMultipleObjects([self.handle], False, _winapi.INFINITE)
-
-    def close(self) -> None:
-        """Close the handle of the process, which has been reaped."""
-        if self._handle is not None:
-            self._handle.Close()
-
-    def kill_and_reap(self) -> None:
-        """Kill the child, if it runs, and reap it."""
-        if self._handle is not None and not self._handle.closed:
-            if not self.has_exited():
-                with contextlib.suppress(PermissionError):  # it is exiting already
-                    _winapi.TerminateProcess(self.handle, _KILLED + _SIGKILL)
-                self.await_exit()
-            self.returncode = _winapi.GetExitCodeProcess(self.handle)
-            self.close()
-
-    def __del__(self) -> None:  # in place of Popen's, which only warns
-        finish(self.kill_and_reap)
-
-
-_alive: WeakSet[_Popen] = WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    """Kill the children of handles that outlive the interpreter, as those in a module's global variables do."""
-    for popen in list(_alive):
-        popen.kill_and_reap()
