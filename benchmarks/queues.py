@@ -145,6 +145,59 @@ def _(stack):
     return small_of_ours(stack), side, small_of_pipe(stack)
 
 
+def there_and_back(stack, make, cpus):
+    """A side: a message goes to another process and comes back; `make` returns the `put` and `get` of a queue."""
+    count = 20 if rows.quick else 500
+    (put_there, get_there), (put_back, get_back) = make(), make()
+    here, there = min(cpus), max(cpus)
+
+    def answer():
+        os.sched_setaffinity(0, {there})
+        while True:
+            put_back(get_there())
+
+    fork(stack, answer)
+
+    def ask():
+        os.sched_setaffinity(0, {here})
+        for _ in range(count):
+            put_there(SMALL)
+            get_back()
+
+    side = timed(ask)
+    return lambda: side() / count
+
+
+def messages_there_and_back(stack, many):
+    """The sides of ipcio, multiprocessing and posix_ipc; each process on a CPU of its own, or all on one."""
+    cpus = os.sched_getaffinity(0)
+    if many and len(cpus) == 1:
+        raise Skip("there is one CPU")
+    stack.callback(os.sched_setaffinity, 0, cpus)
+
+    def made_by(make):
+        def both():
+            made = make(stack)
+            return getattr(made, "put", None) or made.send, getattr(made, "get", None) or (lambda: made.receive()[0])
+
+        return there_and_back(stack, both, cpus if many else {min(cpus)})
+
+    return made_by
+
+
+for many, where in (True, "on two CPUs"), (False, "on one CPU"):
+
+    @row("queue", f"64 bytes there and back, {where}", "multiprocessing.SimpleQueue", 0.6 if many else None)
+    def _(stack, many=many):
+        side = messages_there_and_back(stack, many)
+        return side(ours), side(simple)
+
+    @row("queue", f"64 bytes there and back, {where}", "posix_ipc", 1.0 if many else None)
+    def _(stack, many=many):
+        side = messages_there_and_back(stack, many)
+        return side(ours), side(of_posix)
+
+
 TWO_COPIES = "two copies of memory"
 
 

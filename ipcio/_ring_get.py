@@ -9,7 +9,7 @@ from ipcio import _queue_errors as errors
 from ipcio._bytes import writable_bytes
 from ipcio._light import partial
 from ipcio._record import calling
-from ipcio._ring import NO_TASK, Ring, acquiring, check_seconds, release_after_error
+from ipcio._ring import NO_TASK, Ring, Wait, acquiring, check_seconds, release_after_error
 from ipcio._ring_state import (
     BOOK_KEEPING,
     HEAD,
@@ -39,7 +39,9 @@ class Readers(Ring):
     if not TYPE_CHECKING:  # for a type checker, attributes without slots are errors
         __slots__ = ()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> bytes:  # noqa: C901 -- for speed, in one piece
+    def get(  # noqa: C901,PLR0912 -- for speed, in one piece
+        self, block: bool = True, timeout: float | None = None
+    ) -> bytes:
         """Take the next message out and return it; wait until there is one.
 
         With `block` false, the call does not wait; with a `timeout` it waits at most so many seconds (fractions are
@@ -51,36 +53,49 @@ class Readers(Ring):
         """
         if timeout is not None and block:
             timeout = check_seconds(timeout)
-        code = 0
+        wait: Wait | None = None
         # This is `_try_take`, written out for speed.  It handles a message that ends before the end of the ring.  What
         # `Writers.put` does at the other end has the same steps, with head and tail exchanged: change both.
-        cells, contents, flags = self._cells, self._bytes, self._flags
-        wake, lock = self._wake_writers, self._readers
-        release = lock.releasing
-        for code in lock.trying:
-            if not code:
-                try:
-                    head = cells[HEAD]
-                    tail = cells[TAIL]
-                    start = head & POSITION
-                    stop = tail & POSITION
-                    body = start + BOOK_KEEPING
-                    if stop <= start and tail & ~SHUT_DOWN != head:
-                        stop = self._last
-                    if body <= stop:
-                        length, stamp = _unpack_from(contents, start)
-                        end = body + length
-                        if end <= stop and stamp == head and self._start <= start:
-                            data = contents[body:end]
-                            cells[HEAD] = head + length + STEP
-                            for _ in release:
-                                for _ in wake[flags[WRITERS_WAIT] != 0]:
-                                    return data
-                except BaseException:
-                    for _ in release:
-                        raise
-                next(release)
-            break
+        while True:
+            code = start = tail = 0
+            head = -1
+            cells, contents, flags = self._cells, self._bytes, self._flags
+            wake, lock = self._wake_writers, self._readers
+            release = lock.releasing
+            for code in lock.trying:
+                if not code:
+                    try:
+                        head = cells[HEAD]
+                        tail = cells[TAIL]
+                        start = head & POSITION
+                        stop = tail & POSITION
+                        body = start + BOOK_KEEPING
+                        if stop <= start and tail & ~SHUT_DOWN != head:
+                            stop = self._last
+                        if body <= stop:
+                            length, stamp = _unpack_from(contents, start)
+                            end = body + length
+                            if end <= stop and stamp == head and self._start <= start:
+                                data = contents[body:end]
+                                cells[HEAD] = head + length + STEP
+                                for _ in release:
+                                    for _ in wake[flags[WRITERS_WAIT] != 0]:
+                                        return data
+                    except BaseException:
+                        for _ in release:
+                            raise
+                    next(release)
+                break
+            if tail != head or code or not self._start <= start <= self._last or self._kept:
+                break
+            # The queue is empty.
+            if not block:
+                raise errors.Empty
+            if wait is None:
+                wait = Wait(self, self._readers_bell, READERS_WAIT, timeout, tail)
+            timeout = wait.until_next_look()
+            if timeout == 0:
+                break
         for data in calling(self._get_slowly, None, code, timeout if block else 0):
             message: bytes = data
             return message

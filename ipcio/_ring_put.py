@@ -51,7 +51,7 @@ class Writers(Ring):
                 view.release()
                 raise
         length = len(data)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] -- `bytes`
-        code = 0
+        code = head = 0
         # This is `_try_put`, written out for speed.  It handles a message that ends before the end of the ring.  What
         # `Readers.get` does at the other end has the same steps, with head and tail exchanged: change both.
         cells, contents, flags = self._cells, self._bytes, self._flags
@@ -80,13 +80,14 @@ class Writers(Ring):
                         raise
                 next(release)
             break
-        for _ in calling(self._put_slowly, code, data, length, timeout if block else 0):
+        seen = None if code else head
+        for _ in calling(self._put_slowly, code, data, length, timeout if block else 0, seen):
             return
 
-    def _put_slowly(self, code: int, data: Buffer, length: int, seconds: float | None) -> None:
+    def _put_slowly(self, code: int, data: Buffer, length: int, seconds: float | None, seen: int | None = None) -> None:
         self._check_length(length)
         attempt = partial(self._try_put, data, length)
-        for done in calling(self._until, attempt, code, seconds, self._writers_bell, WRITERS_WAIT):
+        for done in calling(self._until, attempt, code, seconds, self._writers_bell, WRITERS_WAIT, seen):
             if done is not None:
                 return
         raise errors.Full

@@ -21,7 +21,7 @@ import sys
 from itertools import repeat, starmap
 
 from ipcio._forklock import fork_lock
-from ipcio._light import cache, partial
+from ipcio._light import cache, lru_cache, partial
 from ipcio._posix.futex import futex_number
 from ipcio._timeouts import now
 from ipcio._typing import TYPE_CHECKING
@@ -61,6 +61,21 @@ class _Address(ctypes.c_long):
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _TimeArgument(ctypes.c_long):
+    """The address of a time, which keeps it."""
+
+    time: _Timespec
+
+
+@lru_cache(16)  # most waits are as long as others
+def _timespec(seconds: float) -> _TimeArgument:
+    """Return the argument for a wait of less than a second."""
+    time = _Timespec(0, int(seconds * 1e9))
+    argument = _TimeArgument(ctypes.addressof(time))
+    argument.time = time
+    return argument
 
 
 @cache
@@ -206,23 +221,21 @@ class _Futexes:
     def wait(self, at: int, expected: int, seconds: float | None, /) -> bool:
         """Wait in slices, so that a signal handler can run in between."""
         futex = self._futex
-        time = _Timespec(0, int(_SLICE * 1e9))
         word = self._longs.get(at) or self._long(at)
-        arguments = word, _LONG_WAIT, _long(expected), _long(ctypes.addressof(time))
+        value = _long(expected)
         end = None if seconds is None else now() + seconds
-        while True:
-            if end is not None:
-                left = end - now()
-                if left <= 0:
-                    return self.load(at) != expected
-                time.nanoseconds = int(min(left, _SLICE) * 1e9)
-            if futex(*arguments, _ZERO, _ZERO) == 0:
+        left = seconds
+        while left is None or left > 0:
+            time = _timespec(_SLICE if left is None or left > _SLICE else left)
+            if futex(word, _LONG_WAIT, value, time, _ZERO, _ZERO) == 0:
                 return True
             number = ctypes.get_errno()
             if number == errno.EAGAIN:
                 return True
             if number not in {errno.ETIMEDOUT, errno.EINTR}:
                 raise self._failure()
+            left = None if end is None else end - now()
+        return self.load(at) != expected
 
     def _failure(self) -> OSError:
         number = ctypes.get_errno()

@@ -8,11 +8,12 @@ import queue as standard
 import random
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from campaigns import rounds
 
-from ipcio import Queue, queue
+from ipcio import Queue, _ring, queue
 
 LARGE = 100_000
 
@@ -346,3 +347,52 @@ def test_threads_share_a_handle(make):
     for thread in readers:
         thread.join()
     assert sorted(found) == [bytes([me, number]) for me in range(3) for number in range(100)]
+
+
+class Counted:
+    """The cells of a queue, and how often one was looked at."""
+
+    def __init__(self, cells) -> None:
+        self.cells = cells
+        self.looks = 0
+
+    def __getitem__(self, number):
+        self.looks += 1
+        return self.cells[number]
+
+    def __setitem__(self, number, value):
+        self.cells[number] = value
+
+
+@pytest.mark.needs("robust mutexes")
+def test_a_queue_that_stays_empty_is_looked_at_less_and_less_before_a_sleep(name):
+    times = 200
+    with queue.create(name, 100) as q:
+        q._cells = cells = Counted(q._cells)
+        for _ in range(times):
+            with pytest.raises(queue.Empty):
+                q.get(timeout=1e-9)
+        assert _ring.LOOKS < cells.looks < times * _ring.LOOKS / 4
+        q._cells = cells.cells
+
+
+@pytest.mark.needs("robust mutexes")
+def test_a_message_that_comes_while_a_process_looks_is_taken_without_a_sleep(name, monkeypatch):
+    with queue.create(name, 100) as q:
+
+        class Late(Counted):
+            """A message comes with the tenth look."""
+
+            def __getitem__(self, number):
+                if self.looks == 10:
+                    self.looks += 1
+                    q.put(b"late")
+                return super().__getitem__(number)
+
+        def wait(*_):
+            raise AssertionError("it sleeps")
+
+        q._cells = Late(q._cells)
+        monkeypatch.setattr(q, "_readers_bell", SimpleNamespace(wait=wait, look=wait))
+        assert q.get(timeout=5) == b"late"
+        q._cells = q._cells.cells
