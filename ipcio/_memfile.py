@@ -82,6 +82,7 @@ class MemoryFile(OpenMemory):
         "_move",
         "_next_turn",
         "_position",
+        "_quick",
         "_size",
         "_turn",
         "_user_fd",
@@ -93,6 +94,7 @@ class MemoryFile(OpenMemory):
     _position: int  # may lie past the end
     _user_fd: int  # the descriptor that `fileno` has given, or -1
     _cursor: Any  # over exactly these bytes, if not None
+    _quick: tuple[Callable[..., Any], ...] | None  # its methods, which are in the next five slots of a DirectFile
     _cursor_tell: Callable[[], int]
     _cursor_seek: Callable[..., Any]
     _cursor_read: Callable[..., bytes]
@@ -146,6 +148,7 @@ class MemoryFile(OpenMemory):
             self._opened = os.fstat(fd)
         if cursor is not None:
             self._use_cursor(cursor)
+            self._become(True)
         return self
 
     # -- what it is ------------------------------------------------------
@@ -300,14 +303,14 @@ class MemoryFile(OpenMemory):
 
     def _truncate(self, wanted: int | None) -> int:
         self._check_open()
-        position = self._get_position()
+        position = self._get_position()  # also keeps other threads from moving the handle
         if wanted is None:
             wanted = position
         if not 0 <= wanted <= self._size:
             raise ValueError(f"cannot truncate to {wanted} bytes: memory of {self._size} bytes only narrows")
         if wanted < self._size:
             self._narrow(wanted)
-            self._set_position(min(position, wanted))
+            self._set_position(min(self._get_position(), wanted))
         elif position > wanted:
             self._set_position(wanted)
         return wanted
@@ -388,7 +391,7 @@ class MemoryFile(OpenMemory):
             elif len(line) == LINE_GUESS:
                 line = line_at(view, start, self._size)
             end = start + len(line)
-            if self._position == start:
+            if self._position == start and self._view is view:
                 self._position = end
                 if not line:
                     return
@@ -492,9 +495,7 @@ class MemoryFile(OpenMemory):
         cursor, view = self._cursor, self._view
         self._memory = self._view = self._cursor = self._loops = None
         self._user_fd = -1
-        # Another thread may be in the middle of a fast method, which falls back on the error of these.
-        self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
-        self._cursor_readline = self._cursor_write = closed_method
+        self._quick = None
         if cursor is not None:
             self._become(False)
             if is_explicit:
@@ -519,7 +520,7 @@ class MemoryFile(OpenMemory):
     def _get_position(self) -> int:
         """Return the position.  If the cursor or the descriptor was moved, the handle follows."""
         if self._cursor is not None:
-            reached = self._cursor_tell()
+            reached = self._cursor.tell()
             if reached != self._cursor_seen:
                 self._cursor_seen = self._position = reached
                 if self._user_fd >= 0:
@@ -539,7 +540,7 @@ class MemoryFile(OpenMemory):
                 self._become(False)
                 self._end_loops()
             self._cursor_seen = min(position, self._size)
-            self._cursor_seek(self._cursor_seen)
+            self._cursor.seek(self._cursor_seen)
             if is_fast:
                 self._become(True)
 
@@ -560,24 +561,19 @@ class MemoryFile(OpenMemory):
         self._cursor = cursor
         self._cursor_seen = 0
         self._loops = None
-        self._cursor_tell = cursor.tell
-        self._cursor_seek = cursor.seek
-        self._cursor_read = cursor.read
-        self._cursor_readline = cursor.readline
-        self._cursor_write = cursor.write
+        read, readline, write = cursor.read, cursor.readline, cursor.write
         if self._mode == "wb":
-            self._cursor_read = self._cursor_readline = _not_readable
+            read = readline = _not_readable
         elif self._mode == "rb":
-            self._cursor_write = not_writable
+            write = not_writable
+        self._quick = cursor.tell, cursor.seek, read, readline, write
 
     def _drop_cursor(self) -> None:
         """Go on without the cursor.  It is left at its end, so methods of it that a caller has kept find nothing."""
-        self._cursor_seek(self._size)
+        self._cursor.seek(self._size)
         if self._size >= LARGE:
             free_later(self._cursor)
-        self._cursor = self._loops = None
-        # Another thread may be in the middle of a fast method, which falls back on this error.
-        self._cursor_seek = self._cursor_write = closed_method
+        self._cursor = self._loops = self._quick = None
 
     def _leave_cursor(self) -> None:
         """Do without the cursor if that is faster, when the caller has the descriptor."""
@@ -586,7 +582,7 @@ class MemoryFile(OpenMemory):
         """Have the loops that a DirectFile began go on with `readline`; see `DirectFile.__iter__`."""
         loops, self._loops = self._loops, None
         if loops is not None:
-            self._cursor_seek(self._size)
+            self._cursor.seek(self._size)
             next(loops, None)
 
     def _become(self, fast: bool, /) -> None:

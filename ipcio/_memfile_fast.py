@@ -20,8 +20,8 @@ from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import COPY_TWICE, writable_bytes
-from ipcio._forklock import FREE_THREADED
-from ipcio._light import partial
+from ipcio._forklock import FREE_THREADED, fork_lock
+from ipcio._light import index, partial
 from ipcio._memfile import MemoryFile, closed_method
 from ipcio._memfile_offset import OffsetFile
 from ipcio._record import in_turn
@@ -65,23 +65,44 @@ class CursorFile(MemoryFile):
         while line := self.readline():
             yield line
 
+    def _get_position(self) -> int:
+        # Threads use the cursor of a DirectFile without the lock.  From here on they wait for it, so what follows
+        # in the same method is one step for them.
+        self._become(False)
+        loops, self._loops = self._loops, None
+        if loops is not None:  # its lines come from the cursor, too
+            cursor = self._cursor
+            reached, _ = in_turn((partial(cursor.tell), partial(cursor.seek, self._size)))
+            next(loops, None)
+            cursor.seek(reached)
+        return MemoryFile._get_position(self)
+
     def _become(self, fast: bool, /) -> None:
         kind: Any = DirectFile if fast else CursorFile
         self.__class__ = kind
+        if fast and self._quick is not None:
+            (
+                self._cursor_tell,
+                self._cursor_seek,
+                self._cursor_read,
+                self._cursor_readline,
+                self._cursor_write,
+            ) = self._quick
+        else:  # another thread may be in the middle of a fast method, which falls back on this error
+            self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
+            self._cursor_readline = self._cursor_write = closed_method
 
     def _leave_cursor(self) -> None:
         # To keep the cursor in step with the descriptor takes as long as all the rest.  Only `read` and `tell`
         # that a caller has fetched and kept depend on it: they are methods of the cursor.
-        if _count_references is None:
+        if _count_references is None or self._quick is None:
             return
         least = _count_references(_ONE_REFERENCE.content)
-        if _count_references(self._cursor_tell) > least:
+        if _count_references(self._quick[0]) > least:
             return
-        if self._mode != "wb" and _count_references(self._cursor_read) > least:
+        if self._mode != "wb" and _count_references(self._quick[2]) > least:
             return
-        self._cursor_tell = self._cursor_seek = self._cursor_read = closed_method
-        self._cursor_readline = self._cursor_write = closed_method  # so the methods of a DirectFile fall back
-        self._cursor = self._loops = None
+        self._cursor = self._loops = self._quick = None
         OffsetFile._use_offset(self)  # type: ignore[arg-type]
 
 
@@ -114,10 +135,14 @@ class DirectFile(CursorFile):
         def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
             try:
                 if whence == 0:  # SEEK_SET, without looking it up
-                    self._cursor.seek(offset)
+                    seek = self._cursor_seek  # as in `readline`
+                    seek(offset)
                     return offset + 0
-                self._cursor.seek(offset, whence)
-                return self._cursor_tell()
+                offset, whence = index(offset), index(whence)
+                with fork_lock:  # so that the handle keeps its cursor
+                    move = partial(self._cursor_seek, offset, whence)
+                    _, position = in_turn((move, partial(self._cursor_tell)))  # one step for other threads
+                    return position  # type: ignore[no-any-return]
             except (ValueError, TypeError, AttributeError):
                 pass
             return MemoryFile.seek(self, offset, whence)
@@ -160,19 +185,18 @@ class DirectFile(CursorFile):
             return count
         self._check_readable()
         with memoryview(self._check_open()) as whole:
-            while True:
-                count = min(size, self._size - self._cursor_tell())
-                # The ``__buffer__`` of the target, or another thread, may have used the handle.
-                if self.__class__ is not DirectFile:
-                    return MemoryFile.readinto(self, target)
-                if count <= 0:
-                    return 0
+            # The ``__buffer__`` of the target, or another thread, may use the handle.
+            while self.__class__ is DirectFile:
                 try:
+                    count = min(size, self._size - self._cursor_tell())
+                    if count <= 0:
+                        return 0
                     start = DirectFile._claim(self, count)
                 except ValueError:  # another thread was quicker; fewer are left now
                     continue
                 target[:count] = whole[start : start + count]
                 return count
+        return MemoryFile.readinto(self, target)
 
     # Move past the next `count` bytes, in one step for other threads, and return where they start.
     if sys.version_info >= (3, 13):
@@ -184,18 +208,22 @@ class DirectFile(CursorFile):
     else:
 
         def _claim(self, count: int) -> int:
-            tell, seek = self._cursor_tell, self._cursor_seek
             start: int
-            start, _ = in_turn((partial(tell), partial(seek, count, os.SEEK_CUR)))
+            with fork_lock:  # so that the handle keeps its cursor
+                tell, seek = self._cursor_tell, self._cursor_seek
+                start, _ = in_turn((partial(tell), partial(seek, count, os.SEEK_CUR)))
             return start
 
     def __iter__(self) -> Iterator[bytes]:
         self._check_readable()
         # All loops take their lines from one iterator without a frame.  When the handle leaves this
-        # state, `_end_loops` brings that to its end, and each loop goes on with `_rest`.
-        loops = self._loops
-        if loops is None or not loops.__reduce__()[1][0]:  # the last one has come to its end
-            self._loops = loops = iter(self._cursor_readline, b"")
+        # state, that is brought to its end, and each loop goes on with `_rest`.
+        with fork_lock:
+            if self.__class__ is not DirectFile:  # another thread was quicker
+                return self._rest()
+            loops = self._loops
+            if loops is None or not loops.__reduce__()[1][0]:  # the last one has come to its end
+                self._loops = loops = iter(self._cursor_readline, b"")
         return chain(loops, self._rest())
 
 

@@ -53,7 +53,7 @@ class OffsetFile(MemoryFile):
     def _use_offset(self) -> None:
         """Become such a handle.  The caller holds `fork_lock`."""
         # A FileIO checks that it is open as it makes the call, and is faster than `os.lseek`.
-        self._move = io.FileIO(self._user_fd, "rb" if self._mode == "rb" else "rb+", closefd=False).seek
+        self._move = io.FileIO(self._user_fd, closefd=False).seek
         self._turn = self._next_turn = _FREE
         kind: Any = OffsetFile
         self.__class__ = kind
@@ -142,7 +142,7 @@ class OffsetFile(MemoryFile):
         while True:
             with fork_lock:
                 for looks in range(_LOOKS):
-                    if self._turn == _ALONE or within:  # a signal handler or a finalizer, in the midst of such a call
+                    if self._turn == _ALONE:  # a signal handler or a finalizer, in the midst of such a call
                         return method(self, *arguments)
                     if self._turn != _MOVING:
                         self._turn = _ALONE
@@ -150,6 +150,13 @@ class OffsetFile(MemoryFile):
                             return method(self, *arguments)
                         finally:
                             self._turn = self._next_turn = _FREE
+                    if within:  # in the midst of a quick step, which has the turn again afterwards
+                        self._turn = _ALONE
+                        try:
+                            return method(self, *arguments)
+                        finally:
+                            if self._turn == _ALONE:
+                                self._turn = _MOVING
                     self._next_turn = _RESERVED
                     if not looks:
                         within = self._is_in_own_step()
@@ -159,6 +166,17 @@ class OffsetFile(MemoryFile):
             give_up = give_up or time.monotonic() + _LONGEST
             within = fork_lock._is_owned() and time.monotonic() > give_up  # type: ignore[attr-defined]
             time.sleep(0)
+
+    def _get_position(self) -> int:
+        if self._turn != _ALONE:  # the call began before the handle had this class, and has not come by `_alone`
+            self._next_turn = _RESERVED
+            give_up = time.monotonic() + _LONGEST
+            while time.monotonic() < give_up:
+                if self._turn != _MOVING:
+                    self._turn = _RESERVED
+                    break
+                time.sleep(0)
+        return MemoryFile._get_position(self)
 
     def _is_in_own_step(self) -> bool:
         frame = sys._getframe(2).f_back  # without the method that called `_alone`

@@ -21,11 +21,12 @@ from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import line_at, writable_bytes
-from ipcio._light import add, index
+from ipcio._forklock import fork_lock
+from ipcio._light import add, index, partial
 from ipcio._memfile import MemoryFile, closed_method, not_writable
 from ipcio._memfile_fast import CursorFile, DirectFile
 from ipcio._memory import CLOSED
-from ipcio._record import calling
+from ipcio._record import calling, in_turn
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ class BytesFile(DirectFile):
             # One step, for other threads may read meanwhile; before 0, BytesIO itself would go to 0.
             offset = index(offset)
             try:
-                for position in map(self._cursor.seek, map(add, calling(self._cursor_tell), (offset,))):
-                    return position  # type: ignore[no-any-return]
+                with fork_lock:  # so that the handle keeps its cursor
+                    for position in map(self._cursor.seek, map(add, calling(self._cursor_tell), (offset,))):
+                        return position  # type: ignore[no-any-return]
             except (ValueError, OverflowError, AttributeError):
                 pass
         return MemoryFile.seek(self, offset, whence)
@@ -113,6 +115,9 @@ class BytesFile(DirectFile):
             view = self._view = memoryview(self._check_open())
         return view
 
+    def _get_position(self) -> int:
+        return MemoryFile._get_position(self)  # the class stays
+
     def _set_position(self, position: int) -> None:
         cursor = self._cursor
         if cursor is None:
@@ -127,7 +132,8 @@ class BytesFile(DirectFile):
         self.__class__ = CursorFile  # type: ignore[assignment]
         self._cursor = None
         if cursor is not None:
-            cursor.seek(0, os.SEEK_END)  # where methods of it that a caller has kept find nothing
+            # It is left at its end, where methods of it that a caller has kept find nothing.
+            self._position, _ = in_turn((partial(cursor.tell), partial(cursor.seek, 0, os.SEEK_END)))
 
 
 class BufferFile(MemoryFile):

@@ -156,6 +156,33 @@ def test_what_does_not_move_the_handle_disturbs_no_reader(shared, what):
     assert sorted(pieces) == RECORDS[: shared.size() // RECORD]
 
 
+CHANGES = {"narrowed": lambda h: h.truncate(h.size() - RECORD), "descriptor given out": lambda h: h.fileno()}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_handle_that_changes_its_state_under_readers_gives_each_record_once(source, change):
+    """No reader is set back, and none misses a record."""
+    for _ in range(4):
+        source.seek(0)
+        begun = threading.Event()
+
+        def read(how, begun=begun):
+            first = source.read(RECORD)
+            begun.set()
+            return [first, *READERS[how](source)()]
+
+        def alter(begun=begun):
+            begun.wait()
+            with contextlib.suppress(io.UnsupportedOperation):
+                CHANGES[change](source)
+
+        told = together(lambda: read("read"), lambda: read("readline(n)"), lambda: read("readinto"), alter)
+        data = b"".join(sorted(piece for thread in told[:3] for piece in thread))
+        found = data.splitlines(keepends=True)
+        assert found[: source.size() // RECORD] == RECORDS[: source.size() // RECORD]
+        assert len(set(found)) == len(found)
+
+
 def test_large_and_small_reads_share_one_position(name):
     """Reads large enough to be done another way are steps like the others."""
     count, large = 200_000, 70_000
