@@ -40,22 +40,18 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t)
 _munmap: Any = _library.munmap
 _FAILED = ctypes.c_void_p(-1).value
+_READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+_HERE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
 
 
 _Words = ctypes.c_uint32 * (SIZE // 4)
-
-
-class Address(ctypes.c_void_p):
-    """The address of a mutex.  It keeps the memory mapped, and a call that is under way has a reference to it."""
-
-    _memory: Memory
 
 
 class Memory:
     """A map of the page in which a mutex is; it stays mapped for good if a thread of this process holds the mutex.
 
     A `mmap.mmap` would be unmapped when the interpreter exits, before the kernel looks for the mutexes that are
-    held.  What `words` and `address` return keeps the memory.
+    held.  What `words` returns keeps the memory.
     """
 
     __slots__ = ("_at", "_size", "_start")
@@ -63,7 +59,7 @@ class Memory:
     def __init__(self, fd: int, offset: int) -> None:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         self._size = offset - start + SIZE
-        found = _mmap(None, self._size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, start)
+        found = _mmap(None, self._size, _READ_WRITE, mmap.MAP_SHARED, fd, start)
         if found in {None, _FAILED}:
             raise libc.failure()
         self._start: int = found
@@ -75,11 +71,11 @@ class Memory:
         made._memory = self
         return made
 
-    def address(self) -> Address:
-        """Return the address, for calls of C."""
-        made = Address(self._at)
-        made._memory = self
-        return made
+    def refuse(self) -> None:
+        """Put other memory in its place, in this process alone: what is no mutex, so calls of C return an error."""
+        if _mmap(ctypes.c_void_p(self._start), self._size, _READ_WRITE, _HERE, -1, 0) != self._start:
+            raise libc.failure()
+        ctypes.memset(self._at, 0xFF, LARGEST)
 
     def __del__(self) -> None:
         try:
@@ -89,7 +85,7 @@ class Memory:
             pass
 
 
-def wait(address: ctypes.c_void_p, seconds: float) -> int:
+def wait(address: object, seconds: float) -> int:
     """Wait for a mutex, for so long; the result is that of C, and no interrupt loses it."""
     if _clocklock is not None:
         clock = time.CLOCK_MONOTONIC

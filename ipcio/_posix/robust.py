@@ -64,7 +64,9 @@ class RobustLock:
         "_borrowed",
         "_fd",
         "_info",
+        "_is_refused",
         "_lent",
+        "_memory",
         "_name",
         "_namespace",
         "_path",
@@ -90,9 +92,10 @@ class RobustLock:
         Its first contents are those of `ipcio._posix.pthread_mutex.blank`.  The descriptor, or else the `path` of
         the object, is needed later only after an ``exec`` by a thread that holds the mutex.
         """
-        memory = pthread_mutex.Memory(fd, offset)
-        self._address = memory.address()
-        self._words = memory.words()
+        self._memory = pthread_mutex.Memory(fd, offset)
+        self._words = self._memory.words()
+        self._address = ctypes.byref(self._words)  # of all objects that mean an address, C gets this one soonest
+        self._is_refused = False
         self._fd, self._path, self._info = fd, path, os.fstat(fd)
         self._name = name
         self._pid_namespace, self._namespace = pid_namespace, pid_namespace()
@@ -107,8 +110,8 @@ class RobustLock:
     def check_ids(self) -> None:
         """In a forked process: refuse everything if threads have other ids than the mutex says."""
         if self._pid_namespace() != self._namespace or not pthread_mutex.knows_this_thread():
-            self._address.value = ctypes.addressof(_no_mutex)  # each call of C fails then
-            self._words = _no_mutex
+            self._is_refused = True
+            self._memory.refuse()
 
     # -- the protocol ------------------------------------------------------
 
@@ -261,15 +264,13 @@ class RobustLock:
             return False
 
     def _failure(self, code: int) -> OSError:
-        if self._words is _no_mutex:
+        if self._is_refused:
             text = "this process was forked into another PID namespace, or by a system call: attach to the object again"
             return OSError(errno.EPERM, text, self._name)
         return OSError(code, _REASONS.get(code) or os.strerror(code), self._name)
 
 
 _locks: WeakSet[RobustLock] = WeakSet()
-_no_mutex: Any = (ctypes.c_uint32 * (pthread_mutex.SIZE // 4))(*[0xFFFFFFFF] * (pthread_mutex.SIZE // 4))
-"""What is no mutex: calls of C return an error, and write nothing."""
 
 
 def _after_fork() -> None:
