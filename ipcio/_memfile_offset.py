@@ -9,11 +9,11 @@ So each handle has a *turn* instead:
 
 * A quick step takes the turn if it is free, and gives it back at its end.  With the GIL, the interpreter switches
   threads at calls and at jumps, so nothing comes between the look at ``_turn`` and its change.
-* Every other method holds `fork_lock` and has itself given the turn next, even if quick steps follow each other
-  without a pause (`OffsetFile._alone`).
-* A quick step waits for nothing.  If it cannot have the turn, it leaves the work to the complete method.  In the
-  midst of it, a signal handler or a finalizer may run, and wait for `fork_lock`.  The thread that has this lock
-  sees that, and does not wait for the turn then.
+* Every other method holds `fork_lock`, and waits for the end of a quick step.  The turn is reserved for it then, even
+  if quick steps follow each other without a pause (`OffsetFile._alone`).
+* A quick step waits for nothing.  If it cannot have the turn, it leaves the work to the complete method.
+* In the midst of a quick step, a signal handler or a finalizer may run.  It may use the same handle: the stack of the
+  thread shows that.  It may wait for `fork_lock`: a thread that waits for the turn releases that from time to time.
 """
 
 from __future__ import annotations

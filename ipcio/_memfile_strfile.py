@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _new: Callable[..., Any] = io.RawIOBase.__new__
 _SET, _CUR, _END = os.SEEK_SET, os.SEEK_CUR, os.SEEK_END  # looked up once
 _LARGEST_POSITION = sys.maxsize
-_FIRST_BLOCK, _LARGEST_BLOCK = 1024, 8192  # bytes in which lines are looked for ahead
+_FIRST_BLOCK, _LARGEST_BLOCK = 1024, 65536  # bytes in which lines are looked for ahead
 
 
 class BytesFile(DirectFile):
@@ -244,7 +244,7 @@ class BufferFile(MemoryFile):
                     return
                 yield line
                 continue
-            span = _LARGEST_BLOCK
+            span = min(8 * span, _LARGEST_BLOCK)  # so what is copied stays in proportion to what is read
             for line in lines:
                 end = start + len(line)
                 if not holds(line, start):
