@@ -83,8 +83,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
     # Versions of argparse differ in what they make of ``--``, so a command that is to be run is cut off first.
     words, command = commands.split(words)
-    parser = make_parser()
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks which words can come next
+    asked = "_ARGCOMPLETE" in os.environ  # by the shell, which words can come next
+    # To make the parsers of all subcommands takes as long as most of them do.
+    is_known = not asked and words and words[0] in commands.NAMES
+    parser = make_parser(words[:1] if is_known else commands.NAMES)
+    if asked:
         from ipcio._cli import completion
 
         completion.answer(parser)
@@ -94,8 +97,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words, argparse.Namespace(command=command))
 
 
-def make_parser() -> Parser:
-    """Return the parser of the command, with all subcommands."""
+def make_parser(names: Sequence[str] | None = None) -> Parser:
+    """Return the parser of the command, with all subcommands or with these."""
     from ipcio._cli import commands
 
     parser = Parser(
@@ -109,7 +112,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--version", action="version", version=f"ipcio {__version__}", help="print the version number and exit"
     )
-    commands.register(parser.add_subparsers(metavar="COMMAND", required=True))
+    commands.register(parser.add_subparsers(metavar="COMMAND", required=True), names or commands.NAMES)
     return parser
 
 

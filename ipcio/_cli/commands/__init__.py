@@ -25,9 +25,9 @@ NAMES = "demo", "ls", "stat", "wait", "rm", "gc", "put", "cat", "sem", "mutex", 
 """In the order of ``ipcio --help``."""
 
 
-def register(commands: Commands) -> None:
-    """Add the parsers of all subcommands."""
-    for name in NAMES:
+def register(commands: Commands, names: Sequence[str] = NAMES) -> None:
+    """Add the parsers of all subcommands, or of these."""
+    for name in names:
         import_module(f"{__name__}.{name}").register(commands)
 
 
