@@ -16,6 +16,10 @@ same goes for a permit that was acquired, bytes that were read, a child that was
 * within a system call that the signal interrupts.  It has done nothing by then, and is made again
   unless the handler raises.
 
+What a handler raises at a jump backwards that is in an ``except`` or ``finally`` block itself makes Python 3.13
+keep the exception which that block handles, and all to which its traceback refers.  In a function that the block
+calls it does not, so loops belong there.
+
 **When they do not.**  Between the step of an iterator that is written in C and the assignment to the
 variable of the ``for`` statement, or to the variables of ``a, b = iterator``; from there to a ``return``;
 while one function of C calls another.  (Where that one runs Python code, a handler may run in it.
