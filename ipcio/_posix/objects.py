@@ -12,11 +12,13 @@ import errno
 import os
 import stat
 import sys
+from itertools import starmap
 
 from ipcio._forklock import fork_lock
 from ipcio._light import cache, suppress
 from ipcio._names import invent_name
 from ipcio._posix import lifetime, namespace, removal, shares
+from ipcio._record import calling
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import HeldByCall, close_later, held_by_calls
 
@@ -183,14 +185,16 @@ class NewObject(OpenObject):
     def _create_unnamed(self, mode: int, share_path: str) -> bool:
         if _has_tmpfile():
             # The share opens it once more, to read.
-            self.fd = os.open(namespace.DIRECTORY, _UNNAMED, mode | stat.S_IRUSR)
+            for self.fd in starmap(os.open, ((namespace.DIRECTORY, _UNNAMED, mode | stat.S_IRUSR),)):
+                pass  # `ipcio._record.calling`, written out for speed
             self._source = f"/proc/self/fd/{self.fd}"
         else:
             # It has its mark from the beginning, so `ipcio gc` removes it if this process is killed, and
             # also if it looks before the file is locked.
-            self._source = self._temporary = f"{os.path.dirname(share_path)}/.{invent_name()}"
+            temporary = self._source = self._temporary = f"{os.path.dirname(share_path)}/.{invent_name()}"
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.fd = os.open(self._temporary, flags, 0o600 | namespace.MANAGED)
+            for self.fd in calling(os.open, temporary, flags, 0o600 | namespace.MANAGED):
+                pass
         info = self.info = os.fstat(self.fd)
         if not info.st_mode & stat.S_IRUSR:  # the umask
             os.fchmod(self.fd, 0o600 | namespace.MANAGED)
@@ -260,7 +264,9 @@ class ExistingObject(OpenObject):
     def open(self, *, writable: bool) -> None:
         """Open it, of whatever kind it is, without following a link or waiting for another process."""
         try:
-            self.fd = os.open(self.path, lifetime.PROBE | (os.O_RDWR if writable else 0))
+            arguments = self.path, lifetime.PROBE | os.O_RDWR if writable else lifetime.PROBE
+            for self.fd in starmap(os.open, (arguments,)):  # `ipcio._record.calling`, written out for speed
+                pass
         except FileNotFoundError:
             if lifetime.is_special(self.path):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import time
+from itertools import starmap
 
 from ipcio._forklock import acquiring_fork_lock, fork_lock, release_fork_lock
 from ipcio._light import ref, suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+_AGAIN = os.O_RDONLY | os.O_CLOEXEC
 
 _START_OF_A_CHILD = 0.1  # seconds that a process may need from its fork to its exec
 _MOST_RECHECKS = 64
@@ -61,15 +64,17 @@ class Share:
         `again` is a path by which the object can be opened once more.  Return False if another
         process has an exclusive lock on it.
         """
-        lock = os.open(again, os.O_RDONLY | os.O_CLOEXEC)
+        lock = -1
         try:
-            if not lifetime.try_lock(lock, lifetime.SHARED):
-                return False
-            self._hold(lock, fd, info)
+            for lock in starmap(os.open, ((again, _AGAIN),)):  # `ipcio._record.calling`, written out for speed
+                if not lifetime.try_lock(lock, lifetime.SHARED):
+                    return False
+                self._hold(lock, fd, info)
+                return True
         finally:
-            if self._lock != lock:
+            if lock >= 0 and self._lock != lock:
                 os.close(lock)
-        return True
+        raise AssertionError("unreachable")
 
     def join(self, fd: int, opened: os.stat_result) -> bool:
         """Take a share in the managed object that was found under the path and is open as `fd`, which is ours then.
@@ -78,35 +83,36 @@ class Share:
         An orphaned object is removed, and False is returned, so the caller finds the name
         free.  If this user may not remove it, that is a `FileNotFoundError`.
         """
+        lock = -1
         try:
-            lock = os.open(self._path, lifetime.PROBE)
+            for lock in starmap(os.open, ((self._path, lifetime.PROBE),)):  # as in `take`
+                is_orphan = lifetime.try_lock(lock, lifetime.EXCLUSIVE)  # what a sandbox may forbid is not caught here
+                try:
+                    if is_orphan and lifetime.remove_locked(self._path, lock):
+                        return False
+                except PermissionError:  # only its owner may remove it
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
+                # The object is in use.  If the shared lock is refused, another process is removing the
+                # name.  If it is granted, no process can remove the name any longer; but it may have been
+                # removed between our open and our lock, so the object must still have a name.
+                # (If a process is killed between its exclusive lock and its unlink, we can join the orphan
+                # that it leaves: race 7 in docs/design.md.  To ask a second time would not prevent that, and
+                # would cost a sixth of every attach.)
+                if not lifetime.try_lock(lock, lifetime.SHARED):
+                    return False
+                info = os.fstat(lock)
+                if info.st_nlink and info.st_ino == opened.st_ino and info.st_dev == opened.st_dev:
+                    self._hold(lock, fd, info)
+                    return True
+                return False
         except OSError as error:
-            if error.errno in {errno.ENOENT, errno.EACCES, *lifetime.NOT_OURS}:
+            if lock < 0 and error.errno in {errno.ENOENT, errno.EACCES, *lifetime.NOT_OURS}:
                 return False
             raise
-        try:
-            is_orphan = lifetime.try_lock(lock, lifetime.EXCLUSIVE)  # what a sandbox may forbid is not caught here
-            try:
-                if is_orphan and lifetime.remove_locked(self._path, lock):
-                    return False
-            except PermissionError:  # only its owner may remove it
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path) from None
-            # The object is in use.  If the shared lock is refused, another process is removing the
-            # name.  If it is granted, no process can remove the name any longer; but it may have been
-            # removed between our open and our lock, so the object must still have a name.
-            # (If a process is killed between its exclusive lock and its unlink, we can join the orphan
-            # that it leaves: race 7 in docs/design.md.  To ask a second time would not prevent that, and
-            # would cost a sixth of every attach.)
-            if not lifetime.try_lock(lock, lifetime.SHARED):
-                return False
-            info = os.fstat(lock)
-            if info.st_nlink and info.st_ino == opened.st_ino and info.st_dev == opened.st_dev:
-                self._hold(lock, fd, info)
-                return True
-            return False
         finally:
-            if self._lock != lock:
+            if lock >= 0 and self._lock != lock:
                 os.close(lock)
+        raise AssertionError("unreachable")
 
     def _hold(self, lock: int, fd: int, info: os.stat_result) -> None:
         self._info = info
@@ -220,10 +226,9 @@ class Share:
             return error.errno != errno.EBADF
 
     def __del__(self) -> None:
-        if self._lock < 0:
-            return
         try:
-            self.release()
+            if self._lock >= 0:
+                self.release()
         except Exception:  # noqa: BLE001, S110 -- Python would print what a finalizer raises
             pass
 
