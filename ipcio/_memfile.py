@@ -26,13 +26,15 @@ import errno
 import io
 import os
 import sys
+from itertools import chain
 
 from ipcio._buffering import add_memory
 from ipcio._bytes import LINE_GUESS, exporter, line_at, raw_bytes, writable_bytes
 from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._handover import hand_over
-from ipcio._light import index
+from ipcio._light import index, partial
 from ipcio._memory import CLOSED, OpenMemory
+from ipcio._record import exhaust, in_turn
 from ipcio._typing import TYPE_CHECKING
 from ipcio._unowned import LARGE, close_listed, free_later
 
@@ -580,10 +582,16 @@ class MemoryFile(OpenMemory):
 
     def _end_loops(self) -> None:
         """Have the loops that a DirectFile began go on with `readline`; see `DirectFile.__iter__`."""
-        loops, self._loops = self._loops, None
+        loops = self._loops
         if loops is not None:
-            self._cursor.seek(self._size)
-            next(loops, None)
+            # The iterator that they share ends at the end of the cursor, which then stands where it was.  All of
+            # this is one step, for other threads and for signal handlers (`ipcio._record`).
+            cursor = self._cursor
+            at: list[int] = []
+            look = map(at.append, in_turn((partial(cursor.tell),)))
+            end = in_turn((partial(cursor.seek, self._size), partial(next, loops, None)))
+            exhaust(chain(look, end, map(cursor.seek, at)))
+            self._loops = None
 
     def _become(self, fast: bool, /) -> None:
         """Switch between the fast methods and those of this class; a handle without a cursor has only these."""

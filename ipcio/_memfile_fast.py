@@ -69,12 +69,7 @@ class CursorFile(MemoryFile):
         # Threads use the cursor of a DirectFile without the lock.  From here on they wait for it, so what follows
         # in the same method is one step for them.
         self._become(False)
-        loops, self._loops = self._loops, None
-        if loops is not None:  # its lines come from the cursor, too
-            cursor = self._cursor
-            reached, _ = in_turn((partial(cursor.tell), partial(cursor.seek, self._size)))
-            next(loops, None)
-            cursor.seek(reached)
+        self._end_loops()
         return MemoryFile._get_position(self)
 
     def _become(self, fast: bool, /) -> None:
