@@ -28,13 +28,16 @@ class Object:
     def __init__(self, name, created=False):
         if created:
             opened = segments.create(
-                name, 4096, perm=0o600, persist=False, reserve=True, init=self.fill, into=tuple, kind="mutex"
+                name, 4096, perm=0o600, persist=False, reserve=True, init=self.fill, into=self.keep, kind="mutex"
             )
         else:
-            opened = segments.attach(name, writable=True, into=tuple, kind="mutex")
+            opened = segments.attach(name, writable=True, into=self.keep, kind="mutex")
         self.memory, _, self.share = opened
         self.opened = OpenObject("mutex", name, self.memory, -1, True, False)
         self.cells = self.memory[192:200].cast("I")
+
+    def keep(self, *opened):
+        return opened
 
     def fill(self, opened):
         first = parts.new_lock(wide=False)
