@@ -137,6 +137,8 @@ class PipedChild(Generic[_Pipe, _Popen]):
 
     def pump(self, timeout: float | None) -> bool:
         self._check()
+        if self._input is None and (to_child := self._pipes[0]) is not None:
+            to_child.close()  # an interrupt may have come right before that, and the child waits for the end
         if self._popen.returncode is None and not self._serve(timeout):
             return False
         if self._popen.returncode is not None:

@@ -1494,6 +1494,22 @@ def test_an_interrupt_at_any_moment_loses_nothing_and_leaves_nothing(action, err
     assert troubles == {}
 
 
+def test_an_interrupt_right_before_the_input_is_closed_does_not_keep_the_child():
+    """A child that reads up to the end would wait for it as long as the handle is open."""
+
+    def interrupted():
+        del pipe.close
+        raise KeyboardInterrupt
+
+    h = proc.spawn(["cat"], stdin=True)
+    pipe = h._child._pipes[0]
+    pipe.close = interrupted
+    h.write(proc.EOF)
+    with pytest.raises(KeyboardInterrupt):
+        h.wait()
+    assert h.wait(DEADLINE / 6)
+
+
 # -- handles that are dropped --------------------------------------------------------
 
 
