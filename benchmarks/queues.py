@@ -185,17 +185,30 @@ def messages_there_and_back(stack, many):
     return made_by
 
 
+class OfPipe:
+    """The pipe as a queue."""
+
+    def __init__(self, stack):
+        self.reader, self.writer = pipe(stack)
+
+    def put(self, data):
+        os.write(self.writer, data)
+
+    def get(self):
+        return os.read(self.reader, len(SMALL))
+
+
 for many, where in (True, "on two CPUs"), (False, "on one CPU"):
 
-    @row("queue", f"64 bytes there and back, {where}", "multiprocessing.SimpleQueue", 0.6 if many else None)
+    @row("queue", f"64 bytes there and back, {where}", "multiprocessing.SimpleQueue", 0.6, floor=PIPE)
     def _(stack, many=many):
         side = messages_there_and_back(stack, many)
-        return side(ours), side(simple)
+        return side(ours), side(simple), side(OfPipe)
 
-    @row("queue", f"64 bytes there and back, {where}", "posix_ipc", 1.0 if many else None)
+    @row("queue", f"64 bytes there and back, {where}", "posix_ipc", 1.0, floor=PIPE)
     def _(stack, many=many):
         side = messages_there_and_back(stack, many)
-        return side(ours), side(of_posix)
+        return side(ours), side(of_posix), side(OfPipe)
 
 
 TWO_COPIES = "two copies of memory"
