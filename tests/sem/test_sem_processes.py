@@ -18,7 +18,7 @@ from functools import partial
 
 import pytest
 from abilities import semaphore_file
-from campaigns import rounds
+from campaigns import FREE_THREADED, rounds
 from children import KILL, Event, Forked, visit
 from permits import permits_of
 from waiting import until_it_waits
@@ -392,6 +392,8 @@ def test_a_fork_while_another_thread_waits(make, how):
 
 @needs_fork
 @KINDS
+# CPython 3.13t can leave an object locked in the child at which another thread looks during the fork.
+@pytest.mark.able(probe=lambda: not FREE_THREADED)
 def test_a_fork_in_a_thread_while_others_wait_and_give(make):
     s = make(2)
     stop = threading.Event()
