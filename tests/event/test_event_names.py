@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from named_contract import LifetimeContract, NameContract, Segment
 
 from ipcio import event
@@ -17,9 +18,11 @@ class Events(Segment):
         return handle.is_set()
 
 
+@pytest.mark.sampled(3, turn=1)
 class TestNames(Events, NameContract):
     pass
 
 
+@pytest.mark.sampled(3, turn=1)
 class TestLifetime(Events, LifetimeContract):
     pass

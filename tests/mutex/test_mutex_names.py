@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from named_contract import LifetimeContract, NameContract, Segment
 
 from ipcio import mutex
@@ -32,9 +33,11 @@ class Mutexes(Segment):
             return True
 
 
+@pytest.mark.sampled(3, turn=0)
 class TestNames(Mutexes, NameContract):
     pass
 
 
+@pytest.mark.sampled(3, turn=0)
 class TestLifetime(Mutexes, LifetimeContract):
     pass

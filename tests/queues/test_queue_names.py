@@ -25,6 +25,7 @@ class Queues(Segment):
             return True
 
 
+@pytest.mark.sampled(3, turn=2)
 class TestNames(Queues, NameContract):
     # Not with 0o066: the locks of a queue for others require that its owner can open it once more.
     @pytest.mark.needs("users")
@@ -33,5 +34,6 @@ class TestNames(Queues, NameContract):
         super().test_an_owner_without_access_to_an_object_can_use_its_name_again(name, perm, peer)
 
 
+@pytest.mark.sampled(3, turn=2)
 class TestLifetime(Queues, LifetimeContract):
     pass

@@ -35,6 +35,7 @@ def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
     """The combinations of ``@pytest.mark.sampled(n)`` tests that a short run leaves out.
 
     The first one of each test stays.  Which others do depends on their names alone, so every run has the same.
+    With ``turn=`` too, kinds of objects that have the same code share the combinations: each runs for one of them.
     """
     seen: set[str] = set()
     out = []
@@ -43,7 +44,11 @@ def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
         if mark is None or FACTOR >= 1:
             continue
         test, _, combination = item.nodeid.partition("[")
-        if test in seen and zlib.crc32(combination.encode()) % mark.args[0]:
+        turn = mark.kwargs.get("turn")
+        if turn is not None:
+            if zlib.crc32(item.name.encode()) % mark.args[0] != turn:
+                out.append(item)
+        elif test in seen and zlib.crc32(combination.encode()) % mark.args[0]:
             out.append(item)
         seen.add(test)
     return out
