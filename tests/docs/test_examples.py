@@ -56,8 +56,10 @@ def enter(program, text=""):
 
 def end(program):
     """What it says until it ends by itself; its status."""
-    said, _ = program.communicate(timeout=DEADLINE)
-    return said, program.returncode
+    with contextlib.suppress(BrokenPipeError):
+        program.stdin.close()
+    said = program.stdout.read()  # not `communicate`, which omits what `line` has read ahead
+    return said, program.wait(DEADLINE)
 
 
 def kill(program):
