@@ -12,8 +12,8 @@ import pytest
 
 FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "0.25"))
 
-# For a test that is a campaign: the watchdog waits as much longer.
-campaign = pytest.mark.timeout(60 * FACTOR) if FACTOR > 1 else lambda test: test
+# For a test that is a campaign: the watchdog waits longer.
+campaign = pytest.mark.timeout(60 * (1 + FACTOR)) if FACTOR >= 1 else lambda test: test
 
 
 def rounds(number: int) -> int:
