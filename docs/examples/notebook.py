@@ -17,5 +17,5 @@ numbers = np.frombuffer(memory.getbuffer())
 numbers[:] = 2.0
 
 worker.write(f"{memory.name} sqrt\n")
-print(next(worker)[1], end="")
+print(next(worker)[1].rstrip())
 print(numbers[:2])

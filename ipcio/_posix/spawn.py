@@ -49,8 +49,10 @@ def start_popen(
 
 # The module in C, or its function, by the version of Python.  A replacement of `subprocess` uses neither.
 _C_NAMES = {"_fork_exec", "_posixsubprocess"}
-_HAS_GROUP, _HAS_VFORK = sys.version_info >= (3, 11), (3, 11) <= sys.version_info < (3, 15)  # its arguments
-_COMMAS = 23 + _HAS_VFORK  # in its signature; before Python 3.12 it has none
+_SIGNATURE = getattr(fork_exec, "__text_signature__", None)  # before Python 3.12 it has none
+_HAS_GROUP = sys.version_info >= (3, 11)  # among its arguments
+_HAS_VFORK = "allow_vfork" in _SIGNATURE if _SIGNATURE else _HAS_GROUP  # the last one, until some 3.14
+_COMMAS = 23 + _HAS_VFORK
 _UNCHANGED: tuple[Any, ...] = (*([-1] if _HAS_GROUP else []), None, None, None, -1)  # process group to umask
 _SHELL = "/system/bin/sh" if hasattr(sys, "getandroidapilevel") else "/bin/sh"
 _STANDARD = 3  # the numbers of the standard streams are below
@@ -66,7 +68,7 @@ class Popen(KnownChild, subprocess.Popen[bytes]):
     # Whether `subprocess` is that of the standard library, and calls C as is known; gevent puts its own in place.
     _is_standard = (
         not _C_NAMES.isdisjoint(getattr(subprocess.Popen, "_execute_child").__code__.co_names)  # noqa: B009
-        and (getattr(fork_exec, "__text_signature__", None) or "," * _COMMAS).count(",") == _COMMAS
+        and (_SIGNATURE or "," * _COMMAS).count(",") == _COMMAS
     )
     if not _is_standard:
         _answers_by_wait = True

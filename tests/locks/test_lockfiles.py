@@ -14,7 +14,7 @@ from pathlib import Path
 import loops
 import pytest
 from children import Forked
-from loops import ticking
+from loops import Ticking
 from waiting import until_it_waits
 
 from ipcio import _filelock, filelock
@@ -293,12 +293,10 @@ def test_a_loop_goes_on_while_a_task_waits(run, peer, path):
         with pytest.raises(TimeoutError, match="locked by") as caught:
             await lock_async(file, timeout=0.05)
         assert caught.value.filename == path
-        waiting = asyncio.ensure_future(ticking(lock_async(file)))
-        await asyncio.sleep(0.05)
+        waiting = Ticking(lock_async(file))
+        await waiting.go_on()
         holder.peer.send("run", "l.__exit__(None, None, None)")
-        done, ticks = await waiting
-        assert done is True
-        assert ticks
+        assert await waiting.result() is True
         assert not is_free(path)
 
     with open(path, "r+b") as file:

@@ -1232,6 +1232,11 @@ def test_a_start_of_what_is_missing_leaves_nothing(tmp_path):
     apart(start_what_is_missing, str(tmp_path))
 
 
+def test_the_standard_librarys_subprocess_is_known():
+    """Another version of its function in C needs other arguments; a start then does without what is promised here."""
+    assert spawn.Popen._is_standard
+
+
 def start_without_streams(closed):
     """What a child has as its streams, once as `spawn` starts it and once as `subprocess` does."""
     for fd in closed:

@@ -29,24 +29,39 @@ def runner(name):
     return partial(module.run, wait_for)
 
 
-async def ticking(awaitable):
-    """Await it, without a further thread, and return how often another task ran meanwhile."""
-    ticks = 0
-    threads = threading.active_count()
+class Ticking:
+    """A task that awaits something, without a further thread, while another task ticks."""
 
-    async def tick():
-        nonlocal ticks
-        while True:
+    def __init__(self, awaitable) -> None:
+        self.ticks = 0
+        self.task = asyncio.ensure_future(self._await(awaitable))
+
+    async def _await(self, awaitable):
+        threads = threading.active_count()
+
+        async def tick():
+            while True:
+                await asyncio.sleep(0.001)
+                self.ticks += 1
+                assert threading.active_count() == threads
+
+        task = asyncio.ensure_future(tick())
+        try:
+            return await awaitable
+        finally:
+            assert not task.done()
+            task.cancel()
+
+    async def go_on(self) -> None:
+        """Let the loop run for a while; the task still waits."""
+        while self.ticks < 5:
+            assert not self.task.done()
             await asyncio.sleep(0.001)
-            ticks += 1
-            assert threading.active_count() == threads
+        assert not self.task.done()
 
-    task = asyncio.ensure_future(tick())
-    try:
-        return await awaitable, ticks
-    finally:
-        assert not task.done()
-        task.cancel()
+    async def result(self, seconds: float = 30):
+        """What it awaits."""
+        return await asyncio.wait_for(self.task, seconds)
 
 
 async def cancel_at_each_turn(start, free, reset):
