@@ -7,10 +7,12 @@ import os
 import random
 import sys
 import zlib
+from collections import Counter
 
 import pytest
 
 FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "0.25"))
+MANY = 16  # combinations of the parameters of one test
 
 # For a test that is a campaign: the watchdog waits longer.
 campaign = pytest.mark.timeout(60 * (1 + FACTOR)) if FACTOR >= 1 else lambda test: test
@@ -34,22 +36,23 @@ def places():
 def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
     """The combinations of ``@pytest.mark.sampled(n)`` tests that a short run leaves out.
 
-    The first one of each test stays.  Which others do depends on their names alone, so every run has the same.
+    Every other one of a test with at least `MANY` is left out, too.  The first one of each test stays.  Which others do depends on their names alone, so every run has the same.
     With ``turn=`` too, kinds of objects that have the same code share the combinations: each runs for one of them.
     """
+    if FACTOR >= 1:
+        return []
     seen: set[str] = set()
     out = []
+    counts = Counter(item.nodeid.partition("[")[0] for item in items)
     for item in items:
         mark = item.get_closest_marker("sampled")
-        if mark is None or FACTOR >= 1:
-            continue
         test, _, combination = item.nodeid.partition("[")
-        turn = mark.kwargs.get("turn")
-        if turn is not None:
-            if zlib.crc32(item.name.encode()) % mark.args[0] != turn:
+        if mark is not None and "turn" in mark.kwargs:
+            if zlib.crc32(item.name.encode()) % mark.args[0] != mark.kwargs["turn"]:
                 out.append(item)
-        elif test in seen and zlib.crc32(combination.encode()) % mark.args[0]:
-            out.append(item)
+        elif mark is not None or counts[test] >= MANY:
+            if test in seen and zlib.crc32(combination.encode()) % (mark.args[0] if mark else 2):
+                out.append(item)
         seen.add(test)
     return out
 
