@@ -36,7 +36,8 @@ def places():
 def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
     """The combinations of ``@pytest.mark.sampled(n)`` tests that a short run leaves out.
 
-    Every other one of a test with at least `MANY` is left out, too.  The first one of each test stays.  Which others do depends on their names alone, so every run has the same.
+    Every other one of a test with at least `MANY` is left out, too.  The first one of each test stays.  Which others
+    do depends on their names alone, so every run has the same.
     With ``turn=`` too, kinds of objects that have the same code share the combinations: each runs for one of them.
     """
     if FACTOR >= 1:
