@@ -200,9 +200,14 @@ class NewObject(OpenObject):
             os.fchmod(self.fd, 0o600 | namespace.MANAGED)
             info = self.info = os.fstat(self.fd)
         self.share = shares.Share(share_path)
-        return self.share.take(self.fd, self._source, info) and (
-            not self._temporary or lifetime.path_means(self._temporary, info)
-        )
+        try:
+            return self.share.take(self.fd, self._source, info) and (
+                not self._temporary or lifetime.path_means(self._temporary, info)
+            )
+        except FileNotFoundError:
+            if not self._temporary:
+                raise
+            return False  # `ipcio gc` was faster than the lock
 
     def link(self, path: str) -> None:
         """Give the object a name; `FileExistsError` if an object has it that is not orphaned."""

@@ -290,23 +290,38 @@ def test_a_create_that_meets_an_orphan_in_its_last_step_removes_it(name, workers
     assert until("", None, None, creator) == (MADE, 20)
 
 
-def test_a_new_object_that_gc_removes_before_it_is_locked_is_made_again(name, monkeypatch):
-    """Where a file cannot be made without a name, it has a hidden one and no lock for an instant."""
+@pytest.mark.parametrize("mask", [0o022, 0o777])
+def test_a_new_object_that_gc_removes_before_it_is_locked_is_made_again(name, monkeypatch, mask):
+    """Where a file cannot be made without a name, it has a hidden one and no lock for some calls."""
+    from ipcio._inventory import remove_orphans
+
     monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
-    found = []
+    at, tried, removed = 0, True, []
 
     def on_call(called, _args, call):
-        if called == "flock" and not found:
-            found.extend(entry for entry in os.listdir(namespace.DIRECTORY) if entry.startswith(".ipcio-"))
-            for entry in found:
-                os.unlink(f"{namespace.DIRECTORY}/{entry}")
+        nonlocal at, tried
+        if not tried and any(entry.startswith(".ipcio-") for entry in os.listdir(namespace.DIRECTORY)):
+            at -= 1
+            if at < 0:
+                tried = True
+                if remove_orphans():
+                    removed.append(called)
         return call()
 
-    with place_of_its_own(), monkeypatch.context() as patch:
-        watch_calls(on_call, patch.setattr)
-        shm.create(name, 10).close()
-        assert found
-        assert not os.listdir(namespace.DIRECTORY)
+    usual = os.umask(mask)
+    try:
+        with place_of_its_own(), monkeypatch.context() as patch:
+            watch_calls(on_call, patch.setattr)
+            for number in range(50):
+                at, tried = number, False
+                shm.create(name, 10).close()
+                assert not os.listdir(namespace.DIRECTORY)
+                if not tried:
+                    break
+    finally:
+        os.umask(usual)
+    assert tried is False
+    assert {"open", "flock"} <= set(removed)
 
 
 @pytest.mark.parametrize("ours", [False, True])
