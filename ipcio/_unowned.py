@@ -17,7 +17,7 @@ from _thread import get_ident, start_new_thread
 from itertools import starmap
 
 from ipcio._forklock import fork_lock, fork_waits_for, in_child
-from ipcio._record import record
+from ipcio._record import close_at, record
 from ipcio._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -97,13 +97,18 @@ class HeldByCall:
 
     def __enter__(self) -> Self:
         self.thread = get_ident()
-        held_by_calls.add(self)
-        return self
+        for _ in starmap(held_by_calls.add, ((self,),)):  # as in `open_by`: there is an `__exit__` for each in the set
+            return self
+        raise AssertionError("unreachable")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
             if self.fd >= 0:
                 self.roll_back()
+        except BaseException:
+            if self.fd >= 0:  # a signal handler has raised before that began
+                self.roll_back()
+            raise
         finally:
             held_by_calls.discard(self)
 
@@ -151,15 +156,18 @@ def _close_one(me: int) -> None:
             for other in mine[1:]:
                 os.dup2(other, mine[0], inheritable=False)
     finally:
-        with fork_lock:
-            try:
-                for fd in mine[:1]:
-                    closed_by.pop(fd, None)
-                    os.close(fd)
-            finally:
-                for fd in mine[1:]:
-                    closed_by.pop(fd, None)
-                    os.close(fd)
+        try:
+            _close_mine(mine)
+        except BaseException:
+            _close_mine(mine)  # what is left: a signal handler may have raised before any of it
+            raise
+
+
+def _close_mine(mine: list[int]) -> None:
+    with fork_lock:
+        while mine:
+            closed_by.pop(mine[0], None)
+            close_at(os.close, mine, 0)
 
 
 def _close_in_another_thread() -> bool:
