@@ -22,8 +22,9 @@ from ipcio._buffering import add_memory
 from ipcio._bytes import COPY_TWICE, writable_bytes
 from ipcio._forklock import FREE_THREADED, fork_lock
 from ipcio._light import index, partial
-from ipcio._memfile import MemoryFile, closed_method
+from ipcio._memfile import MemoryFile
 from ipcio._memfile_offset import OffsetFile
+from ipcio._memory_place import closed_method
 from ipcio._record import in_turn
 from ipcio._typing import TYPE_CHECKING
 
@@ -60,10 +61,6 @@ class CursorFile(MemoryFile):
     def __iter__(self) -> Iterator[bytes]:
         self._check_readable()
         return self._rest()
-
-    def _rest(self) -> Iterator[bytes]:
-        while line := self.readline():
-            yield line
 
     def _get_position(self) -> int:
         # Threads use the cursor of a DirectFile without the lock.  From here on they wait for it, so what follows

@@ -199,10 +199,6 @@ class OffsetFile(MemoryFile):
         self._check_readable()
         return self._rest()
 
-    def _rest(self) -> Iterator[bytes]:
-        while line := self.readline():
-            yield line
-
     def truncate(self, size: int | None = None, /) -> int:
         return self._alone(MemoryFile._truncate, None if size is None else index(size))
 

@@ -23,9 +23,10 @@ from ipcio._buffering import add_memory
 from ipcio._bytes import line_at, writable_bytes
 from ipcio._forklock import fork_lock
 from ipcio._light import add, index, partial
-from ipcio._memfile import MemoryFile, closed_method, not_writable
+from ipcio._memfile import MemoryFile
 from ipcio._memfile_fast import CursorFile, DirectFile
 from ipcio._memory import CLOSED
+from ipcio._memory_place import closed_method, not_writable
 from ipcio._record import calling, in_turn
 from ipcio._typing import TYPE_CHECKING
 

@@ -3,7 +3,7 @@
 A handle owns memory and, where the platform has them, a descriptor of the object and a share
 in its name.  :class:`OpenMemory` keeps these from the call that opened them until the handle
 is closed or garbage-collected.  It knows neither a position nor which part of the memory the
-handle shows: those are in `ipcio._memfile`.
+handle shows: those are in `ipcio._memory_place`.
 """
 
 from __future__ import annotations
