@@ -31,7 +31,7 @@ from schedules import (
     there,
 )
 
-from ipcio._posix import namespace, objects
+from ipcio._posix import lifetime, namespace, objects
 
 pytestmark = pytest.mark.needs("fork", "files")
 
@@ -263,7 +263,6 @@ def test_a_call_during_the_look_of_a_create_finds_the_name_in_use(workers, third
 def test_a_collection_of_orphans_makes_no_name_look_held(name, monkeypatch):
     """It asks for exclusive locks only: a shared one, if granted, would let an `attach` in after the last close."""
     from ipcio._inventory import remove_orphans
-    from ipcio._posix import lifetime
 
     asked = []
     lock = lifetime.try_lock
@@ -293,34 +292,31 @@ def test_a_create_that_meets_an_orphan_in_its_last_step_removes_it(name, workers
 @pytest.mark.parametrize("mask", [0o022, 0o777])
 def test_a_new_object_that_gc_removes_before_it_is_locked_is_made_again(name, monkeypatch, mask):
     """Where a file cannot be made without a name, it has a hidden one and no lock for some calls."""
-    from ipcio._inventory import remove_orphans
-
     monkeypatch.setattr(objects, "_has_tmpfile", lambda: False)
-    at, tried, removed = 0, True, []
+    at, removed = -1, []
 
     def on_call(called, _args, call):
-        nonlocal at, tried
-        if not tried and any(entry.startswith(".ipcio-") for entry in os.listdir(namespace.DIRECTORY)):
+        nonlocal at
+        hidden = [entry for entry in os.listdir(namespace.DIRECTORY) if entry.startswith(".ipcio-")]
+        if at >= 0 and hidden:
             at -= 1
-            if at < 0:
-                tried = True
-                if remove_orphans():
-                    removed.append(called)
+            if at < 0 and lifetime.free_name(f"{namespace.DIRECTORY}/{hidden[0]}", patient=False):
+                removed.append(called)
         return call()
 
-    usual = os.umask(mask)
-    try:
-        with place_of_its_own(), monkeypatch.context() as patch:
-            watch_calls(on_call, patch.setattr)
+    with place_of_its_own(), monkeypatch.context() as patch:
+        watch_calls(on_call, patch.setattr)
+        usual = os.umask(mask)
+        try:
             for number in range(50):
-                at, tried = number, False
+                at = number
                 shm.create(name, 10).close()
                 assert not os.listdir(namespace.DIRECTORY)
-                if not tried:
+                if at >= 0:
                     break
-    finally:
-        os.umask(usual)
-    assert tried is False
+        finally:
+            os.umask(usual)
+    assert at >= 0
     assert {"open", "flock"} <= set(removed)
 
 

@@ -31,6 +31,14 @@ def until_it_waits(pid: int, thread: int | None = None) -> None:
         time.sleep(0.0005)
 
 
+def at_best_within(seconds, attempt):
+    """Make an attempt, which returns how long it took, until one is quick: a busy machine holds up some, not all."""
+    took = [attempt()]
+    while min(took) >= seconds and len(took) < 10:
+        took.append(attempt())
+    assert min(took) < seconds, took
+
+
 @contextmanager
 def blocked(function, *arguments):
     """A forked child that sleeps inside ``function(*arguments)``; its `result` is what that returns."""

@@ -15,6 +15,7 @@ from contextlib import closing
 import pytest
 from abilities import lacks
 from leftovers import descriptors
+from waiting import at_best_within
 
 from ipcio import Event, Mutex, event, mutex, queue, shm
 
@@ -314,12 +315,17 @@ WAITS = {
 @pytest.mark.parametrize("wait", WAITS)
 def test_ctrl_c_ends_a_wait_at_once(name, wait):
     module, function = WAITS[wait]
-    with closing(make(module.__name__.removeprefix("ipcio."), name)) as h:
-        began = []
-        thread = meanwhile(lambda: (time.sleep(0.15), began.append(time.perf_counter()), signal.raise_signal(2)))
-        with pytest.raises(KeyboardInterrupt):
-            function(h)
-        assert time.perf_counter() - began[0] < 0.2
-        thread.join()
-        if module is mutex:
-            h.release()
+
+    def attempt():
+        with closing(make(module.__name__.removeprefix("ipcio."), name)) as h:
+            began = []
+            thread = meanwhile(lambda: (time.sleep(0.15), began.append(time.perf_counter()), signal.raise_signal(2)))
+            with pytest.raises(KeyboardInterrupt):
+                function(h)
+            took = time.perf_counter() - began[0]
+            thread.join()
+            if module is mutex:
+                h.release()
+            return took
+
+    at_best_within(0.2, attempt)
