@@ -22,7 +22,7 @@ from campaigns import rounds
 from children import Forked, leave_orphan
 from loops import Ticking
 from named_contract import FILES, NOBODY, SOMEBODY
-from waiting import blocked, until_it_waits
+from waiting import blocked, until_it_waits, until_threads_wait
 
 import ipcio
 from ipcio import Event, event
@@ -105,8 +105,9 @@ def test_a_timeout_that_is_no_number_is_a_type_error(e, bad):
 
 def test_set_wakes_all_threads_even_if_clear_follows_at_once(e):
     with contextlib.ExitStack() as stack:
+        others = set(threading.enumerate())
         waiting = [stack.enter_context(thread(e.wait, DEADLINE)) for _ in range(5)]
-        time.sleep(0.3)
+        until_threads_wait(set(threading.enumerate()) - others)
         e.set()
         e.clear()
     assert waiting == [[True]] * 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from contextlib import contextmanager
 
@@ -29,6 +31,25 @@ def until_it_waits(pid: int, thread: int | None = None) -> None:
         assert state not in {"Z", "X"}, "it has ended"
         assert time.monotonic() < end, f"it does not wait, its state is {state}"
         time.sleep(0.0005)
+
+
+def until_threads_wait(threads) -> None:
+    """Return when all these threads of this process wait in a call of ipcio's."""
+    for thread in threads:
+        if not lacks("proc"):
+            until_it_waits(os.getpid(), thread.native_id)
+            continue
+        end = time.monotonic() + DEADLINE
+        at, calm = None, 0
+        while calm < 20:  # where that cannot be seen, it waits if it does not move for so long
+            frame = sys._current_frames().get(thread.ident)
+            now = frame and (id(frame), frame.f_lasti, frame.f_globals["__name__"].partition(".")[0])
+            calm = calm + 1 if now and now == at and now[2] == "ipcio" else 0
+            at = now
+            del frame
+            assert thread.is_alive(), "it has ended"
+            assert time.monotonic() < end, f"it does not wait, it is at {at}"
+            time.sleep(0.001)
 
 
 def at_best_within(seconds, attempt):

@@ -15,7 +15,7 @@ from contextlib import closing
 import pytest
 from abilities import lacks
 from leftovers import descriptors
-from waiting import at_best_within
+from waiting import at_best_within, until_threads_wait
 
 from ipcio import Event, Mutex, event, mutex, queue, shm
 
@@ -203,15 +203,21 @@ def test_an_interrupt_of_a_call_keeps_no_other_thread_out(name, kind):
 def test_an_event_wakes_a_process_at_once(name, peer):
     with closing(event.create(name)) as e, closing(event.create(f"{name}-2")) as waits:
         other = peer(f"from ipcio import event; e = event.attach({name!r}); w = event.attach({name + '-2'!r})")
-        other.send("ask", "(w.set(), time.process_time(), e.wait(30), time.process_time(), time.time())")
-        assert waits.wait(30)
-        time.sleep(0.5)
-        at = time.time()
-        e.set()
-        _, before, woken, after, woke = other.answer()
-        assert woken
-        assert after - before < 0.1
-        assert woke - at < 0.09  # less than the time between two looks
+
+        def attempt():
+            e.clear()
+            waits.clear()
+            other.send("ask", "(w.set(), time.process_time(), e.wait(30), time.process_time(), time.time())")
+            assert waits.wait(30)
+            time.sleep(0.5)
+            at = time.time()
+            e.set()
+            _, before, woken, after, woke = other.answer()
+            assert woken
+            assert after - before < 0.1
+            return woke - at
+
+        at_best_within(0.09, attempt)  # less than the time between two looks
 
 
 def test_a_process_killed_before_it_could_wake_others_leaves_none_asleep(name, peer):
@@ -239,7 +245,7 @@ def test_a_set_that_a_clear_follows_wakes_all(name):
         woken = []
         for turn in range(1, 21):
             threads = [meanwhile(lambda: woken.append(e.wait(30))) for _ in range(4)]
-            time.sleep(0.01)
+            until_threads_wait(threads)
             e.set()
             e.clear()
             for thread in threads:
@@ -258,7 +264,7 @@ def test_a_process_that_notifies_wakes_all_and_may_be_killed_before(name, peer):
                     woken.append(m.wait(30))
 
             threads = [meanwhile(sleep) for _ in range(3)]
-            time.sleep(0.05)
+            until_threads_wait(threads)
             if killed:  # between the change of the word and the wake-up
                 other.run("m.acquire(); m._words.store(_NOTIFIED, m._words.load(_NOTIFIED) + 1)")
                 other.kill()
