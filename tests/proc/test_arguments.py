@@ -83,16 +83,22 @@ def test_a_child_that_cannot_be_signalled_leaves_the_handle_open():
 
 @pytest.mark.root
 def test_a_child_that_cannot_be_signalled_sees_the_end_of_its_input_when_its_handle_is_dropped():
+    reader, writer = os.pipe()
+
     def attempt():
-        h = spawn("read line || exit 6", user=1, stdin=True)
-        pid = h.pid
+        h = spawn("read line || echo end", user=1, stdin=True, stdout=writer)
         drop_rights()
         del h
         gc.collect()
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    with Forked(attempt) as child:
-        assert child.result() == 6
+    try:
+        with Forked(attempt) as child:
+            child.result()
+        os.close(writer)
+        assert os.read(reader, 10) == b"end\n"
+        assert os.read(reader, 10) == b""
+    finally:
+        os.close(reader)
 
 
 def test_the_umask_is_that_of_the_child_alone(tmp_path):
