@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 FACTOR = float(os.environ.get("IPCIO_TESTS_ROUNDS", "0.25"))
-MANY = 16  # combinations of the parameters of one test
+MANY = 10  # combinations of the parameters of one test
 
 # For a test that is a campaign: the watchdog waits longer.
 campaign = pytest.mark.timeout(60 * (1 + FACTOR)) if FACTOR >= 1 else lambda test: test
