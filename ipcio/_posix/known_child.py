@@ -191,8 +191,9 @@ class KnownChild:
                     flags = _LOOK if self._leads_group else os.WEXITED | os.WNOHANG
                     self._exits.extend(filter(None, calling(_waitid, *self._which, flags)))
             except ChildProcessError:
-                self.is_status_lost = True
-                return 0
+                if not self._exits:  # otherwise a signal handler has had the answer meanwhile
+                    self.is_status_lost = True
+                    return 0
             if not self._exits:
                 return None
         said = self._exits[0]

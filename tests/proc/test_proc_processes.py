@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from itertools import starmap
+from itertools import count, starmap
 
 import pytest
 from campaigns import FACTOR, campaign, places, rounds
 from children import Forked
+from troubles import interrupted_after
 from waiting import until_it_waits
 
 from ipcio import proc
@@ -840,6 +841,31 @@ def kill_from_a_handler():
 
 def test_a_signal_handler_may_kill_whatever_it_interrupts():
     assert apart(kill_from_a_handler)
+
+
+@pytest.mark.parametrize("waitid", [True, False])
+def test_a_signal_handler_that_kills_at_any_point_loses_no_status(waitid, monkeypatch):
+    """It may be the one to whom the system says how the child ended."""
+    if not waitid:
+        monkeypatch.setattr(known_child, "_waitid", None)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        for at in count():
+            with proc.spawn(["true"]) as h:
+                os.waitid(os.P_PID, h.pid, os.WEXITED | os.WNOWAIT)
+                signal.signal(signal.SIGUSR1, lambda *_, h=h: h.kill(signal.SIGCONT))
+                came = interrupted_after(
+                    at,
+                    h.wait,
+                    lambda module: module.partition(".")[0] == "ipcio",
+                    lambda: signal.raise_signal(signal.SIGUSR1),
+                )
+                assert h.wait() == (True, "exit", 0), f"after call {at}"
+            if not came:
+                break
+        assert at > 10
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 FLOOD = random.Random(4).randbytes(2 * MIB)

@@ -137,10 +137,15 @@ class Plan:
         return call()
 
 
-def interrupted_after(count, function, inside):
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+def interrupted_after(count, function, inside, interrupt=ctrl_c):
     """Call it with Ctrl-C after so many calls in the modules that `inside` knows by name; return whether it came.
 
-    Python runs signal handlers when a function of its own begins and when one of C returns.
+    In place of Ctrl-C, `interrupt` may be anything that a signal handler does.  Python runs those when a function of
+    its own begins and when one of C returns.
     """
     left = count
 
@@ -154,14 +159,14 @@ def interrupted_after(count, function, inside):
             if what is not sys.setprofile and inside(frame.f_globals.get("__name__", "")):
                 left -= 1
                 if left == -1:
-                    raise KeyboardInterrupt
+                    interrupt()
 
     before = sys.getprofile()
     try:
         sys.setprofile(profile)
         function()
     except KeyboardInterrupt:
-        return True
+        pass
     finally:
         sys.setprofile(before)
-    return False
+    return left < 0
