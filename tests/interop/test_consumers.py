@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import array
 import base64
-import bz2
 import codecs
 import configparser
 import contextlib
@@ -23,7 +22,6 @@ import hashlib
 import io
 import json
 import logging
-import lzma
 import marshal
 import mmap as stdlib_mmap
 import os
@@ -33,7 +31,6 @@ import plistlib
 import re
 import shutil
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -45,6 +42,8 @@ import xml.sax
 import zipfile
 
 import pytest
+
+bz2, lzma, sqlite3 = map(pytest.importorskip, ("bz2", "lzma", "sqlite3"))  # a Python may be built without them
 
 pytest_plugins = ["handles"]
 

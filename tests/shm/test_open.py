@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import io
-import lzma
 import os
 import signal
 import subprocess
@@ -274,6 +273,7 @@ def test_perm_is_that_of_the_new_segment(name):
 
 def test_archives_end_where_the_segment_ends(name):
     """`zipfile` and xz search for the end of an archive at the end of the file."""
+    lzma = pytest.importorskip("lzma")
     big = os.urandom(100_000)
     with shm.open(name, "wb") as f, zipfile.ZipFile(f, "w") as archive:
         archive.writestr("inside", big)
