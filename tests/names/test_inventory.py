@@ -179,7 +179,7 @@ def test_remove_orphans_removes_what_killed_processes_left_and_nothing_else(name
         try:
             for _ in range(5):  # again, if the `gc` of another test came between
                 leave_orphan(
-                    lambda: (shm.create(name, 3000), sem.create(name, 2), sem.create(f"{name}-undo", undo=True))
+                    lambda: (shm.create(name, 3000), sem.create(f"{name}-sem"), sem.create(f"{name}-undo", undo=True))
                 )
                 would_go = ours(ipcio.remove_orphans(dry_run=True))
                 gone = ours(ipcio.remove_orphans())
@@ -187,7 +187,7 @@ def test_remove_orphans_removes_what_killed_processes_left_and_nothing_else(name
                     break
             assert would_go == gone
             assert [each[:3] for each in gone] == [
-                ("sem", name, None),
+                ("sem", f"{name}-sem", None),
                 ("sem", f"{name}-undo", None),
                 ("shm", name, 3000),
             ]
