@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 class PlacedMemory(OpenMemory):
-    """Open memory, of which a handle shows some bytes, with a position.  All methods are called under `fork_lock`."""
+    """Open memory, of which a handle shows some bytes, with a position.
+
+    What changes or looks at the position is called under `fork_lock`; `_check_readable` needs no lock.
+    """
 
     __slots__ = (
         "_cursor",
