@@ -9,15 +9,11 @@ from contextlib import closing
 import pytest
 from campaigns import places
 from leftovers import descriptors
-from troubles import interrupted_after
+from troubles import interrupted_after, ours
 
 from ipcio import _forklock, _unowned, event, mutex, queue, sem, shm
 
 KINDS = {"shm": (shm, 100), "sem": (sem, 1), "event": (event,), "mutex": (mutex,), "queue": (queue, 100)}
-
-
-def is_ours(module):
-    return module.partition(".")[0] == "ipcio"
 
 
 def listed():
@@ -44,7 +40,7 @@ def test_an_interrupted_call_leaves_nothing(kind, call, unique):
             before = descriptors()
             made = []
             was_interrupted = interrupted_after(
-                at, lambda made=made: made.extend(itertools.starmap(function, (words,))), is_ours
+                at, lambda made=made: made.extend(itertools.starmap(function, (words,))), ours
             )
             assert not listed(), f"interrupted after call {at}"
             assert not _forklock.fork_lock._is_owned(), f"interrupted after call {at}"

@@ -10,15 +10,11 @@ from contextlib import closing
 import pytest
 from abilities import lacks
 from campaigns import places
-from troubles import interrupted_after
+from troubles import interrupted_after, ours
 
 from ipcio import mutex
 
 WIDTHS = pytest.mark.parametrize("perm", [0o600, 0o666])
-
-
-def inside(module):
-    return module.partition(".")[0] == "ipcio"
 
 
 def is_free(m):
@@ -37,7 +33,7 @@ def test_an_interrupted_wait_comes_back_with_the_mutex(name, perm, recursive):
         m.acquire()
         if recursive:
             m.acquire()
-        was_interrupted = interrupted_after(at, lambda: m.wait(0), inside)
+        was_interrupted = interrupted_after(at, lambda: m.wait(0), ours)
         assert not is_free(m)
         m.release()
         assert is_free(m) is not recursive
@@ -59,7 +55,7 @@ def test_an_interrupted_release_has_released(name, perm, recursive):
             m.acquire()
             if times:
                 m.acquire()
-            was_interrupted = interrupted_after(at + 1, m.release, inside)
+            was_interrupted = interrupted_after(at + 1, m.release, ours)
             if times:
                 assert not is_free(m)
                 m.release()
@@ -74,7 +70,7 @@ def test_an_interrupted_release_has_released(name, perm, recursive):
 def test_an_interrupted_acquire_has_acquired_nothing(name, perm, recursive):
     m = mutex.create(name, perm=perm, recursive=recursive)
     for at in places():
-        if not interrupted_after(at, m.acquire, inside):
+        if not interrupted_after(at, m.acquire, ours):
             m.release()
             break
         assert is_free(m)

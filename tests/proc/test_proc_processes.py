@@ -23,7 +23,7 @@ from itertools import count, starmap
 import pytest
 from campaigns import FACTOR, campaign, places, rounds
 from children import Forked
-from troubles import interrupted_after
+from troubles import interrupted_after, ours
 from waiting import until_it_waits
 
 from ipcio import proc
@@ -854,12 +854,7 @@ def test_a_signal_handler_that_kills_at_any_point_loses_no_status(waitid, monkey
             with proc.spawn(["true"]) as h:
                 os.waitid(os.P_PID, h.pid, os.WEXITED | os.WNOWAIT)
                 signal.signal(signal.SIGUSR1, lambda *_, h=h: h.kill(signal.SIGCONT))
-                came = interrupted_after(
-                    at,
-                    h.wait,
-                    lambda module: module.partition(".")[0] == "ipcio",
-                    lambda: signal.raise_signal(signal.SIGUSR1),
-                )
+                came = interrupted_after(at, h.wait, ours, lambda: signal.raise_signal(signal.SIGUSR1))
                 assert h.wait() == (True, "exit", 0), f"after call {at}"
             if not came:
                 break

@@ -12,15 +12,10 @@ import time
 
 import pytest
 from campaigns import places
-from troubles import interrupted_after
+from troubles import interrupted_after, ours
 from waiting import at_best_within
 
 from ipcio import queue
-
-
-def inside(module):
-    return module.partition(".")[0] == "ipcio"
-
 
 SMALL, LARGE = b"x" * 5, b"y" * 80  # of two large ones, one goes round the end of the ring
 
@@ -51,7 +46,7 @@ def test_an_interrupted_put_has_put_nothing(name, how, data):
         q.put(bytes(40))
         q.get()
         for at in itertools.count():
-            was_interrupted = interrupted_after(at, lambda: PUTS[how](q, data), inside)
+            was_interrupted = interrupted_after(at, lambda: PUTS[how](q, data), ours)
             assert q.qsize() == (not was_interrupted)
             if not was_interrupted:
                 assert at > 1
@@ -71,7 +66,7 @@ def test_an_interrupted_get_has_taken_nothing(name, how, data):
         q.put(b"next")
         got = []
         for at in itertools.count():
-            if not interrupted_after(at, lambda: got.extend(map(get, (q,))), inside):
+            if not interrupted_after(at, lambda: got.extend(map(get, (q,))), ours):
                 assert at > 0
                 break
             assert not got
@@ -89,7 +84,7 @@ def test_with_locks_in_python_code_nothing_is_lost_or_doubled_either(name):
                 q.put(b"1")
                 q.put(b"2")
                 got = []
-                was_interrupted = interrupted_after(at, lambda get=get, got=got: got.extend(map(get, (q,))), inside)
+                was_interrupted = interrupted_after(at, lambda get=get, got=got: got.extend(map(get, (q,))), ours)
                 assert got == [b"1"] * (not was_interrupted)
                 while len(got) < 2:
                     got.append(get(q))
@@ -98,7 +93,7 @@ def test_with_locks_in_python_code_nothing_is_lost_or_doubled_either(name):
                 if not was_interrupted:
                     break
         for at in places():
-            was_interrupted = interrupted_after(at, lambda: q.put(b"x"), inside)
+            was_interrupted = interrupted_after(at, lambda: q.put(b"x"), ours)
             assert q.qsize() <= 1
             if not q.empty():
                 assert q.get() == b"x"
@@ -126,7 +121,7 @@ def test_an_interrupted_call_that_is_in_vain_keeps_no_lock(name, perm):
             for at in places():
                 if is_full:
                     q.put(bytes(20))
-                was_interrupted = interrupted_after(at, in_vain, inside)
+                was_interrupted = interrupted_after(at, in_vain, ours)
                 if is_full:
                     q.get()
                 used = []
@@ -146,7 +141,7 @@ def test_an_interrupted_read_of_the_file_has_read_nothing(name):
                 q.put(b"0123456789")
             buffer = bytearray(4)
             counts = []
-            if not interrupted_after(at, lambda: counts.extend(map(reader.readinto, (buffer,))), inside):  # noqa: B023
+            if not interrupted_after(at, lambda: counts.extend(map(reader.readinto, (buffer,))), ours):  # noqa: B023
                 assert counts == [4]
                 break
         assert reader.read(100) == b"456789"

@@ -137,6 +137,11 @@ class Plan:
         return call()
 
 
+def ours(module):
+    """Whether a module of that name is one of the package's."""
+    return module.partition(".")[0] == "ipcio"
+
+
 def ctrl_c():
     raise KeyboardInterrupt
 
